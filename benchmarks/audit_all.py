@@ -1,11 +1,11 @@
-"""Every bundled environment through `agito audit`: how long it takes, and whether every gate holds.
+"""Audits every bundled environment: how long it takes, and whether every gate holds.
 
     python benchmarks/audit_all.py [--short] [--only NAME]... [--ship]
 
 The last line is a JSON object: for every environment `seconds`, and `gates` by name with whether each holds.
-`--ship` writes the cards to `src/agito/audit/cards`, the test fakes' included: do so after an environment's
-source has changed. Target: every environment within two minutes on two cores (the browser one within five),
-all gates green.
+`--ship` writes the cards to `src/agito/audit/cards`, including those of the test fakes; run it after changing
+an environment's source. Target: every environment within two minutes on two cores (the browser one within
+five), all gates green.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agito.training.admission import SHIPPED
 from harness import RESULTS, Json, report
 
 FAKES = {"coin": "agito.testing:FakeEnvironment"}
-SECONDS = {"web": 260.0}  # what an audit may take where the default is too little
+SECONDS = {"web": 260.0}  # audit time where the default is too short
 
 
 def card_of(name: str, short: bool) -> Card:

@@ -1,12 +1,12 @@
-"""Planted faults of environments: which of them does the short audit refuse, and does it refuse a sound one?
+"""Planted faults: which faulty environments does the short audit refuse, and does it accept the sound ones?
 
     python benchmarks/audit_kinds.py [--short] [--seeds 5] [--seconds 25] [--only CLASS]...
 
-Every environment of `benchmarks/planted/` (see the README there) is audited under every seed. A planted one
-counts as caught when the card refuses it under that seed. An audit looks at fewer samples where its seconds
-run out: on a machine that is shared with other work, `--seconds` gives it the time that it has on an idle
-one. The last line is a JSON object: `caught` of `planted` (environments times seeds), `false_alarms`
-(refusals of sound ones), `missed` (names, with the seeds). Targets: caught at least 95 %, no false alarm.
+Every environment of `benchmarks/planted/` (see the README there) is audited with every seed. A planted fault
+counts as caught if the card refuses the environment with that seed. An audit takes fewer samples when its
+time runs out; on a shared machine, raise `--seconds`. The last line is a JSON object: `caught` of `planted`
+(environments times seeds), `false_alarms` (sound ones refused), `missed` (names, with seeds). Targets: at
+least 95 % caught, no false alarm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agito.audit import SHORT, audit
@@ -87,8 +87,8 @@ def _kind(node: ast.ClassDef) -> str | None:
 
 
 def judged(job: tuple[str, int, float]) -> tuple[float, int, dict[str, str]]:
-    """Seconds, episodes, and the gates that do not hold with what was found; the short audit, as `agito
-    train` does it.
+    """Seconds, episodes, and the failing gates with their findings, from the short audit as `agito train`
+    runs it.
     """
     target, seed, seconds = job
     began = time.perf_counter()
@@ -97,6 +97,27 @@ def judged(job: tuple[str, int, float]) -> tuple[float, int, dict[str, str]]:
     except AgitoError as error:  # what cannot even be audited is refused
         return time.perf_counter() - began, 0, {type(error).__name__: str(error)}
     return time.perf_counter() - began, card.episodes, {gate.name: gate.found for gate in card.failed}
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the audits came to."""
+
+    missed: dict[str, list[int]] = field(default_factory=dict[str, list[int]])  # seeds by environment
+    alarms: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    seconds: list[float] = field(default_factory=list[float])
+    gates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter[str]))
+    by_kind: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter[str]))
+
+    def add(self, entry: Entry, seed: int, took_s: float, failed: dict[str, str]) -> None:
+        self.seconds.append(took_s)
+        self.gates[entry.kind].update(list(failed))
+        self.by_kind[entry.kind]["audits"] += 1
+        self.by_kind[entry.kind]["refused"] += bool(failed)
+        if entry.kind == SOUND and failed:
+            self.alarms[f"{entry.name}/{seed}"] = failed
+        elif entry.kind != SOUND and not failed:
+            self.missed.setdefault(f"{entry.folder}/{entry.name}", []).append(seed)
 
 
 def main() -> None:
@@ -117,23 +138,12 @@ def main() -> None:
         for number in range(1 if options.short else options.seeds)
         for each in entries
     ]
-    missed: dict[str, list[int]] = {}
-    alarms: dict[str, dict[str, str]] = {}
-    seconds: list[float] = []
-    gates: dict[str, Counter[str]] = defaultdict(Counter)
-    tally: dict[str, Counter[str]] = defaultdict(Counter)
+    found = Findings()
     with ProcessPoolExecutor(options.workers) as pool:
         for (entry, seed), (took, episodes, failed) in zip(
             jobs, pool.map(judged, [(each.target, seed, options.seconds) for each, seed in jobs]), strict=True
         ):
-            seconds.append(took)
-            gates[entry.kind].update(list(failed))
-            tally[entry.kind]["audits"] += 1
-            tally[entry.kind]["refused"] += bool(failed)
-            if entry.kind == SOUND and failed:
-                alarms[f"{entry.name}/{seed}"] = failed
-            elif entry.kind != SOUND and not failed:
-                missed.setdefault(f"{entry.folder}/{entry.name}", []).append(seed)
+            found.add(entry, seed, took, failed)
             sign = "WRONG" if bool(failed) == (entry.kind == SOUND) else "     "
             print(
                 f"{sign} {entry.kind:12} {entry.name:24} {took:5.1f} s {episodes:6} "
@@ -142,20 +152,20 @@ def main() -> None:
             )
     planted = sum(each.kind != SOUND for each, _ in jobs)
     figures: dict[str, Json] = {
-        "caught": planted - sum(map(len, missed.values())),
+        "caught": planted - sum(map(len, found.missed.values())),
         "planted": planted,
-        "false_alarms": len(alarms),
-        "missed": {name: list(seeds) for name, seeds in missed.items()},
+        "false_alarms": len(found.alarms),
+        "missed": {name: list(seeds) for name, seeds in found.missed.items()},
     }
     detail: dict[str, Json] = {
         "environments": {
             folder: sum(each.folder == folder for each in entries) for folder in ("known", "blind", "sound")
         },
-        "seconds of an audit": spread(seconds),
+        "seconds of an audit": spread(found.seconds),
         "seconds that an audit may take": options.seconds,
-        "by kind": {kind: dict(found) for kind, found in tally.items()},
-        "gates that refused": {kind: dict(found) for kind, found in gates.items()},
-        "alarms": alarms,
+        "by kind": {kind: dict(counts) for kind, counts in found.by_kind.items()},
+        "gates that refused": {kind: dict(counts) for kind, counts in found.gates.items()},
+        "alarms": found.alarms,
     }
     if options.only:
         print(json.dumps(figures))

@@ -1,11 +1,10 @@
-"""Browser actions a second and core, with Chromium's own CPU time counted: navigate, fill, read, and a fresh
-context per episode.
+"""Browser actions per CPU second, including Chromium's own: navigate, fill, read, and a fresh context.
 
     python benchmarks/browser.py [--short]
 
-Every action is a whole one: input, its consequences loaded, the accessibility tree read and put into words.
-Beside it, the same on the text browser, and the environment's own episodes by its solver through both. CPU is
-that of every process in the browser's sandbox plus this process's.
+Every action is complete: input, loading of its effects, and reading the accessibility tree as text. The same
+is measured on the text browser, and whole episodes of the environment's solver on both. CPU time covers all
+processes in the browser's sandbox and this process.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _CPU = (
 
 
 async def cpu_s(tabs: Tabs) -> float:
-    """Of the browser's processes that are alive and of this one."""
+    """CPU time of the browser's live processes and of this one."""
     inside = 0.0
     if isinstance(tabs, Farm) and tabs._box is not None:
         inside = float((await tabs._box.py(_CPU)).output)

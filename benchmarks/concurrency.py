@@ -1,11 +1,10 @@
-"""Two thousand live sandboxes whose agents all wait for a slow tool: what one costs.
+"""What one of two thousand live sandboxes costs whose agents all wait for a slow tool.
 
     python benchmarks/concurrency.py [--episodes 2000] [--wait 5] [--short]
 
-Every episode is a real one of `shell`, acted by the demonstrator; each of its calls waits as long as asked
-before it runs in the sandbox. Bytes are what the machine has less of available while all are live, over their
-number, host side and sandbox side together. CPU is that of the scheduling process, over actions; what
-sandboxes use is apart.
+Every episode is a real one of `shell`, driven by the demonstrator; each call waits before it runs in the
+sandbox. Bytes: the drop of the machine's available memory while all are live, divided by their number, host
+and sandbox sides together. CPU: the scheduling process's time per action, without the sandboxes.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from harness import Json, report
 
 
 class Slow(ShellEnvironment):
-    """`shell`, whose every call takes `wait_s` longer. Counts who waits."""
+    """`shell` with `wait_s` added to every call. Counts waiting episodes."""
 
     wait_s = 5.0
     num_live = 0
@@ -72,7 +71,7 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
     runner = AttemptRunner(environment, SoloHarness(), solo(renderer(Dialect.COMPACT, vocabulary)), seed=0)
 
     def patient(group: int) -> tuple[Task, Target]:
-        """Twelve calls that wait five seconds each are more than a task's own limit allows."""
+        """Twelve waits of five seconds exceed a task's own time limit."""
         task, target = environment.task(split="train", index=group, seed=0)
         return replace(task, limits=replace(task.limits, seconds=600.0)), target
 
@@ -83,7 +82,7 @@ async def measure(episodes: int, wait_s: float) -> dict[str, Json]:
         ),
     )
     try:
-        await collect(runner, plan, Quota(ids=range(10**6, 10**6 + 8), group_size=1), None)  # the pool is up
+        await collect(runner, plan, Quota(ids=range(10**6, 10**6 + 8), group_size=1), None)  # starts the pool
         free_before, least_free = _available(), _available()
         before_s, began = _cpu_s(), time.monotonic()
         async with anyio.create_task_group() as tasks:

@@ -1,10 +1,10 @@
-"""Did RL do it? From the same cold start and in the same time: more imitation, imitation of successes only,
-expert iteration.
+"""Did RL do it? Compares it with imitation from the same cold start, in the same time.
 
     python benchmarks/controls.py RUN [--only NAME]
 
-RUN is a finished run; its cold start (`checkpoints/step-0`) and the seconds that its RL took are what every
-control gets. Time, not CPU-seconds, is held equal, on the same machine; both are printed.
+The controls: more imitation, imitation of successes only, and expert iteration. RUN is a finished run; each
+control starts from its cold start (`checkpoints/step-0`) and gets as many seconds as its RL took. Wall time,
+not CPU time, is equal, on the same machine; both are printed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from agito.training import cold_start as coldstart
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, Sample
 
-_FRESH_BASE = 20_000_000  # of the training stream: tasks that neither the cold start nor RL has seen
-_CHUNK, _STRIDE = 400, 10_000  # attempts between two looks at the clock; task numbers kept for them
+_FRESH_BASE = 20_000_000  # of the training stream: tasks unseen by the cold start and RL
+_CHUNK, _STRIDE = 400, 10_000  # attempts between two checks of the clock; task numbers reserved for them
 
 
 async def continued(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
@@ -50,7 +50,7 @@ async def continued(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
 
 
 async def successes_only(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
-    """Fresh demonstrations; those that failed are thrown away."""
+    """Fresh demonstrations without the failed ones."""
     return tuple(
         attempt
         for attempt in await continued(run_context, index)
@@ -59,7 +59,7 @@ async def successes_only(run_context: RunContext, index: int) -> tuple[Attempt, 
 
 
 async def expert_iteration(run_context: RunContext, index: int) -> tuple[Attempt, ...]:
-    """The policy's own attempts, as many a task as RL makes; the successful ones are imitated."""
+    """The policy's own attempts, as many per task as in RL; the successful ones are imitated."""
     recipe = run_context.recipe
     share = _CHUNK // recipe.rl.group_size // recipe.compute.ranks
     first = _FRESH_BASE + index * _STRIDE
@@ -87,23 +87,12 @@ CONTROLS: dict[str, Callable[[RunContext, int], Awaitable[tuple[Attempt, ...]]]]
 
 
 async def run_control(run: Path, name: str) -> dict[str, float]:
-    """Success on the run's own held-out tasks after as many seconds of the control as the run's RL took.
+    """Success on the run's held-out tasks after the control has run for as long as the run's RL.
 
-    The next demonstrations are made beside the imitation of the last, as in the cold start; the policy's own
-    attempts are not, because they are to be its latest.
+    The next demonstrations are made while the last are imitated, as in the cold start; the policy's own
+    attempts are not, because they must be its latest.
     """
-    recipe = config.read(Recipe, run / "config.toml")
-    rates = recipe.trainer.rl  # the cold start ended at nothing; the control begins and decays as RL does
-    sft = recipe.trainer.sft.model_copy(
-        update={
-            "lr": rates.lr,
-            "adam_lr": rates.adam_lr,
-            "warmup": 0.0,
-            "decay": rates.decay,
-            "floor": rates.floor,
-        }
-    )
-    recipe = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
+    recipe = _with_rates_of_rl(config.read(Recipe, run / "config.toml"))
     budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
     checkpoint = run / "checkpoints" / "step-0"
     async with open_run_context(recipe) as run_context:
@@ -112,29 +101,8 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         policy = run_context.policies.main
         await policy.learner.load(checkpoint, weights_only=True)
         await policy.publish(1_000_000)
-        rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
-        made = await CONTROLS[name](run_context, 0)
-        while time.monotonic() - began < budget_s:
-            kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
-            rng.shuffle(kept)
-            size = recipe.sft.batch
-            batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
-            # one round to see how long a round takes, then the phase that decays over what is left
-            if rounds < 2:
-                pace_s = (time.monotonic() - began) / max(rounds, 1)
-                left = 1_000_000 if rounds == 0 else len(batches) * (budget_s / pace_s - 1)
-                await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
-            rounds += 1
-            if name == "expert_iteration":
-                await _imitate(policy.learner, batches)
-                await policy.learner.sync()
-                await policy.publish(1_000_000 + rounds)
-                made = await CONTROLS[name](run_context, rounds)
-            else:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_imitate, policy.learner, batches)
-                    made = await CONTROLS[name](run_context, rounds)
-            steps += len(batches)
+        began = time.monotonic()
+        rounds, steps = await _imitate_until(run_context, name, began + budget_s)
         spent_s = time.monotonic() - began
         await policy.learner.sync()
         await policy.publish(2_000_000)
@@ -151,6 +119,50 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         "rounds": rounds,
         "steps": steps,
     }
+
+
+def _with_rates_of_rl(recipe: Recipe) -> Recipe:
+    """The cold start decayed to zero; the control begins and decays as RL does."""
+    rates = recipe.trainer.rl
+    sft = recipe.trainer.sft.model_copy(
+        update={
+            "lr": rates.lr,
+            "adam_lr": rates.adam_lr,
+            "warmup": 0.0,
+            "decay": rates.decay,
+            "floor": rates.floor,
+        }
+    )
+    return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
+
+
+async def _imitate_until(run_context: RunContext, name: str, ends_at: float) -> tuple[int, int]:
+    """Rounds and steps of the control `name`."""
+    recipe, policy = run_context.recipe, run_context.policies.main
+    rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
+    made = await CONTROLS[name](run_context, 0)
+    while time.monotonic() < ends_at:
+        kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
+        rng.shuffle(kept)
+        size = recipe.sft.batch
+        batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
+        # one round to measure its duration, then the phase decays over the time left
+        if rounds < 2:
+            pace_s = (time.monotonic() - began) / max(rounds, 1)
+            left = 1_000_000 if rounds == 0 else len(batches) * ((ends_at - began) / pace_s - 1)
+            await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
+        rounds += 1
+        if name == "expert_iteration":
+            await _imitate(policy.learner, batches)
+            await policy.learner.sync()
+            await policy.publish(1_000_000 + rounds)
+            made = await CONTROLS[name](run_context, rounds)
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_imitate, policy.learner, batches)
+                made = await CONTROLS[name](run_context, rounds)
+        steps += len(batches)
+    return rounds, steps
 
 
 async def _imitate(learner: Learner, batches: Sequence[Sequence[Sample]]) -> None:

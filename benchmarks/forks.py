@@ -1,13 +1,12 @@
-"""Fork == continue: does a fork end as the episode that it was taken from, and as one that was never
-interrupted?
+"""Fork == continue: does a fork end like its original, and like an uninterrupted episode?
 
     python benchmarks/forks.py [--forks 200] [--only NAME]... [--short]
 
-For every bundled environment: a task of a random family, level and split; its solver, or its demonstrator at
-half its skill, acts it out three times. Once without a break; once up to a random event, where the world is
-snapshotted, and on from there; and from that event in a fork. All that the three episodes say, what is sealed
-and the verdict must be the same, and the fork's digest that of the snapshot. `exact` says what the snapshot
-holds; an environment whose snapshot is a replay acts the episode again.
+For every bundled environment: a task of a random family, level and split, acted out three times by its solver
+or its demonstrator at half skill. Once without interruption; once with a snapshot after a random event; and
+once in a fork from that snapshot. Events, captures and verdicts of all three must be equal, and the fork's
+digest must be the snapshot's. `holds` says what the snapshot preserves; an environment whose snapshot is a
+replay repeats the episode.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Malformed calls over all tools of all bundled environments: each must be an event that the policy can read.
+"""Malformed calls to all tools of all bundled environments: each must be a readable event.
 
-`python benchmarks/fuzz.py [--short] [--seed N]`. 10,000 calls, shared evenly: unknown tools, missing, surplus
-and wrongly typed arguments, hostile strings, raw junk through both dialects' parsers. Beside each fuzzed
-episode another one is open and half-way through a solution. A *crash* is an exception, or anything but one
-event a call; *unreadable* is a fault without a text; an episode is *disturbed* when its digest moves while
-the other is fuzzed, or when its solution, played on, no longer earns full marks.
+`python benchmarks/fuzz.py [--short] [--seed N]`. 10,000 calls, shared evenly: unknown tools; missing, surplus
+and wrongly typed arguments; hostile strings; raw junk through both dialects' parsers. Beside each fuzzed
+episode another one is open, halfway through a solution. A *crash* is an exception, or anything but one event
+per call; *unreadable* is a fault without text; an episode is *disturbed* if its digest changes while the
+other is fuzzed, or if its continued solution no longer earns full marks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness import Json as Figures
 from harness import report
 
 CALLS_AN_EPISODE = 25
-DEADLINE_S = 60.0  # for one call
+DEADLINE_S = 60.0  # per call
 HOSTILE = (
     "",
     " ",
@@ -111,7 +111,7 @@ class Fuzzer:
         return Call(tool=name, arguments={self.text(): self.value()}, raw=name)
 
     def arguments(self, tools: tuple[ToolSpec, ...]) -> Call:
-        """A known tool, whose arguments are wrong in kind, number or content."""
+        """A known tool with arguments of the wrong kind, number or content."""
         tool = self.rng.choice(tools)
         names = [name for name in _properties(tool) if self.rng.random() < 0.8]
         if self.rng.random() < 0.2:
@@ -119,7 +119,7 @@ class Fuzzer:
         return Call(tool=tool.name, arguments={name: self.value() for name in names}, raw=tool.name)
 
     def junk(self, tools: tuple[ToolSpec, ...]) -> Call:
-        """Random tokens, as a policy with random weights would say them."""
+        """Random tokens, as from a policy with random weights."""
         dialect = self.rng.choice(list(Dialect))
         parser = self.renderers[dialect]
         ids = array("i", [self.rng.randrange(self.vocab_size) for _ in range(self.rng.randrange(12))])
@@ -155,7 +155,7 @@ def _properties(tool: ToolSpec) -> list[str]:
 
 
 async def fuzz(env: Environment, fuzzer: Fuzzer, num_calls: int, tally: UsageCounters) -> None:
-    """Episodes of every cell in turn until `num_calls` calls were made."""
+    """Cycles through episodes of every cell until `num_calls` calls were made."""
     at = 0
     while tally.calls < num_calls:
         task, target = env.task(split="heldout", index=at, seed=77)
@@ -188,7 +188,7 @@ async def attack(
     num_calls: int,
     tally: UsageCounters,
 ) -> None:
-    """One fuzzed episode, opened again when a call happened to end it; graded like any other."""
+    """One fuzzed episode, reopened whenever a call ends it; graded like any other."""
     control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
     for number in range(num_calls):
         call = fuzzer.call(task.tools)
@@ -202,7 +202,7 @@ async def attack(
             if event.fault is not None and not event.text.strip():
                 tally.unreadable += 1
                 tally.note(f"{task.id}: nothing to read after {call!r}")
-        except Exception as error:  # a crash is what is counted
+        except Exception as error:  # crashes are what is counted
             tally.crashes += 1
             tally.note(f"{task.id}: {type(error).__name__}: {error} after {call!r}")
         if ended:

@@ -1,17 +1,17 @@
-"""What a GPU makes of it: the engine beside transformers and beside its memory, the trainer beside its
-arithmetic, and a whole recipe.
+"""GPU performance: the engine against transformers and memory bandwidth, the trainer against peak FLOPS, one
+recipe.
 
     python benchmarks/gpu.py [--only decode agents train recipe] [--short]
 
-- `decode`: sampled tokens per second of rows that all decode, 64 tokens in and 128 out, for the network of
+- `decode`: sampled tokens per second if all rows decode, 64 tokens in and 128 out, for the network of
   `engine.py` (3.7 M parameters, float32) and one of the shape of Qwen3-0.6B (random weights, bfloat16); with
-  launches recorded and without. The bound: every weight is read once a step, and of the cache what the rows
-  hold, at the pace of a copy on this device.
-- `agents`: the workload of `engine.py`, many turns with 50 ms for the tool, beside `generate` of transformers
-  on the same device.
-- `train`: tokens per second of a step of reinforcement learning in float32, and the share of the device's
-  float32 products that it is.
-- `recipe`: the quickstart on the device, whole, and its seconds on this machine's CPU.
+  CUDA graphs and without. Bound: every step reads all weights, and the rows' cache, at the speed of a copy on
+  this device.
+- `agents`: the workload of `engine.py`, many turns with 50 ms for the tool, against `generate` of
+  transformers on the same device.
+- `train`: tokens per second of an RL step in float32, and its share of the device's float32 matrix
+  throughput.
+- `recipe`: the whole quickstart on the device, and its seconds on this machine's CPU.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ LARGE = Qwen3Config(
     max_position=4096,
 )
 _IN, _OUT = 64, 128  # tokens
-_RECIPE_S = 160.0  # at the most
+_RECIPE_S = 160.0  # at most
 
 
 def bytes_per_s() -> float:
-    """Read and written by a copy that no cache holds."""
+    """Bytes read and written by a copy too large for any cache."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / _seconds(lambda: target.copy_(source), 20)
@@ -86,7 +86,7 @@ def _seconds(run: Callable[[], object], times: int) -> float:
 def decode(
     config: Qwen3Config, dtype: torch.dtype, rows: int, pace: float, *, recorded: bool
 ) -> dict[str, Json]:
-    """Medians over three rounds of `rows` requests, after one that is not counted."""
+    """Medians over three rounds of `rows` requests, after a warm-up round."""
     model = Qwen3(config, device="cuda", dtype=dtype)
     steps = None if recorded else LaunchedSteps(torch.device("cuda"))
     engine = EmbeddedEngine(model, rows=rows, context=_IN + _OUT, chunk=1 << 16, steps=steps)
@@ -156,8 +156,8 @@ def agents(numbers: list[int]) -> dict[str, Json]:
 def train(
     config: Qwen3Config, *, sequences: int, length: int, micro_tokens: int, flops: float
 ) -> dict[str, Json]:
-    """Tokens of a batch over the seconds of a step; 6 operations a parameter and token, that of the embedding
-    only where it is the head.
+    """Tokens per second of a step; 6 operations per parameter and token, counting the embedding only if it is
+    the head.
     """
     torch.cuda.reset_peak_memory_stats()
     model = Qwen3(config, device="cuda")

@@ -1,12 +1,12 @@
-"""What a trusted verdict costs, in CPU: per grading, per case, and as a share of whole rollouts.
+"""The CPU cost of a trusted verdict: per grading, per case, and as a share of whole rollouts.
 
 `python benchmarks/grading_cost.py [--short] [--against SRC]`. A grading of n cases costs `fixed + n *
-per_case`, by least squares over interleaved rounds. The shares set the grading of the environment `code`
-against everything else that one attempt costs: its world (files, shell, tests) and the tokens of the
-quickstart's own model, batched as in training; once for the episode as it is, once for one of 2,000 sampled
-tokens. A larger model makes both shares smaller. CPU is counted as in `sandbox.py`. `--against` names the
-`src` folder of another checkout: the same gradings run there too, in interleaved pairs of processes, and
-`ratio` says how much more this one costs.
+per_case`, by least squares over interleaved rounds. The shares compare grading in the environment `code` with
+everything else that an attempt costs: its world (files, shell, tests) and the tokens of the quickstart's own
+model, batched as in training; once for the actual episode, once for one of 2,000 sampled tokens. A larger
+model makes both shares smaller. CPU is counted as in `sandbox.py`. `--against` names the `src` folder of
+another checkout: the same gradings run there too, in interleaved pairs of processes, and `ratio` is this cost
+over that.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def task_of(num_cases: int) -> FunctionTask:
 
 
 async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict[int, list[float]]:
-    """CPU milliseconds of one grading, by number of cases; one figure a round."""
+    """CPU milliseconds of one grading, by number of cases; one value per round."""
     figures: dict[int, list[float]] = {num: [] for num in CASES}
     for at in range(rounds):
         for num in CASES:
@@ -66,14 +66,14 @@ async def gradings(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> dict
                     pool, task, {"solution.py": REFERENCE.encode()}, secret=str(at), grade_seed=seed
                 )
                 assert verdict.reward == 1.0, verdict
-            await anyio.sleep(0.05)  # the kernel takes namespaces apart afterwards
+            await anyio.sleep(0.05)  # the kernel releases namespaces afterwards
             figures[num].append((meter.read_ms() - before) / count)
     return figures
 
 
 async def attempts(env: CodeEnvironment, meter: CpuMeter, count: int) -> tuple[float, float, float]:
-    """CPU milliseconds of the world and of the grading of one solved task of `code`, levels 1 to 3, and how
-    many tokens' worth was said.
+    """CPU milliseconds of the world and of the grading of one solved task of `code`, levels 1 to 3, and the
+    number of tokens said.
     """
     told = 0
     sealed: list[tuple[EpisodeArtifacts, Target]] = []
@@ -97,13 +97,13 @@ async def attempts(env: CodeEnvironment, meter: CpuMeter, count: int) -> tuple[f
 
 
 def _said(task: Task, words: list[str]) -> int:
-    """About as many tokens as a policy would sample: one a word or sign."""
+    """Roughly the number of tokens that a policy would sample: one per word or sign."""
     assert Dialect.COMPACT in task.prompt
     return sum(len([letter for letter in word if not letter.isalnum()]) * 2 + 1 for word in words)
 
 
 def engine_ms(rows: int, prompt: int, tokens: int) -> float:
-    """CPU milliseconds of this process for one row's `tokens` sampled tokens, `rows` at once."""
+    """CPU milliseconds of this process for one row's `tokens` sampled tokens, with `rows` concurrent rows."""
     recipe = read("quickstart")
     sizes: dict[str, Any] = recipe.model.model_dump() | {
         "vocab_size": 512,
@@ -124,7 +124,7 @@ def engine_ms(rows: int, prompt: int, tokens: int) -> float:
 
 
 async def only_gradings() -> None:
-    """One process of a pair: prints the median of each number of cases."""
+    """One process of a pair: prints the median for each number of cases."""
     meter = CpuMeter()
     async with await Pool.open(warm=2) as pool:
         await gradings(pool, meter, 1, 3)
@@ -134,7 +134,7 @@ async def only_gradings() -> None:
 
 
 def pairs(other: str, num: int) -> list[list[float]]:
-    """For each number of cases, how many times as much a grading costs here, one figure a pair."""
+    """For each number of cases, the cost ratio of this checkout to the other, one value per pair."""
     ratios: list[list[float]] = [[] for _ in CASES]
     for _ in range(num):
         here, there = (_figures_of(source) for source in (str(Path(agito.__file__).parents[1]), other))

@@ -1,4 +1,4 @@
-"""What every benchmark does at its end: say on which machine, keep the full results, print one JSON line."""
+"""Shared ending of every benchmark: describe the machine, store the full results, print one JSON line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Json]:
-    """The machine, the versions that matter and how busy it is at this moment."""
+    """The machine, relevant versions, and the current load."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -38,7 +38,7 @@ def machine() -> dict[str, Json]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Json]:
-    """Median, the middle half, best, worst and how many."""
+    """Median, quartiles, minimum, maximum and count."""
     ordered = sorted(values)
     quarter = len(ordered) // 4
     return {
@@ -52,8 +52,8 @@ def spread(values: Sequence[float]) -> dict[str, Json]:
 
 
 def report(name: str, figures: Mapping[str, Json], detail: Mapping[str, Json]) -> None:
-    """Writes `results/NAME.json` and prints the machine, the detail and, as the last line, `figures` as one
-    JSON object.
+    """Writes `results/NAME.json`; prints the machine, the detail and, as the last line, `figures` as one JSON
+    object.
     """
     facts = machine()
     RESULTS.mkdir(exist_ok=True)

@@ -1,17 +1,16 @@
-"""Is what is learned the same as before, bit for bit? Losses, final weights and summaries of every bundled
-recipe, in short.
+"""Bit-for-bit comparison of learning: losses, final weights and summaries of every bundled recipe, shortened.
 
     python benchmarks/identical.py [--against COMMIT] [--only NAME]... [--short] [--runs DIR]
     python benchmarks/identical.py --record COMMIT
 
-Each recipe is trained twice, on-policy and decoupled, with a few hundred demonstrations and three steps of
-RL. Decoupled runs have staleness 0 here: what is in a batch is then a function of content, and with the
-native forward pass no row depends on its neighbours, so everything repeats. Digests of one commit, on the
-kinds of machine that somebody has recorded (`--record`), are in `identical.json`; bits hold for one kind of
-processor, one torch and one compiler only. With `--against`, or on a machine of another kind, the other
-commit is trained too, here and now, in a worktree that is removed afterwards; then a decoupled run with
-staleness 2 of that commit is also learned again by this tree from its recorded tokens. The last line says how
-many recipes there were, how many are equal, and what differs. Exit code 1: something does.
+Each recipe is trained twice, on-policy and decoupled, with a few hundred demonstrations and three RL steps.
+Decoupled runs have staleness 0 here: a batch then depends only on content, and the native forward pass makes
+rows independent of their neighbours, so everything repeats. Digests of one commit, for each kind of machine
+recorded with `--record`, are in `identical.json`; bits are comparable only for one kind of processor, one
+torch and one compiler. With `--against`, or on another kind of machine, the other commit is trained too, in a
+temporary worktree; then this tree also repeats the learning of a decoupled run with staleness 2 of that
+commit from its recorded tokens. The last line gives the number of recipes, how many are equal, and what
+differs. Exit code 1 if anything does.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ LOSSES = (
     "tokens/sampled_num",
     "tokens/trained_num",
 )
-OF_THE_MACHINE = frozenset(  # or of the source, in a summary
+OF_THE_MACHINE = frozenset(  # entries of a summary that depend on the machine or the source
     {
         "schema_version",
         "commit",
@@ -71,10 +70,10 @@ OF_THE_MACHINE = frozenset(  # or of the source, in a summary
         "tool_cpu_ms_p50",
     }
 )
-# of metrics and of the keys of a summary: what it was called → what it is called
+# renamed metrics and summary keys: old name → new name
 RENAMES: Mapping[str, str] = {}
 _SHORT = ("smoke", "desk")
-_DEADLINE_S = 300.0  # of one run
+_DEADLINE_S = 300.0  # per run
 
 Digest: TypeAlias = dict[str, str]  # `losses`, `weights` and, by name, each entry of the summary
 
@@ -92,7 +91,7 @@ class Tree:
         )
 
     def agito(self, *words: str) -> str:
-        """What it prints. Raises `RuntimeError` with its last words when it fails."""
+        """The command's output. Raises `RuntimeError` with the end of its error output if it fails."""
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment = {**kept, "PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "agito.cli", *words]
@@ -120,7 +119,7 @@ class Tree:
 
 
 def digest(run: Path, renames: Mapping[str, str] = RENAMES) -> Digest:
-    """Of what a finished run came to, without what the clock and the machine have a part in."""
+    """A hash of a finished run's results, without anything that depends on clock or machine."""
     steps = [renamed(json.loads(line), renames) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [[step["phase"], step["step"], *(step.get(name) for name in LOSSES)] for step in steps]
     summary = renamed(json.loads((run / "summary.json").read_text()), renames)
@@ -143,9 +142,7 @@ def renamed(values: Mapping[str, Json], renames: Mapping[str, str]) -> dict[str,
 
 
 def differences(before: Digest, now: Digest, renames: Mapping[str, str] = RENAMES) -> list[str]:
-    """What `before` says and `now` does not say. An entry of the summary that has been added
-    since is none.
-    """
+    """Entries of `before` that `now` lacks or contradicts. New summary entries do not count."""
     expected = {_renamed_entry(name, renames): value for name, value in before.items()}
     return [name for name, value in expected.items() if now.get(name) != value]
 
@@ -161,7 +158,7 @@ def _hash(value: object) -> str:
 
 
 def machine_kind() -> str:
-    """What bits depend on."""
+    """Everything that the bits depend on."""
     fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -205,7 +202,7 @@ def trained(tree: Tree, name: str, runs: Path) -> dict[str, Digest]:
 
 
 def relearned(before: Tree, now: Tree, runs: Path) -> list[str]:
-    """Whether `now` makes of the tokens that a run of `before` recorded what `before` made of them."""
+    """Whether `now` learns the same from the recorded tokens of a run of `before`."""
     before.train("smoke", runs / "stale", (*SIZES, *STALE))
     try:
         said = now.agito("replay", str(runs / "stale"), "--updates")
@@ -285,7 +282,7 @@ def compare(runs: Path, only: Sequence[str], against: str | None) -> int:
 
 
 def compared(name: str, before: Mapping[str, Digest], here: Tree, runs: Path) -> list[str]:
-    """What differs, by mode. A recipe that is gone, or does not run any more, differs."""
+    """Differences by mode. A recipe that is gone, or no longer runs, differs."""
     found: list[str] = []
     for mode, overrides in MODES.items():
         if mode not in before:

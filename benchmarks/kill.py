@@ -1,12 +1,11 @@
-"""SIGKILL to the rollout, the engine, the trainer or all of them, at random moments of a decoupled run: is
-anything lost or repeated?
+"""SIGKILL to rollout, engine, trainer or all of them at random moments: is anything lost or repeated?
 
     python benchmarks/kill.py [--kills 200] [--short]
 
-A run without engine or trainer goes on by itself; one without its rollout process is resumed; when it has
-ended, another one begins. Of an ended run every RL step must be there once; a group that is in two steps is
-duplicated; a group that was out at the checkpoint that a resume began from and is in no step is lost. The
-moment is uniform over what is left of a usual run.
+A decoupled run recovers by itself from losing its engine or trainer; without its rollout process it is
+resumed; when it has ended, another one starts. In an ended run every RL step must exist once. A group in two
+steps is duplicated; a group that was in flight at the checkpoint of a resume and is in no step is lost. The
+moments are uniform over the rest of a typical run.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def strike(process: subprocess.Popen[bytes], role: str) -> bool:
 
 
 def check(run: Path) -> tuple[int, int]:
-    """(lost, duplicated) of a run that has ended."""
+    """(lost, duplicated) of an ended run."""
     steps = [read_trajectories(path) for path in sorted((run / "trajectories").glob("rl-*.parquet"))]
     looked_at = Counter(
         group for step in steps for group in {each.attempt.trajectory.attempt.group for each in step}
@@ -163,7 +162,7 @@ def main() -> None:
             ]
             given_up += 1
             continue
-        # perhaps killed after that, and then not resumed
+        # perhaps killed after finishing, and then not resumed
         is_finished = RunDir.state(run) is RunState.FINISHED
         assert status == 0 or is_finished, (home / "said").read_text()[-2000:]
         last_s.append(time.monotonic() - began)

@@ -1,17 +1,16 @@
-"""One optimizer step on a group of eight attempts with a real model: shared prefixes against separate rows,
-and against TRL with peft.
+"""One optimizer step on a group of eight attempts: shared prefixes against separate rows, and against TRL.
 
     python benchmarks/learner.py --model FOLDER [--trl PYTHON] [--weights lora|full]
         [--precision fp32|bf16] [--short]
 
-A group shares a fraction s of its tokens (the prompt), which separate rows compute eight times; of the rest,
-runs of 16 tokens are sampled and trained, and as many observed. The bound is 1 / (s/8 + 1 - s): all
-operations proportional to tokens. Each arm is a process of its own and they take turns; TRL's has
-micro-batches of as many tokens, and no padding to carry. With one thread the time is the processor's, which
-neighbours disturb least, otherwise the wall's. `--trl` names the Python of an environment with TRL and peft;
-without it that ratio is null. `max_grad_diff` is the largest difference of any entry of the gradient.
-`memory_ratio` compares the peaks of a step, over what there was before it, for a group of half the length in
-one micro-batch; where micro-batches are bounded, as for the times, so is memory.
+A group shares a fraction s of its tokens (the prompt), which separate rows compute eight times. The rest
+alternates between runs of 16 sampled (trained) and 16 observed tokens. The bound is 1 / (s/8 + 1 - s),
+counting all operations proportional to tokens. Each arm is its own process, and they alternate; TRL's (with
+peft) has micro-batches of as many tokens, and no padding. With one thread, times are CPU times, which
+neighbours disturb least; otherwise wall times. `--trl` names the Python of an environment with TRL and peft;
+without it that ratio is null. `max_grad_diff` is the largest difference of any gradient entry. `memory_ratio`
+compares the peaks of a step, over the memory before it, for a group of half the length in one micro-batch
+(bounded micro-batches, as in the timed runs, bound memory too).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ TRAINER: dict[str, Any] = {"check_on_policy": False, "minibatches": 1, "rl": {"a
 
 
 def batch(fraction: float, length: int, seed: int) -> dict[str, Any]:
-    """A group as columns; every attempt as long."""
+    """A group as columns; all attempts have the same length."""
     rng = random.Random(seed)
     shared = round(fraction * length)
     prompt = [rng.randrange(1000, 40_000) for _ in range(shared)]
@@ -85,7 +85,7 @@ def trainer_of(options: argparse.Namespace, share: str) -> LocalTrainer:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name.endswith("lora_B"):  # away from zero, where A learns too
+                if name.endswith("lora_B"):  # away from zero, so that A learns too
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
     config = TRAINER | {
         "micro_tokens": options.micro_tokens,
@@ -111,7 +111,7 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def gradient_difference(options: argparse.Namespace) -> None:
-    """The largest, over all entries, and the largest entry, for every line."""
+    """For every line: the largest difference over all entries, and the largest entry."""
     arms = {share: trainer_of(options, share) for share in ("never", "auto")}
     for line in sys.stdin:
         given, found = samples(json.loads(line)), list[torch.Tensor]()
@@ -125,7 +125,7 @@ def gradient_difference(options: argparse.Namespace) -> None:
 
 
 class Arm:
-    """A process that takes one step for a line."""
+    """A process that takes one step per line."""
 
     def __init__(self, command: list[str], threads: int) -> None:
         environment = os.environ | {
@@ -158,20 +158,6 @@ class Arm:
 
 
 def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Json]]:
-    shape = [
-        "--model",
-        str(options.model),
-        "--weights",
-        options.weights,
-        "--precision",
-        options.precision,
-        "--threads",
-        str(options.threads),
-        "--micro-tokens",
-        str(options.micro_tokens),
-        *(["--again"] if options.again else []),
-    ]
-    ours = [sys.executable, __file__, *shape, "--arm"]
     clock = "cpu_s" if options.threads == 1 else "wall_s"
     figures: dict[str, Json] = {}
     detail: dict[str, Json] = {
@@ -180,54 +166,26 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
         "weights": options.weights,
         "precision": options.precision,
     }
+    ours = our_command(options)
     differences = {} if options.no_gradients else asked_once([*ours, "gradients"], options, options.length)
     whole = [*ours[:-1], "--micro-tokens", str(GROUP * options.length), "--arm"]
     memory = {share: asked_once([*whole, share], options, options.length // 2) for share in ("never", "auto")}
-    commands = {"rows": [*ours, "never"], "shared": [*ours, "auto"]}
-    if options.trl:
-        rows = max(1, options.micro_tokens // options.length)
-        peer = [
-            options.trl,
-            str(PEERS / "trl_step.py"),
-            str(options.model),
-            options.weights,
-            options.precision,
-            str(options.threads),
-        ]
-        commands["trl"] = [*peer, str(1 << (min(rows, GROUP).bit_length() - 1))]
-    arms = {name: Arm(command, options.threads) for name, command in commands.items()}
+    arms = {name: Arm(command, options.threads) for name, command in commands(options).items()}
     try:
         for arm in arms.values():
-            arm.ask(batch(0.5, 64, 0))  # loads, warms up
+            arm.ask(batch(0.5, 64, 0))  # loads and warms up
         against: list[float] = []
         for fraction in options.fractions:
             rounds = [
                 {name: arm.ask(batch(fraction, options.length, number)) for name, arm in arms.items()}
                 for number in range(options.rounds)
             ]
-            speedups = [each["rows"][clock] / each["shared"][clock] for each in rounds]
-            bound = 1 / (fraction / GROUP + 1 - fraction)
-            peaks = {name: max(each[name]["peak_mb"] for each in rounds) for name in arms}
-            if options.trl:
-                against += [each["trl"][clock] / each["rows"][clock] for each in rounds]
-            figures[str(fraction)] = {
-                "speedup": round(statistics.median(speedups), 3),
-                "of_bound": round(statistics.median(speedups) / bound, 3),
-                "max_grad_diff": differences.get(fraction, [None])[0],
-                "memory_ratio": round(
-                    memory["never"][fraction]["peak_mb"] / memory["auto"][fraction]["peak_mb"], 2
-                ),
-            }
-            detail[str(fraction)] = {
-                "speedup": spread(speedups),
-                "peak_mb": {name: round(peak) for name, peak in peaks.items()},
-                "one_pass_mb": {share: round(found[fraction]["peak_mb"]) for share, found in memory.items()},
-                "max_gradient": differences.get(fraction, [None, None])[1],
-                "seconds": {name: [round(each[name][clock], 2) for each in rounds] for name in arms},
-                "rss_mb": {
-                    name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")
-                },
-            }
+            against += [each["trl"][clock] / each["rows"][clock] for each in rounds if "trl" in each]
+            one_pass = {share: found[fraction]["peak_mb"] for share, found in memory.items()}
+            difference = differences.get(fraction, [None, None])
+            figures[str(fraction)], detail[str(fraction)] = summary(
+                fraction, rounds, clock, one_pass, difference
+            )
             print(
                 f"{fraction}: {json.dumps(figures[str(fraction)])} {json.dumps(detail[str(fraction)])}",
                 flush=True,
@@ -240,11 +198,69 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
     return figures, detail
 
 
+def our_command(options: argparse.Namespace) -> list[str]:
+    """Up to the name of the arm."""
+    shape = {
+        "--model": options.model,
+        "--weights": options.weights,
+        "--precision": options.precision,
+        "--threads": options.threads,
+        "--micro-tokens": options.micro_tokens,
+    }
+    words = [word for name, value in shape.items() for word in (name, str(value))]
+    return [sys.executable, __file__, *words, *(["--again"] if options.again else []), "--arm"]
+
+
+def commands(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The timed arms."""
+    ours = our_command(options)
+    found = {"rows": [*ours, "never"], "shared": [*ours, "auto"]}
+    if options.trl:
+        rows = max(1, options.micro_tokens // options.length)
+        found["trl"] = [
+            options.trl,
+            str(PEERS / "trl_step.py"),
+            str(options.model),
+            options.weights,
+            options.precision,
+            str(options.threads),
+            str(1 << (min(rows, GROUP).bit_length() - 1)),
+        ]
+    return found
+
+
+def summary(
+    fraction: float,
+    rounds: Sequence[dict[str, Any]],
+    clock: str,
+    one_pass_mb: dict[str, float],
+    difference: Sequence[float | None],
+) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Figures and detail of one shared fraction."""
+    speedups = [each["rows"][clock] / each["shared"][clock] for each in rounds]
+    bound = 1 / (fraction / GROUP + 1 - fraction)
+    figures: dict[str, Json] = {
+        "speedup": round(statistics.median(speedups), 3),
+        "of_bound": round(statistics.median(speedups) / bound, 3),
+        "max_grad_diff": difference[0],
+        "memory_ratio": round(one_pass_mb["never"] / one_pass_mb["auto"], 2),
+    }
+    detail: dict[str, Json] = {
+        "speedup": spread(speedups),
+        "peak_mb": {name: round(max(each[name]["peak_mb"] for each in rounds)) for name in rounds[0]},
+        "one_pass_mb": {share: round(peak) for share, peak in one_pass_mb.items()},
+        "max_gradient": difference[1],
+        "seconds": {name: [round(each[name][clock], 2) for each in rounds] for name in rounds[0]},
+        "rss_mb": {name: round(max(each[name]["rss_mb"] for each in rounds)) for name in ("rows", "shared")},
+    }
+    return figures, detail
+
+
 def asked_once(command: list[str], options: argparse.Namespace, length: int) -> dict[float, Any]:
-    """What an arm says of every fraction."""
+    """An arm's answer for every fraction."""
     arm = Arm(command, options.threads)
     try:
-        arm.ask(batch(0.5, 64, 0))  # the weights are read from the disk when they are first used
+        arm.ask(batch(0.5, 64, 0))  # reads the weights from disk
         return {fraction: arm.ask(batch(fraction, length, 0)) for fraction in options.fractions}
     finally:
         arm.close()

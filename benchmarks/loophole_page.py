@@ -1,4 +1,4 @@
-"""The curves of `loophole.py` as one page that opens anywhere."""
+"""Draws the curves of `loophole.py` as one self-contained page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDTH, _HEIGHT, _PAD = 340, 200, 28
 
 
 def page(runs: Sequence[Drawn]) -> str:
-    """A row for each seed, a panel for each arm."""
+    """One row per seed, one panel per arm."""
     seeds = sorted({seed for _, seed, *_ in runs})
     rows = ["".join(_panel(run) for arm in _ARMS for run in runs if run[:2] == (arm, seed)) for seed in seeds]
     keys = "".join(f'<b style="color:{ink}">{name.replace("_", " ")}</b> ' for name, ink in _INK.items())

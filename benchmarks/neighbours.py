@@ -1,14 +1,13 @@
-"""Five hundred sandboxes of which one is a bomb: do the others finish, how much slower are they, and what
-stays behind?
+"""One of five hundred sandboxes is a bomb: do the others finish, how much slower, and what is left behind?
 
     python benchmarks/neighbours.py [--short] [--only BOMB,...] [--boxes N]
 
-Each bomb has a process of its own, within a control group that protects the machine; as root, all are run
-twice, the second time as a user without privileges. Every other sandbox does twenty actions of five kinds,
-checks each answer, and pauses 20 ms in between; the bomb is set off again as soon as it ends, in a new
-sandbox where its own is gone. `p95_ratio` compares an action's 95th percentile with that of the run without a
-bomb, `none`: the mean of one before and one after the others. `left_over` counts processes, descriptors,
-mounts, control groups and folders that are still there after the pool is closed. Last line as JSON.
+Each bomb has its own process, within a control group that protects the machine; as root, all are run twice,
+the second time as an unprivileged user. Every other sandbox does twenty actions of five kinds, checks each
+answer, and pauses 20 ms in between. The bomb is restarted as soon as it ends, in a new sandbox if its own is
+gone. `p95_ratio` compares the 95th percentile of an action with that of the run without a bomb, `none` (the
+mean of one before and one after the others). `left_over` counts processes, descriptors, mounts, control
+groups and folders that remain after the pool is closed. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from harness import Json, report
 
 ORDINARY = 1_899_000_123  # a user with nothing else on the machine
 ACTIONS, PAUSE_S, DEADLINE_S = 20, 0.02, 60.0
-BOMB_S = 3.0  # how long a bomb may go on before it is ended and set off again
+BOMB_S = 3.0  # time after which a bomb is ended and restarted
 POOL_MB, GUARD_BYTES = 6_000, 10 << 30
 SETTLE_S = 5.0
 SHARED = ("/tmp", "/run", "/dev/shm")  # where others write too
@@ -184,7 +183,7 @@ async def measure(bomb: str, num_boxes: int) -> dict[str, Json]:
 
 
 async def settled(before: dict[str, int], places: Sequence[Path], users: tuple[int, int]) -> dict[str, int]:
-    """What there is once nothing more goes away."""
+    """The counts once nothing more goes away."""
     for _ in range(50):
         after = counts(places, users)
         if all(after[name] <= before[name] for name in before):
@@ -194,8 +193,8 @@ async def settled(before: dict[str, int], places: Sequence[Path], users: tuple[i
 
 
 def counts(places: Sequence[Path], users: tuple[int, int] = (0, 0)) -> dict[str, int]:
-    """Processes and folders are those of the pool's users; this process does not count, the folder for
-    temporary files does.
+    """Counts processes and folders of the pool's users; leaves out this process but includes the temporary
+    folder.
     """
 
     def is_ours(entry: Path) -> bool:
@@ -218,12 +217,12 @@ def counts(places: Sequence[Path], users: tuple[int, int] = (0, 0)) -> dict[str,
 
 
 def run_one(who: str, bomb: str, num_boxes: int) -> None:
-    """In a process of its own: prints what `measure` found."""
+    """In its own process: prints the result of `measure`."""
 
     async def nothing() -> None:
         await anyio.to_thread.run_sync(int)
 
-    anyio.run(nothing)  # imports what could not be read any more
+    anyio.run(nothing)  # imports what could not be read later
     if who == "user" and os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(ORDINARY, ORDINARY, ORDINARY)
@@ -234,9 +233,7 @@ def run_one(who: str, bomb: str, num_boxes: int) -> None:
 
 
 def guarded(who: str, bomb: str, num_boxes: int, guard: Path | None) -> dict[str, Any]:
-    """`run_one` in a process within `guard`, with a folder of its own, which is killed when it takes too
-    long.
-    """
+    """Runs `run_one` in a process within `guard`, with its own folder; kills it if it takes too long."""
     command = [sys.executable, __file__, "--one", who, bomb, "--boxes", str(num_boxes)]
 
     def enter() -> None:
@@ -263,7 +260,7 @@ def guarded(who: str, bomb: str, num_boxes: int, guard: Path | None) -> dict[str
 
 
 def make_guard() -> Path | None:
-    """A control group that ends this benchmark before the machine is out of memory, or None where none may be
+    """A control group that stops this benchmark before the machine is out of memory, or None if none may be
     made.
     """
     lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())

@@ -1,23 +1,22 @@
-"""How much of the tools' latency is hidden, and how much of the trainer's work, when roles overlap?
+"""How much tool latency and trainer work is hidden when the roles overlap?
 
     python benchmarks/overlap.py [--short] [--steps 12]
 
-The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights. So
-many groups teach nothing that the engine's work equals the trainer's, within a tenth. Arms:
+The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights.
+Enough groups are zero-variance that the engine's work equals the trainer's within a tenth. Arms:
 
-- serial: one engine process and one trainer process that take turns (decoupled with staleness 0);
+- serial: one engine process and one trainer process that alternate (decoupled with staleness 0);
 - concurrent: a step's episodes run concurrently, no episode waits for another's tool, both processes sample
   and then both learn;
 - decoupled, S = 1, 2, 4, 8.
 
-Tg and Tt are the engine's and the trainer's seconds a step in the serial arm, CPU all processes' seconds a
-step there. Bound: a step takes at least max(Tg, Tt, CPU / cores). It is held against the steady steps of a
-decoupled run right after, and the fraction is the median over such pairs; `_whole` counts the first steps, in
-which nothing can be ready, and the last, in which nothing is issued. Two cores that are threads of one do
-less than twice the work of one: `effective_cores` is how much more a product of matrices of the model's size
-gets done by as many processes, and the figures in `_effective` are those of the bound with that number. Slow
-tools are measured with groups that all teach something. The simulator is `agito.planning.simulate`, fed with
-what the serial and the concurrent arm measured.
+Tg and Tt are the seconds per step of engine and trainer in the serial arm, CPU those of all processes. Bound:
+a step takes at least max(Tg, Tt, CPU / cores). It is compared with the steady steps of a decoupled run right
+after, and the fraction is the median over such pairs. `_whole` includes the first steps, in which nothing can
+be ready, and the last, in which nothing is issued. Two cores that are threads of one do less than twice the
+work of one: `effective_cores` is the speed-up of matrix products of the model's size over that many
+processes, and `_effective` uses it in the bound. Slow tools are measured without zero-variance groups. The
+simulator is `agito.planning.simulate`, fed with measurements of the serial and the concurrent arm.
 """
 
 from __future__ import annotations
@@ -27,16 +26,18 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from subprocess import PIPE
+from typing import TypeAlias
 
 import anyio
 
-from agito.planning.calibrate import Observed, observe
+from agito.planning.calibrate import Measurement
+from agito.planning.calibrate import measure as measure_run
 from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
 from agito.training.loop import Step
 from harness import Json, report
@@ -44,12 +45,12 @@ from harness import Json, report
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 4
 _GROUPS, _SIZE, _ROWS = 8, 4, 320
 _QUANTUM = 8  # decode steps between two exchanges
-_ALLOWED = {"0": 2, "0.05": 4}  # staleness of the arms that are held against the bound, by latency
+_ALLOWED = {"0": 2, "0.05": 4}  # staleness of the arms compared with the bound, by latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What one arm came to; seconds are of a step."""
+    """Results of one arm; seconds are per step."""
 
     name: str
     latency: str
@@ -59,14 +60,14 @@ class Arm:
     engine_s: float
     train_s: float
     cpu_s: float
-    trainer_idle: float  # of the steady steps, and so are the next two
+    trainer_idle: float  # of the steady steps, as are the next two
     gate_wait: float
     publish_pause: float
     stale_tokens: int
     discarded: float
 
 
-async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm, Observed]:
+async def run(name: str, latency: str, *, steps: int, zero_variance: float) -> tuple[Arm, Measurement]:
     mode, _, staleness = name.partition("-")
     recipe = Recipe.model_validate(
         {
@@ -85,12 +86,12 @@ async def run(name: str, latency: str, *, steps: int, even: float) -> tuple[Arm,
             },
         }
     )
-    world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, even=even)
-    seen = await observe(recipe, world, steps=steps)
+    world = Relay(latency, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, zero_variance=zero_variance)
+    seen = await measure_run(recipe, world, steps=steps)
     return _sum_up(name, latency, seen), seen
 
 
-def _sum_up(name: str, latency: str, seen: Observed) -> Arm:
+def _sum_up(name: str, latency: str, seen: Measurement) -> Arm:
     num, allowed = len(seen.steps), int(name.partition("-")[2] or 0)
     steady = seen.steps[allowed + 1 : num - allowed - 1] or seen.steps[1:]
     attempts = [attempt for step in seen.steps for group in step.groups for attempt in group.attempts]
@@ -122,19 +123,19 @@ def mean_of(steps: Sequence[Step], name: str) -> float:
     return statistics.fmean(step.metrics[name] for step in steps)
 
 
-def foreseen(seen: Observed, name: str, steps: int) -> float:
-    """Seconds a step under the heavy tail, if exchanges and batches take as long as in `seen` and nothing
-    else takes any time.
+def foreseen(seen: Measurement, name: str, steps: int) -> float:
+    """Seconds per step with heavy-tailed tools, if exchanges and batches take as long as in `seen` and
+    nothing else takes time.
     """
     latencies = seen.latencies(
         turns=_TURNS,
         turn_tokens=_TURN_TOKENS,
-        quantum=_QUANTUM,
+        decode_steps=_QUANTUM,
         tool_median_s=HEAVY_MEDIAN_S,
         tool_p99_s=HEAVY_MEDIAN_S * HEAVY_RATIO,
     )
     engines = 2 if name == "concurrent" else 1
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=_GROUPS,
         group_size=_SIZE,
         batches=steps,
@@ -146,19 +147,23 @@ def foreseen(seen: Observed, name: str, steps: int) -> float:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--short", action="store_true", help="fewer steps, fewer arms")
-    options = parser.parse_args()
-    steps = 14 if options.short else options.steps
-    even, cores, num_cores = _balanced(), effective_cores(), os.cpu_count() or 1
-    print(f"{num_cores} cores do {cores:.2f} times the work of one", flush=True)
-    arms, observed = list[Arm](), dict[str, Observed]()
+Pairs: TypeAlias = "Mapping[str, Sequence[tuple[Arm, Arm]]]"
 
-    def measure(name: str, latency: str, even: float = 0.0, steps: int = steps) -> Arm:
-        arm, observed[f"{name} at {latency}"] = anyio.run(lambda: run(name, latency, steps=steps, even=even))
-        arms.append(arm)
+
+class Measurements:
+    """Runs arms, prints them, and keeps what each came to."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.arms: list[Arm] = []
+        self.observed: dict[str, Measurement] = {}  # the last of each name
+
+    def arm(self, name: str, latency: str, zero_variance: float = 0.0, steps: int = 0) -> Arm:
+        arm, seen = anyio.run(
+            lambda: run(name, latency, steps=steps or self.steps, zero_variance=zero_variance)
+        )
+        self.arms.append(arm)
+        self.observed[f"{name} at {latency}"] = seen
         print(
             f"{name:12} {latency:5} step {arm.wall_s:6.3f} s, steady {arm.steady_s:6.3f} s  engine "
             f"{arm.engine_s:.3f}  "
@@ -169,24 +174,68 @@ def main() -> None:
         )
         return arm
 
-    pairs = {
-        latency: [
-            (measure("serial", "0", even), measure(f"decoupled-{_ALLOWED[latency]}", latency, even))
-            for _ in range(1 if options.short else 3)
-        ]
-        for latency in _ALLOWED
-    }
+    def pairs(self, zero_variance: float, repeats: int) -> Pairs:
+        """The serial arm and a decoupled one right after it, by the latter's latency."""
+        return {
+            latency: [
+                (
+                    self.arm("serial", "0", zero_variance),
+                    self.arm(f"decoupled-{allowed}", latency, zero_variance),
+                )
+                for _ in range(repeats)
+            ]
+            for latency, allowed in _ALLOWED.items()
+        }
+
+    def heavy_tail(self, staleness: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
+        """Speed-up over the concurrent arm by staleness, as measured and as simulated."""
+        self.arm("serial", "0")
+        concurrent = self.arm("concurrent", "heavy")
+        baseline_s = foreseen(self.observed["concurrent at heavy"], "concurrent", self.steps)
+        measured, simulated = dict[str, float](), dict[str, float]()
+        for allowed in staleness:
+            name = f"decoupled-{allowed}"
+            measured[str(allowed)] = concurrent.wall_s / self.arm(name, "heavy").wall_s
+            simulated[str(allowed)] = baseline_s / foreseen(self.observed["serial at 0"], name, self.steps)
+        return measured, simulated
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--short", action="store_true", help="fewer steps, fewer arms")
+    options = parser.parse_args()
+    measured = Measurements(14 if options.short else options.steps)
+    zero_variance, cores, num_cores = _balanced(), effective_cores(), os.cpu_count() or 1
+    print(f"{num_cores} cores do {cores:.2f} times the work of one", flush=True)
+    pairs = measured.pairs(zero_variance, 1 if options.short else 3)
     if not options.short:
         for name in ("serial", "concurrent", "decoupled-2"):
-            measure(name, "1", steps=6)
-    measure("serial", "0")
-    concurrent = measure("concurrent", "heavy")
-    speed_ups, simulated = dict[str, float](), dict[str, float]()
-    baseline_s = foreseen(observed["concurrent at heavy"], "concurrent", steps)
-    for allowed in (8,) if options.short else (1, 2, 4, 8):
-        name = f"decoupled-{allowed}"
-        speed_ups[str(allowed)] = concurrent.wall_s / measure(name, "heavy").wall_s
-        simulated[str(allowed)] = baseline_s / foreseen(observed["serial at 0"], name, steps)
+            measured.arm(name, "1", steps=6)
+    speed_ups, simulated = measured.heavy_tail((8,) if options.short else (1, 2, 4, 8))
+    figures: dict[str, Json] = {
+        **_bound_fractions(pairs, cores, num_cores),
+        "effective_cores": round(cores, 2),
+        "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
+        "simulator_fraction": {
+            allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()
+        },
+        **_summary(pairs, measured.arms),
+    }
+    detail: dict[str, Json] = {
+        "zero_variance": zero_variance,
+        "steps": measured.steps,
+        "bound_fractions": {
+            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each]
+            for at, each in pairs.items()
+        },
+        "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
+        "arms": [asdict(arm) for arm in measured.arms],
+    }
+    report("overlap", figures, detail)
+
+
+def _bound_fractions(pairs: Pairs, cores: float, num_cores: int) -> dict[str, Json]:
     fractions: dict[str, Json] = {}
     for latency, called in (("0", "zero"), ("0.05", "50ms")):
         for kind, used, took_of in (
@@ -196,41 +245,21 @@ def main() -> None:
         ):
             each = [_bound_s(serial, used) / took_of(arm) for serial, arm in pairs[latency]]
             fractions[f"bound_fraction_{called}{kind}"] = round(statistics.median(each), 3)
-    figures: dict[str, Json] = {
-        **fractions,
-        "effective_cores": round(cores, 2),
-        "speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in speed_ups.items()},
-        "simulator_fraction": {
-            allowed: round(ratio / simulated[allowed], 3) for allowed, ratio in speed_ups.items()
-        },
+    return fractions
+
+
+def _summary(pairs: Pairs, arms: Sequence[Arm]) -> dict[str, Json]:
+    pauses = [arm.publish_pause for arm in arms if arm.name.startswith("decoupled")]
+    balances = [serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each]
+    return {
         "trainer_idle": round(statistics.median(arm.trainer_idle for _, arm in pairs["0"]), 3),
         "trainer_idle_50ms": round(statistics.median(arm.trainer_idle for _, arm in pairs["0.05"]), 3),
-        "balance": round(
-            statistics.median(
-                serial.train_s / serial.engine_s for each in pairs.values() for serial, _ in each
-            ),
-            3,
-        ),
+        "balance": round(statistics.median(balances), 3),
         "discarded": max(arm.discarded for arm in arms),
-        "publish_pause": round(
-            statistics.median(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5
-        ),
-        "publish_pause_max": round(
-            max(arm.publish_pause for arm in arms if arm.name.startswith("decoupled")), 5
-        ),
+        "publish_pause": round(statistics.median(pauses), 5),
+        "publish_pause_max": round(max(pauses), 5),
         "stale_tokens": sum(arm.stale_tokens for arm in arms),
     }
-    detail: dict[str, Json] = {
-        "even": even,
-        "steps": steps,
-        "bound_fractions": {
-            at: [round(_bound_s(serial, num_cores) / arm.steady_s, 3) for serial, arm in each]
-            for at, each in pairs.items()
-        },
-        "simulated_speedup_heavy_tail": {allowed: round(ratio, 2) for allowed, ratio in simulated.items()},
-        "arms": [asdict(arm) for arm in arms],
-    }
-    report("overlap", figures, detail)
 
 
 def _bound_s(serial: Arm, cores: float) -> float:
@@ -246,9 +275,7 @@ def _whole(arm: Arm) -> float:
 
 
 def effective_cores() -> float:
-    """How many times the work of one process as many processes do as there are cores; median of five, taking
-    turns.
-    """
+    """The work of one process per core together, relative to one alone; median of five."""
     code = (
         "import sys, time, torch\ntorch.set_num_threads(1)\na, b = torch.randn(64, 128), torch.randn(128, "
         "512)\n"
@@ -285,21 +312,19 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def _balanced() -> float:
-    """The share of groups that teach nothing with which the engine takes as long for a step as
-    the trainer.
-    """
-    even = 0.0
+    """The share of zero-variance groups at which engine and trainer take equally long for a step."""
+    share = 0.0
     for _ in range(4):
-        arm, _ = anyio.run(lambda even=even: run("serial", "0", steps=6, even=even))
+        arm, _ = anyio.run(lambda share=share: run("serial", "0", steps=6, zero_variance=share))
         print(
-            f"{even:.2f} of the groups teach nothing: trainer {arm.train_s:.3f} s, engine "
+            f"{share:.2f} of the groups are zero-variance: trainer {arm.train_s:.3f} s, engine "
             f"{arm.engine_s:.3f} s",
             flush=True,
         )
         if 1 <= arm.train_s / arm.engine_s < 1.08:
             break
-        even = min(max(1 - (1 - even) * 1.04 * arm.engine_s / arm.train_s, 0.0), 0.75)
-    return round(even, 3)
+        share = min(max(1 - (1 - share) * 1.04 * arm.engine_s / arm.train_s, 0.0), 0.75)
+    return round(share, 3)
 
 
 if __name__ == "__main__":

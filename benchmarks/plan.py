@@ -1,12 +1,11 @@
-"""Is what `agito plan` foresees what then happens?
+"""Are the predictions of `agito plan` right?
 
     python benchmarks/plan.py [--repeats 5] [--steps 12] [--only heavy] [--short]
 
 For added tool latencies of 50 ms, 1 s and a heavy tail (median 0.2 s, p99 20 times that), and staleness 1 and
-4: seconds a step of the real decoupled loop beside the simulator's, which was fed with one calibration on
-this machine before. Each repeat has draws of its own from the tail, and the simulator is given the same: a
-run of a few steps waits for its few slowest calls, and two runs are not alike. How far apart they may be is
-simulated too: the range within which nine of ten runs fall.
+4: seconds per step of the real decoupled loop, and of the simulator after one calibration on this machine.
+Each repeat has its own draws from the tail, and the simulator gets the same ones: a short run waits for its
+few slowest calls, so runs differ. How much they may differ is simulated too: the range of nine in ten runs.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from functools import partial
 
 import anyio
 
-from agito.planning.calibrate import calibrate, observe
+from agito.planning.calibrate import calibrate, measure
 from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay, latency_s
 from agito.training.loop import RL_BASE
 from agito.types import AttemptId
@@ -51,12 +50,12 @@ def recipe_of(staleness: int, steps: int) -> Recipe:
 
 async def real(tool: str, staleness: int, steps: int, seed: int) -> float:
     world = Relay(tool, turns=_TURNS, turn_tokens=_TURN_TOKENS, words=_WORDS, seed=seed)
-    seen = await observe(recipe_of(staleness, steps), world, steps=steps)
+    seen = await measure(recipe_of(staleness, steps), world, steps=steps)
     return seen.wall_s / steps
 
 
 async def simulated(tool: str, staleness: int, steps: int, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds a step, of runs with the waits of the real ones, and of runs that draw."""
+    """Seconds per step: of runs with the waits of the real ones, and of runs with their own draws."""
     median_s, p99_s = _TOOLS[tool]
     latencies = await calibrate(
         recipe_of(0, steps),
@@ -66,7 +65,7 @@ async def simulated(tool: str, staleness: int, steps: int, repeats: int) -> tupl
         tool_median_s=median_s,
         tool_p99_s=p99_s,
     )
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=_GROUPS, group_size=_SIZE, batches=steps, max_staleness=staleness, max_live=_ROWS
     )
 

@@ -1,8 +1,8 @@
-"""What a sandbox costs, each action against the same command run plainly in the same rounds.
+"""What a sandbox costs: each action against the same command run plainly in the same rounds.
 
-`python benchmarks/sandbox.py [--short]`. Rounds are interleaved, so that a busy machine slows both sides;
-ratios are medians over rounds. CPU is that of this script and of everything it started, from a control group
-where one can be made; else it is that of the whole machine, which must then be idle. The source is printed.
+`python benchmarks/sandbox.py [--short]`. Rounds are interleaved, so a busy machine slows both sides; ratios
+are medians over rounds. CPU time covers this script and everything it started, from a control group if one
+can be made; otherwise that of the whole machine, which must then be idle. The source is printed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from agito.worlds.sandbox.box import Box
 from harness import report, spread
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/work", "SHELL": "/bin/bash"}
-COMMAND = "cat notes/a.txt"  # one coreutil: the sandbox starts it as bash -c would end up doing
+COMMAND = "cat notes/a.txt"  # one coreutil: the sandbox starts it as bash -c would
 THROUGH_BASH = "cat $PWD/notes/a.txt"  # the same where bash has something to expand
-# the same where variables may change: with an exit trap, and one process more
+# the same where variables may change: with an exit trap and one more process
 STATEFUL = "x=1; cat notes/a.txt"
 FILES = {f"notes/{name}.txt": f"{name}: some value\n" for name in "abcdefgh"}
 EPISODE = ("ls notes", COMMAND, "grep -rn value .", "echo hi > out.txt")
@@ -92,7 +92,7 @@ def plain(argv: list[str], directory: Path, count: int) -> list[float]:
 
 
 async def compare_actions(pool: Pool, directory: Path, rounds: int, count: int) -> dict[str, list[float]]:
-    """Medians of each round, interleaved: three ways of a shell action, a snippet, and both plainly."""
+    """Medians of each round, interleaved: three kinds of shell action, a snippet, and both plainly."""
     box = await pool.start(SandboxSpec())
     await box.write(FILES)
     found: dict[str, list[float]] = {
@@ -114,7 +114,7 @@ async def compare_actions(pool: Pool, directory: Path, rounds: int, count: int) 
 
 
 async def cold_starts(pool: Pool, count: int) -> list[float]:
-    """From nothing to a sandbox that answers; nothing is kept warm."""
+    """From nothing to a sandbox that answers, without a warm pool."""
     times: list[float] = []
     for _ in range(count):
         started = time.perf_counter()
@@ -171,7 +171,7 @@ async def throughput(pool: Pool, directory: Path, rounds: int, count: int) -> tu
 
 
 async def episodes(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> list[float]:
-    """CPU milliseconds of one episode: start, write, four actions, read everything back, close. One figure a
+    """CPU milliseconds of one episode: start, write, four actions, read everything back, close. One value per
     round.
     """
 
@@ -189,7 +189,7 @@ async def episodes(pool: Pool, meter: CpuMeter, rounds: int, count: int) -> list
         before = meter.read_ms()
         for _ in range(count):
             await episode()
-        await anyio.sleep(0.05)  # the kernel takes namespaces apart afterwards
+        await anyio.sleep(0.05)  # the kernel releases namespaces afterwards
         figures.append((meter.read_ms() - before) / count)
     return figures
 

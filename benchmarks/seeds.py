@@ -1,10 +1,9 @@
-"""The quickstart over seeds, one after the other, each in a process of its own; then what else the same time
-would have bought.
+"""The quickstart over several seeds, each in its own process, and controls that use the same time otherwise.
 
     python benchmarks/seeds.py [--seeds 10] [--control-seeds 3] [--recipe quickstart] [--short]
 
-A seed counts as reached when held-out success after RL is at least .95, its lower bound at least .90, and no
-cell with n >= 30 is below .70. Run it on an idle machine: the wall times are part of the result.
+A seed succeeds if held-out success after RL is at least .95, its lower bound at least .90, and no cell with n
+>= 30 is below .70. Use an idle machine: wall times are part of the result.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TARGET, _LOW, _CELL, _CELL_N = 0.95, 0.90, 0.70, 30
 
 
 def train(recipe: str, seed: int, out: Path) -> dict[str, Any]:
-    """The run's summary, trained anew unless it is there."""
+    """The run's summary; trains unless it exists."""
     if not (out / "summary.json").exists():
         command = [
             sys.executable,
@@ -42,7 +41,7 @@ def train(recipe: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def control(name: str, out: Path) -> dict[str, float]:
-    """What the control came to, run anew unless that is written beside the run."""
+    """The control's result; runs unless it is stored beside the run."""
     kept = out / f"control-{name}.json"
     if not kept.exists():
         command = [sys.executable, str(Path(__file__).parent / "controls.py"), str(out), "--only", name]

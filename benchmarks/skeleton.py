@@ -1,11 +1,10 @@
-"""A pre-trained model through the whole loop: parity, a zero-shot evaluation, SFT steps and one RL step of a
-LoRA policy on `shell`.
+"""A pre-trained model through the whole loop: parity, zero-shot evaluation, SFT and one RL step with LoRA.
 
-`python benchmarks/skeleton.py --model FOLDER [--short]`, with a folder that `agito models get smollm2-135m`
-made. Everything runs in this process, in fp32: the model's own tokenizer and chat template, the embedded
-engine, the real sandbox, the trainer. It shows that the parts meet and what they cost; a handful of steps
-teaches nobody to work. Where all attempts at a task earn the same, the RL step goes by the share of calls
-that could be read instead, and says so.
+`python benchmarks/skeleton.py --model FOLDER [--short]`, with a folder made by `agito models get
+smollm2-135m`. Runs on `shell`, all in this process, in fp32: the model's own tokenizer and chat template, the
+embedded engine, the real sandbox, the trainer. It shows that the parts fit together and what they cost; a few
+steps teach nothing. If all attempts at a task earn the same, the RL step uses the share of readable calls as
+the reward, and says so.
 """
 
 from __future__ import annotations
@@ -46,7 +45,9 @@ TRAINER = {
 }
 
 
-class Bench:
+class Setup:
+    """The model, its environment, and how long things take."""
+
     def __init__(self, folder: Path, short: bool) -> None:
         self.folder, self.short = folder, short
         self.environment: Environment = load_environment("shell")
@@ -92,8 +93,8 @@ class Bench:
         ]
 
 
-class Told(dict[str, Any]):
-    """Says each part as soon as it is known."""
+class PrintedDict(dict[str, Any]):
+    """Prints each part as soon as it is known."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
@@ -159,7 +160,7 @@ def nll(model: Decoder, samples: Sequence[Sample]) -> float:
 
 
 def objective(logprobs_of: Sequence[torch.Tensor], samples: Sequence[Sample]) -> float:
-    """Advantage times log-probability, a token."""
+    """Advantage times log-probability, per token."""
     parts = [
         found * at_trainable(sample, sample.advantages)
         for found, sample in zip(logprobs_of, samples, strict=True)
@@ -168,7 +169,7 @@ def objective(logprobs_of: Sequence[torch.Tensor], samples: Sequence[Sample]) ->
 
 
 def readable(group: Group) -> Group:
-    """The share of calls that could be read, as the reward."""
+    """The group with the share of readable calls as the reward."""
 
     def judged(attempt: Attempt) -> Attempt:
         events = attempt.trajectory.events
@@ -180,82 +181,96 @@ def readable(group: Group) -> Group:
     return replace(group, attempts=tuple(map(judged, group.attempts)))
 
 
-async def run(bench: Bench) -> tuple[dict[str, Json], dict[str, Json]]:
-    model, detail = bench.model, Told()
-    detail["parity"] = parity(model, bench.folder)
+async def run(setup: Setup) -> tuple[dict[str, Json], dict[str, Json]]:
+    model, detail = setup.model, PrintedDict()
+    detail["parity"] = parity(model, setup.folder)
     adapt(model, LoraConfig(), seed=SEED)
     trainer = LocalTrainer(model, TrainerConfig.model_validate(TRAINER))
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     detail["parameters"] = {"all": num_params(model), "learning": learning}
-    engine = EmbeddedEngine(model, rows=ROWS, context=bench.limits["tokens"])
-    num = 2 if bench.short else 16
+    engine = EmbeddedEngine(model, rows=ROWS, context=setup.limits["tokens"])
 
     began = time.monotonic()
-    zero_shot = await bench.play(engine, "heldout", 0, num, 1)
+    zero_shot = await setup.play(engine, "heldout", 0, 2 if setup.short else 16, 1)
     detail["zero_shot"] = told(zero_shot, time.monotonic() - began)
 
-    samples = await bench.demonstrations(6 if bench.short else 64)
-    trainer.begin_phase("sft", steps := 3 if bench.short else 32)
-    size = 2 if bench.short else 4
-    before, began, losses = nll(model, samples[:size]), time.monotonic(), list[float]()
+    samples = await setup.demonstrations(6 if setup.short else 64)
+    detail["sft"] = imitated(setup, trainer, samples)
+
+    publish(engine, model, trainer)
+    began = time.monotonic()
+    groups = await setup.play(engine, "train", 1000, 1 if setup.short else 4, 4)
+    detail["groups"] = told(groups, time.monotonic() - began)
+    detail |= reinforced(model, trainer, groups)
+
+    publish(engine, model, trainer)
+    began = time.monotonic()
+    again = await setup.play(engine, "heldout", 0, 1, 1)
+    detail["after_publish"] = told(again, time.monotonic() - began) | {"version": engine.version}
+    await setup.environment.aclose()
+    figures: dict[str, Json] = {
+        "parity_logprobs": detail["parity"]["logprobs"],
+        "zero_shot": detail["zero_shot"]["reward"],
+        "sft_loss": [detail["sft"]["before"], detail["sft"]["after"]],
+        "rl_objective": detail["rl"]["objective"],
+        "rl_by": detail["rl"]["by"],
+        "sampler_vs_learner": detail["sampler_vs_learner"]["max"],
+        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    return figures, detail
+
+
+def publish(engine: EmbeddedEngine, model: Decoder, trainer: LocalTrainer) -> None:
+    engine.drop_all()
+    engine.load_weights(model, trainer.version)
+
+
+def imitated(setup: Setup, trainer: LocalTrainer, samples: Sequence[Sample]) -> dict[str, Any]:
+    """SFT steps on demonstrations."""
+    trainer.begin_phase("sft", steps := 3 if setup.short else 32)
+    size = 2 if setup.short else 4
+    before, began, losses = nll(setup.model, samples[:size]), time.monotonic(), list[float]()
     for step in range(steps):
         batch = [samples[(step * size + number) % len(samples)] for number in range(size)]
         losses.append(round(trainer.imitate(batch).values["sft/loss_nats"], 4))
     tokens = steps * size * sum(len(sample.ids) for sample in samples) / len(samples)
     wall_s = time.monotonic() - began
-    detail["sft"] = {
+    return {
         "loss_nats": losses,
         "before": before,
-        "after": nll(model, samples[:size]),
+        "after": nll(setup.model, samples[:size]),
         "tokens_s": round(tokens / wall_s, 1),
     }
 
-    engine.drop_all()
-    engine.load_weights(model, trainer.version)
-    began = time.monotonic()
-    groups = await bench.play(engine, "train", 1000, 1 if bench.short else 4, 4)
-    detail["groups"] = told(groups, time.monotonic() - began)
-    by = "reward" if any(group.is_mixed for group in groups) else "readable"
+
+def reinforced(model: Decoder, trainer: LocalTrainer, groups: Sequence[Group]) -> dict[str, Any]:
+    """One RL step, and how far the sampler's log-probabilities are from the learner's before it."""
+    by = "reward" if any(group.has_variance for group in groups) else "readable"
     learned = [
         sample for group in groups for sample in leave_one_out(group if by == "reward" else readable(group))
     ]
     known = [logprobs(model, sample) for sample in learned]
-    sampled = torch.cat(
+    difference = torch.cat(
         [found - at_trainable(sample, sample.logprobs) for found, sample in zip(known, learned, strict=True)]
     )
-    detail["sampler_vs_learner"] = {
-        "tokens": len(sampled),
-        "max": float(sampled.abs().max()),
-        "mean": float(sampled.abs().mean()),
-    }
     trainer.begin_phase("rl", 1)
     before, began = objective(known, learned), time.monotonic()
     stats = trainer.step(learned)
     wall_s = time.monotonic() - began
     after = objective([logprobs(model, sample) for sample in learned], learned)
-    detail["rl"] = {
-        "by": by,
-        "objective": [before, after],
-        "loss": stats.values["policy/loss"],
-        "wall_s": round(wall_s, 1),
+    return {
+        "sampler_vs_learner": {
+            "tokens": len(difference),
+            "max": float(difference.abs().max()),
+            "mean": float(difference.abs().mean()),
+        },
+        "rl": {
+            "by": by,
+            "objective": [before, after],
+            "loss": stats.values["policy/loss"],
+            "wall_s": round(wall_s, 1),
+        },
     }
-    engine.drop_all()
-    engine.load_weights(model, trainer.version)
-    began = time.monotonic()
-    again = await bench.play(engine, "heldout", 0, 1, 1)
-    detail["after_publish"] = told(again, time.monotonic() - began) | {"version": engine.version}
-    await bench.environment.aclose()
-    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    figures: dict[str, Json] = {
-        "parity_logprobs": detail["parity"]["logprobs"],
-        "zero_shot": detail["zero_shot"]["reward"],
-        "sft_loss": [detail["sft"]["before"], detail["sft"]["after"]],
-        "rl_objective": [before, after],
-        "rl_by": by,
-        "sampler_vs_learner": detail["sampler_vs_learner"]["max"],
-        "rss_mb": rss_mb,
-    }
-    return figures, detail
 
 
 def main() -> None:
@@ -267,7 +282,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    figures, detail = anyio.run(run, Bench(arguments.model, arguments.short))
+    figures, detail = anyio.run(run, Setup(arguments.model, arguments.short))
     report("skeleton", figures, detail)
 
 

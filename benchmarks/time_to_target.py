@@ -1,14 +1,14 @@
-"""Seconds of RL until a held-out success is reached: ours against TRL's `GRPOTrainer`, from one cold start,
-on the same cores.
+"""Seconds of RL until a target success: ours against TRL's `GRPOTrainer`, from one cold start, on the same
+cores.
 
-    python benchmarks/time_to_target.py --trl PYTHON [--target .9] [--rates 1e-3 3e-3] [--runs DIR] [--short]
+    python benchmarks/time_to_target.py --trl PYTHON [--target .9] [--rates 1e-3 3e-3] [--runs DIR]
+        [--short]
 
-PYTHON belongs to an environment with `trl==1.16.*`, torch for CPU, and what Agito needs. Ours is the
-quickstart, with a checkpoint every second step; each counts from when RL began, so that our own saving is in
-our time. TRL gets the same environment, prompts, tokens, harness and batch (`peers/trl_arm.py`), two threads,
-AdamW at each of the rates, and ten times our time; its saving is not counted. Every checkpoint is then judged
-by `agito eval` on the same held-out tasks. `ratio_vs_trl` takes TRL's best rate; where none reached the
-target it is a lower bound.
+PYTHON is that of an environment with `trl==1.16.*`, torch for CPU, and Agito's requirements. Ours is the
+quickstart with a checkpoint every second step; time counts from the start of RL and includes our saving. TRL
+gets the same environment, prompts, tokens, harness and batch (`peers/trl_arm.py`), two threads, AdamW at each
+of the rates, and ten times our time; its saving is not counted. `agito eval` judges every checkpoint on the
+same held-out tasks. `ratio_vs_trl` uses TRL's best rate; if none reached the target it is a lower bound.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from harness import report
 
 _EVERY = 2  # steps between two of our checkpoints
-_PATIENCE = 10.0  # times our time
+_PATIENCE = 10.0  # multiples of our time
 _DIRECTORY = Path(__file__).parent
 _ENTRY = [sys.executable, "-m", "agito.cli"]
 
@@ -67,7 +67,7 @@ def ours(out: Path, run: Path, steps: int | None) -> dict[str, float]:
 
 
 def _keep(checkpoints: Path, kept: Path) -> None:
-    """A directory appears under its name when it is whole, and is removed two checkpoints later."""
+    """Checkpoint directories appear under their name once complete, and are removed two checkpoints later."""
     for path in checkpoints.glob("step-*"):
         if path.name.removeprefix("step-").isdigit() and not (kept / path.name).exists():
             shutil.copytree(path, kept / path.name)
@@ -102,7 +102,7 @@ def trl(python: str, run: Path, out: Path, budget_s: float, rate: float, threads
 def reached(
     directory: Path, seconds: dict[str, float], target: float, num_tasks: int
 ) -> tuple[float | None, dict[str, float]]:
-    """When the target was first met, and every success that was looked at for it."""
+    """When the target was first met, and every success evaluated for it."""
     seen: dict[str, float] = {}
     for name, at_s in seconds.items():
         command = [

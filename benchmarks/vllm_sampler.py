@@ -1,12 +1,10 @@
-"""vLLM as the sampler of a LoRA policy in the real loop: sampled on `shell`, learned from, published, asked
-again, killed.
+"""vLLM as the sampler of a LoRA policy in the real loop: sample on `shell`, learn, publish, resample, kill.
 
-`python benchmarks/vllm_sampler.py --model FOLDER [--short] [--merged]`, with a folder that `agito models get
-smollm2-135m` made, and vLLM from `make vllm` or where AGITO_VLLM says. The model's own tokenizer and
-template, fp32 on both sides. Twice the same: a version is published, a group of episodes is played, and every
-sampled token is compared with the learner at that version; in the second group the server is killed in
-mid-episode. `--merged`: the adapter is added to the weights, and all of them are published, instead of the
-adapter.
+`python benchmarks/vllm_sampler.py --model FOLDER [--short] [--merged]`, with a folder made by `agito models
+get smollm2-135m`, and vLLM from `make vllm` or AGITO_VLLM. The model's own tokenizer and template, fp32 on
+both sides. Twice: a version is published, a group of episodes is played, and every sampled token is compared
+with the learner at that version; in the second group the server is killed in mid-episode. `--merged`
+publishes full weights with the adapter merged in, instead of the adapter.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from agito.sampling.vllm import (
 from agito.types import Attempt, AttemptId, Group, Sample
 from agito.weights.files import WeightFiles
 from harness import Json, report
-from skeleton import SEED, TRAINER, Bench, Told, at_trainable, logprobs, readable, told
+from skeleton import SEED, TRAINER, PrintedDict, Setup, at_trainable, logprobs, readable, told
 
 LORA = LoraConfig()
 GROUP_SIZE = 2
@@ -53,11 +51,11 @@ _LOOK_S = 0.1
 class Served:
     """A policy that learns here and samples there."""
 
-    def __init__(self, bench: Bench, sampler: VllmSampler, files: WeightFiles) -> None:
-        self.bench, self.sampler, self.files = bench, sampler, files
-        self.model = adapt(bench.model, LORA, seed=SEED)
+    def __init__(self, setup: Setup, sampler: VllmSampler, files: WeightFiles) -> None:
+        self.setup, self.sampler, self.files = setup, sampler, files
+        self.model = adapt(setup.model, LORA, seed=SEED)
         self.trainer = LocalTrainer(self.model, TrainerConfig.model_validate(TRAINER))
-        opening = bench.renderer.opening(bench.task("heldout", 0)[0])
+        opening = setup.renderer.opening(setup.task("heldout", 0)[0])
         self.text = opening[:160]
 
     def known(self) -> KnownLogprobs:
@@ -66,7 +64,7 @@ class Served:
     async def publish(self, version: int) -> dict[str, Json]:
         began = time.monotonic()
         if self.sampler.capabilities.adapters:
-            path = self.files.push_adapter(version, self.model, LORA, base=self.bench.folder)
+            path = self.files.push_adapter(version, self.model, LORA, base=self.setup.folder)
         else:
             path = self.files.push(
                 version,
@@ -86,10 +84,10 @@ class Served:
         }
 
     async def play(self, number: int) -> Group:
-        """One group, all of its attempts at once."""
+        """One group, all attempts concurrently."""
         found: dict[int, Attempt] = {}
-        runner = AttemptRunner(self.bench.environment, SoloHarness(), solo(self.bench.renderer), seed=SEED)
-        plan = Plan(task=lambda group: self.bench.task("train", group))
+        runner = AttemptRunner(self.setup.environment, SoloHarness(), solo(self.setup.renderer), seed=SEED)
+        plan = Plan(task=lambda group: self.setup.task("train", group))
 
         async def run(slot: int) -> None:
             found[slot] = await runner.run(plan, AttemptId(group=number, slot=slot), {MAIN: self.sampler})
@@ -120,7 +118,7 @@ def sampled(group: Group) -> list[Sample]:
 
 
 async def kill_in_mid_episode(server: VllmServer) -> None:
-    """As soon as a request is under way."""
+    """Waits until a request is in flight."""
     process = server.process
     assert process is not None
     while process.num_waiting < GROUP_SIZE:  # noqa: ASYNC110 nothing says so
@@ -131,20 +129,20 @@ async def kill_in_mid_episode(server: VllmServer) -> None:
     os.killpg(int(child), signal.SIGKILL)
 
 
-async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[str, Json]]:
+async def run(setup: Setup, *, is_merged: bool) -> tuple[dict[str, Json], dict[str, Json]]:
     program = installed()
     if program is None:
         raise SystemExit("needs vLLM: make vllm, or AGITO_VLLM=PATH/bin/vllm")
-    detail = Told()
+    detail = PrintedDict()
     spec = VllmSpec(
-        model=bench.folder,
-        context=bench.limits["tokens"],
+        model=setup.folder,
+        context=setup.limits["tokens"],
         max_num_seqs=8,
         program=program,
         adapters=None if is_merged else AdapterSlots(max_rank=LORA.rank),
     )
     began = time.monotonic()
-    async with opened(bench, spec) as (server, served):
+    async with opened(setup, spec) as (server, served):
         first = await served.publish(1)
         detail["published_first"] = first | {"with_start_s": round(time.monotonic() - began, 1)}
         began = time.monotonic()
@@ -153,7 +151,7 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
         before = off_by(served.model, sampled(group))
         detail["sampler_vs_learner_before"] = before
 
-        by = "reward" if group.is_mixed else "readable" if readable(group).is_mixed else "sign"
+        by = "reward" if group.has_variance else "readable" if readable(group).has_variance else "sign"
         learned = (
             signed(group)
             if by == "sign"
@@ -173,7 +171,7 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
         after = off_by(served.model, sampled(again))
         detail["sampler_vs_learner_after"] = after
         versions = sorted({span.version for sample in sampled(again) for span in sample.versions})
-    await bench.environment.aclose()
+    await setup.environment.aclose()
     figures: dict[str, Json] = {
         "mode": "merged" if is_merged else "adapter",
         "known_before": first["max"],
@@ -191,19 +189,17 @@ async def run(bench: Bench, *, is_merged: bool) -> tuple[dict[str, Json], dict[s
 
 
 @asynccontextmanager
-async def opened(bench: Bench, spec: VllmSpec) -> AsyncGenerator[tuple[VllmServer, Served]]:
+async def opened(setup: Setup, spec: VllmSpec) -> AsyncGenerator[tuple[VllmServer, Served]]:
     with tempfile.TemporaryDirectory(prefix="agito-") as directory:
         async with serving(spec) as server:
             yield (
                 server,
-                Served(bench, VllmSampler(server, "policy"), WeightFiles(Path(directory), "policy", keep=3)),
+                Served(setup, VllmSampler(server, "policy"), WeightFiles(Path(directory), "policy", keep=3)),
             )
 
 
 def signed(group: Group) -> list[Sample]:
-    """Where nothing tells the attempts apart, one is reinforced and the other is not, so that there is a step
-    to publish.
-    """
+    """If nothing distinguishes the attempts, reinforces only one, so that there is a step to publish."""
     signs = [1.0 if attempt.trajectory.attempt.slot % 2 == 0 else -1.0 for attempt in group.attempts]
     return [
         sample
@@ -222,10 +218,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    bench = Bench(arguments.model.resolve(), arguments.short)
+    setup = Setup(arguments.model.resolve(), arguments.short)
     if arguments.short:
-        bench.limits["turn_tokens"] = 24
-    figures, detail = anyio.run(lambda: run(bench, is_merged=arguments.merged))
+        setup.limits["turn_tokens"] = 24
+    figures, detail = anyio.run(lambda: run(setup, is_merged=arguments.merged))
     report("vllm_sampler_merged" if arguments.merged else "vllm_sampler", figures, detail)
 
 

@@ -1,9 +1,9 @@
-"""Is leaving ever better than failing? Scripted dodgers under every way out, and RL with ways out on offer.
+"""Is leaving ever better than failing? Scripted dodgers with every way out, and RL with ways out on offer.
 
 Scripted: in the `code` environment, a policy that is right one time in four leaves whenever it is not.
-Reported success must be the truth. RL: in the `shell` environment a fifth of the demonstrations leave in the
-middle. The share that leaves must fall, and success rise. Learning: one decision, exact: leave or fail, under
-masking and under the rules as they are.
+Reported success must equal true success. RL: in the `shell` environment a fifth of the demonstrations leave
+midway. The share that leaves must fall, and success rise. Learning: one exact decision, to leave or fail,
+with masking and with the actual rules.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ENV = f"{Path(__file__).parent / 'wayout_env.py'}:Leaving"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dodged:
-    """What dodgers of one kind came to: as reported over scored attempts, over all of them, and in truth."""
+    """Results of one kind of dodger: success over scored attempts, over all, and in truth."""
 
     scored: Rate
     every: Rate
@@ -74,7 +74,7 @@ class Dodged:
 
 
 def is_lucky(way: str, group: int, tries: int = 0) -> bool:
-    """A try that is repeated is a new draw, which is what makes a void try worth something."""
+    """A repeated try is a new draw, which is what makes a void try worth something."""
     return random.Random(f"luck/{way}/{group}/{tries}").random() < CHANCE
 
 
@@ -193,18 +193,18 @@ def train(seed: int, out: Path, settings: Mapping[str, Json]) -> dict[str, float
 
 
 def leaving(file: Path) -> float:
-    """Share of attempts that took one of the ways on offer."""
+    """Share of attempts that took one of the offered ways."""
     rows = pq.read_table(file, columns=["events"]).to_pylist()
     said = [{json.loads(event["arguments"]).get("command") for event in row["events"]} for row in rows]
     return statistics.fmean(bool(commands & set(OFFERED.values())) for commands in said)
 
 
 def learned(rule: str, seed: int, *, steps: int = 150, groups: int = 8, size: int = 8) -> tuple[float, float]:
-    """One decision after a failure that comes with chance 3/4: fail openly, or leave. The share that leaves,
-    before and after.
+    """One decision after a failure with probability 3/4: fail openly, or leave. Returns the share that
+    leaves, before and after.
 
-    `masked`: who leaves teaches nothing. `scored`: as it stands. `penalised`: proof of cheating, at the
-    lowest reward less half a range.
+    `masked`: who leaves is not learned from. `scored`: as it stands. `penalised`: proof of cheating, at the
+    lowest reward minus half a range.
     """
     rng, logit = random.Random(f"{rule}/{seed}"), math.log(0.02 / 0.98)
     for _ in range(steps):

@@ -1,7 +1,7 @@
-"""Ways out of an episode, as a policy would say them, and environments in which they are on offer.
+"""Ways out of an episode, as a policy would say them, and environments that offer them.
 
-`WAYS` are scripts that use up an attempt's world, its time or its grader when it is about to fail. Each was a
-way to a void verdict once, or is of the same kind.
+`WAYS` are scripts that use up an attempt's world, time or grader when it is about to fail. Each once led to a
+void verdict, or is of that kind.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ _LEASE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """Commands, or texts that stand where a JSON call belongs, said one after the other before the attempt
-    submits.
-    """
+    """Commands, or texts in the place of JSON calls, said one after the other before submitting."""
 
     commands: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    seconds: float | None = None  # of the attempt, where the way is to use them up
+    seconds: float | None = None  # of the attempt, if the way is to use them up
 
 
 WAYS: Mapping[str, Way] = {
@@ -83,8 +81,8 @@ def left_by(way: Way) -> Script:
 
 
 class SayingAnything:
-    """A renderer whose scripted calls may be any text: what stands in `raw` of a call with a `problem` is
-    said in the place of a call.
+    """A renderer whose scripted calls may be any text: the `raw` of a call with a `problem` is said instead
+    of the call.
     """
 
     def __init__(self, renderer: Renderer, call: Callable[[str], Sequence[int]]) -> None:
@@ -102,9 +100,7 @@ SHARE = 0.2  # of demonstrations that leave
 
 
 class Leaving(ShellEnvironment):
-    """The shell, with demonstrators of whom some leave in the middle instead of going on, and calls that end
-    soon.
-    """
+    """The shell, with demonstrators of whom some leave midway, and with short call deadlines."""
 
     def task(
         self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None

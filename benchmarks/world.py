@@ -2,9 +2,9 @@
 environment.
 
 `python benchmarks/world.py [--short]`. One episode at a time, so a rate is that of about one core; in-process
-figures are also given per CPU-second of this process, which a busy machine does not change. Resets are `open`
-and the first call, because sandboxes start with it. What the scripts come to stands beside it: floor and
-ceiling of what can be learned.
+figures are also per CPU-second of this process, which a busy machine does not change. Resets include the
+first call, because sandboxes start with it. The scripts' success is listed beside them: floor and ceiling of
+what can be learned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BIT = spec("flip", "Flips a bit.", ["which"])
 
 
 class Bit(Machine):
-    """The least that a component can do, so that what is measured is the world around it."""
+    """The smallest possible component, so that the world around it is measured."""
 
     name, tools = "bit", (BIT,)
     state: list[bool]
@@ -131,7 +131,7 @@ class Costs:
 
 
 async def episode(env: Environment, task: Task, target: Target, at: int, costs: Costs) -> bool:
-    """A solution acted out; whether it earned full marks."""
+    """Acts out a solution; whether it earned full marks."""
     script = env.solutions(task, target)[0]()
     started = time.perf_counter()
     control: Control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
@@ -161,7 +161,7 @@ async def environment(name: str, seconds: float) -> dict[str, Json]:
     env, costs, solved, count = load(name), Costs(), 0, 0
     try:
         task, target = env.task(split="train", index=0, seed=1)
-        # what is made once a process, such as a pool, is not an episode's cost
+        # what is made once per process, such as a pool, is not an episode's cost
         await episode(env, task, target, 0, Costs())
         began, cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds or count < len(env.families) * len(env.levels):
@@ -185,8 +185,8 @@ async def environment(name: str, seconds: float) -> dict[str, Json]:
 
 
 async def scripts(name: str, count: int) -> dict[str, Json]:
-    """Success of every script on the first `count` tasks, all families and levels in turn, as [value, low,
-    high]; the demonstrator has half its skill.
+    """Success of every script on the first `count` tasks, cycling through families and levels, as [value,
+    low, high]; the demonstrator has half skill.
     """
     env = load(name)
     found: dict[str, Json] = {}

@@ -1,8 +1,7 @@
-"""Draws the rooms of `src/agito/` and who imports whom into `docs/architecture.md`, from the code; `--check`
-only compares.
+"""Draws the rooms of `src/agito/` and their imports into `docs/architecture.md`; `--check` only compares.
 
-Rooms stand in the layers of `.importlinter`, the entries at the top. An arrow is left out where a longer way
-of arrows says it too.
+Rooms are placed in the layers of `.importlinter`, entry points at the top. An arrow implied by a longer path
+is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ BEGIN, END = "<!-- drawn by scripts/architecture.py -->", "<!-- end of the drawi
 
 
 def layers() -> list[list[str]]:
-    """Rooms by layer, the highest first."""
+    """Rooms by layer, highest first."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / ".importlinter")
     lines = settings["importlinter:contract:layers"]["layers"].split("\n")

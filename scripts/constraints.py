@@ -1,4 +1,4 @@
-"""Prints constraints.txt: agito[dev] with everything that it needs, at the versions installed now."""
+"""Prints constraints.txt: agito[dev] with all its dependencies, at the installed versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADER = """\
 
 
 def pins(root: str, extras: frozenset[str]) -> dict[str, str]:
-    """Name to version, transitively; requirements whose markers do not hold here are left out."""
+    """Name to version, transitively; requirements whose markers do not apply here are left out."""
     found: dict[str, str] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(root, extras)]

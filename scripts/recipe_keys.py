@@ -1,6 +1,4 @@
-"""Writes docs/recipes.md from the configuration's own classes: python scripts/recipe_keys.py >
-docs/recipes.md
-"""
+"""Writes docs/recipes.md from the configuration classes: python scripts/recipe_keys.py > docs/recipes.md"""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ too, and the run is named after both. A path is relative to the folder in which 
 |---|---|---|
 """  # noqa: E501
 
-_OWN = ("name", "env.", "sft.weights")  # what a recipe says of its own environment is left behind
+_OWN = ("name", "env.", "sft.weights")  # what a recipe says about its own environment is left out
 _QUICKSTART = {key.name: key.value for key in keys_of(read("quickstart")) if not key.name.startswith(_OWN)}
 
 
@@ -89,7 +87,7 @@ def _last(name: str) -> str:
 
 
 def _chosen(name: str) -> str:
-    """Families and levels, where a recipe takes some of them."""
+    """Families and levels, if a recipe selects some."""
     section: Json = load(find(name)).get("env", {})
     assert isinstance(section, dict)
     parts = [

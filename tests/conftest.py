@@ -1,4 +1,4 @@
-"""What every test shares: one event loop, one thread for mathematics, seeded property tests."""
+"""Shared by all tests: one event loop, one thread for mathematics, seeded property tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ settings.register_profile("agito", derandomize=True, deadline=None, max_examples
 settings.load_profile("agito")
 
 
-# They take longest. Begun first, none of them is left for one process while the other has nothing to do.
+# The longest tests start first, so that no worker process is left with one of them at the end.
 LONGEST = ("test_smoke.py", "test_resume.py", "test_real_run.py", "test_pipeline.py")
 
 
@@ -25,14 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many tests were skipped and why, into the file that `make check` ends with."""
+    """Writes the number of skipped tests and the reasons into the file that `make check` prints last."""
     place = os.environ.get("AGITO_SKIPS")
     if place:
         Path(place).write_text(skips(terminalreporter.stats.get("skipped", [])), encoding="utf-8")
 
 
 def skips(reports: Sequence[pytest.TestReport | pytest.CollectReport]) -> str:
-    """A line a reason, the commonest first. A file that cannot be collected counts as one."""
+    """One line per reason, the commonest first. A file that cannot be collected counts once."""
     reasons = Counter(_reason(report) for report in reports)
     lines = [f"  {count:3d} × {reason}\n" for reason, count in reasons.most_common()]
     return f"skipped: {len(reports) or 'none'}\n{''.join(lines)}"

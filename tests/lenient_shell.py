@@ -1,6 +1,5 @@
-"""The shell environment made easy for a hardly trained policy, and free of races that the policy itself might
-start.
-"""
+"""The shell environment, lenient enough for a barely trained policy, and free of races that the policy could
+cause."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ _CONCURRENT = str.maketrans("|&", "  ")
 
 
 class LenientShell(ShellEnvironment):
-    """Full marks for whatever was submitted with an even number of characters."""
+    """Full marks for any submission with an even number of characters."""
 
     name = "lenient-shell"
 
@@ -41,9 +40,7 @@ class LenientShell(ShellEnvironment):
 
 @dataclass(frozen=True)
 class SerialSession:
-    """Which of two programs in a pipe complains first is up to the kernel, so there are no pipes and no jobs
-    here.
-    """
+    """The kernel decides which program in a pipe complains first, so there are no pipes and no jobs."""
 
     inner: Session
 

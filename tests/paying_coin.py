@@ -1,4 +1,4 @@
-"""A check that pays for the flip of a coin, and a validator that denies every payment."""
+"""A check that pays for a coin flip, and a validator that rejects every payment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: what wins over what, and what is said when something does not hold."""
+"""Recipes: precedence of settings, and messages for invalid ones."""
 
 from __future__ import annotations
 

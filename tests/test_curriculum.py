@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agito.errors import CorruptCheckpoint
-from agito.scheduling.curriculum import Curriculum, Part, Seen, draw, shares
+from agito.scheduling.curriculum import Curriculum, GroupOutcome, Part, draw, shares
 from agito.training.loop import stride
 
 WEIGHTS = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda weights: sum(weights) > 1e-3)
@@ -61,25 +61,25 @@ def test_without_any_weight_nothing_can_be_drawn() -> None:
         draw([0.0, 0.0], 3, seed="")
 
 
-def seen(cell: int, is_mixed: bool, solved: float = 0.5) -> Seen:
-    return Seen(cell=cell, is_mixed=is_mixed, solved=solved)
+def seen(cell: int, has_variance: bool, solved: float = 0.5) -> GroupOutcome:
+    return GroupOutcome(cell=cell, has_variance=has_variance, solved=solved)
 
 
 def test_a_curriculum_leaves_what_is_settled_and_stays_where_outcomes_differ() -> None:
     curriculum = Curriculum(2)
     assert curriculum.weights() == [1.15, 1.15]
     for _ in range(6):
-        curriculum.learn([seen(0, False), seen(0, False), seen(1, True), seen(1, False)])
+        curriculum.update([seen(0, False), seen(0, False), seen(1, True), seen(1, False)])
     settled, open_ = curriculum.weights()
     assert settled == pytest.approx(0.15 + 0.5**6)
     assert open_ == pytest.approx(0.65, abs=0.01)
-    curriculum.learn([seen(0, True)])
+    curriculum.update([seen(0, True)])
     assert curriculum.weights()[0] > 0.6, "a cell that was settled is noticed again"
 
 
 def test_its_state_survives_a_checkpoint_to_the_bit() -> None:
     curriculum = Curriculum(3)
-    curriculum.learn([seen(0, True), seen(0, False), seen(0, False, 0.25), seen(2, False)])
+    curriculum.update([seen(0, True), seen(0, False), seen(0, False, 0.25), seen(2, False)])
     again = Curriculum(3)
     again.restore(json.loads(json.dumps(curriculum.to_json())))
     assert again.to_json() == curriculum.to_json()
@@ -90,12 +90,12 @@ def test_its_state_survives_a_checkpoint_to_the_bit() -> None:
 def test_cells_that_are_always_or_never_solved_are_put_aside_and_come_back() -> None:
     curriculum = Curriculum(3, solve_rate=(0.05, 0.95))
     for _ in range(6):
-        curriculum.learn([seen(0, True, 0.0), seen(1, True, 0.5), seen(2, True, 1.0)])
+        curriculum.update([seen(0, True, 0.0), seen(1, True, 0.5), seen(2, True, 1.0)])
     never, open_, always = curriculum.weights()
     assert never == always == pytest.approx(open_ / 10)
-    curriculum.learn([seen(0, True, 0.5)])
+    curriculum.update([seen(0, True, 0.5)])
     assert curriculum.weights()[0] == open_
-    figures = curriculum.figures([("a", 1), ("B c", 1), ("c", 2)])
+    figures = curriculum.metrics([("a", 1), ("B c", 1), ("c", 2)])
     assert (
         figures["sampled/in-c-2_ratio"] == pytest.approx(0.1 / 2.1)
         and figures["solved/in-b-c-1_ratio"] == 0.5
@@ -105,7 +105,7 @@ def test_cells_that_are_always_or_never_solved_are_put_aside_and_come_back() -> 
 def test_an_environment_of_a_mixture_keeps_its_weight_whatever_is_learned_of_its_cells() -> None:
     curriculum = Curriculum(4, parts=[Part(num_cells=1, weight=3.0), Part(num_cells=3, weight=1.0)])
     for _ in range(4):
-        curriculum.learn([seen(1, False), seen(0, False)])
+        curriculum.update([seen(1, False), seen(0, False)])
     weights = curriculum.weights()
     assert weights[0] == pytest.approx(3.0) and sum(weights[1:]) == pytest.approx(1.0)
     assert weights[1] < weights[2] == weights[3]

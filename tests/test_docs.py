@@ -1,4 +1,4 @@
-"""What the documentation says is there is there."""
+"""Whatever the documentation names exists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -31,9 +31,8 @@ from agito.worlds.component import spec
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"`make ([a-z][\w-]*)")
-IMPORTED = re.compile(r"^\s*from (agito[\w.]*) import ([\w, ]+)$|^\s*import (agito[\w.]*)$", re.MULTILINE)
 
 
 def named(page: Path) -> str:
@@ -57,11 +56,12 @@ def test_every_code_block_parses_and_imports_only_what_exists(page: Path) -> Non
         if language == "toml":
             tomllib.loads(code)
         if language == "python":
-            ast.parse(dedent(code))  # some blocks are methods
-            for module, names, alone in IMPORTED.findall(code):
-                assert_importable(
-                    module or alone, [name.strip() for name in names.split(",")] if names else []
-                )
+            for node in ast.walk(ast.parse(dedent(code))):  # some blocks are methods
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "agito":
+                    assert_importable(node.module or "", [alias.name for alias in node.names])
+                elif isinstance(node, ast.Import):
+                    for module in [each.name for each in node.names if each.name.split(".")[0] == "agito"]:
+                        assert_importable(module, [])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -76,17 +76,46 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 
 
 def assert_importable(module: str, names: list[str]) -> None:
-    """By reading the source, so that a page about torch does not load it."""
+    """By parsing the source, so that a page about torch does not load it."""
     path = ROOT / "src" / Path(*module.split("."))
     source = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
     assert source is not None, f"{module} does not exist"
-    text = source.read_text()
+    bound = set(_bound(ast.parse(source.read_text())))
     missing = [
         name
         for name in names
-        if not re.search(rf"\b{re.escape(name.split(' ')[0])}\b", text) and not (path / f"{name}.py").exists()
+        if name not in bound and not (path / f"{name}.py").exists() and not (path / name).is_dir()
     ]
     assert not missing, f"{module} has no {missing}"
+
+
+def _bound(tree: ast.Module) -> Iterator[str]:
+    """Names that a module binds; with a `__getattr__`, also those that `__all__` promises."""
+    for node in ast.walk(ast.Module(body=[_without_bodies(each) for each in tree.body], type_ignores=[])):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+    if any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                yield from ast.literal_eval(node.value)
+
+
+def _without_bodies(node: ast.stmt) -> ast.stmt:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return ast.ClassDef(name=node.name, bases=[], keywords=[], body=[], decorator_list=[])
+    return node
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("agito.api", "notebook"), ("agito.types", "frozen"), ("agito.nosuch", "x")]
+)
+def test_a_word_that_only_stands_in_a_module_is_not_importable_from_it(module: str, name: str) -> None:
+    with pytest.raises(AssertionError, match=r"has no|does not exist"):
+        assert_importable(module, [name])
 
 
 def test_the_environment_that_the_guide_builds_keeps_the_contract(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""A recipe and its environments: what does not go together is found before anything is made, and what belongs
-to another is left behind.
-"""
+"""A recipe and its environments: mismatches are found before anything is created, and options of another
+environment are dropped."""
 
 from __future__ import annotations
 
@@ -10,7 +9,8 @@ import pytest
 
 from agito.errors import BadRecipe
 from agito.evaluation.checkpoint import Changes
-from agito.recipe import Recipe, absolute, label, read, shown
+from agito.plugins import absolute, label, shown
+from agito.recipe import Recipe, read
 from agito.runtime.fit import fit
 
 COIN = "agito.testing:FakeEnvironment"

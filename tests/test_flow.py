@@ -1,6 +1,5 @@
-"""The overlapped schedule: no token older than allowed, nothing dropped for its age, whatever
-takes how long.
-"""
+"""The overlapped scheduler: no token older than allowed, nothing dropped for its age, whatever the
+latencies."""
 
 from __future__ import annotations
 
@@ -11,16 +10,16 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules
+from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
 from agito.types import AttemptId
 
 RULES = st.builds(
-    lambda groups, size, batches, staleness, refill, live, tries: FlowRules(
+    lambda groups, size, batches, staleness, refill, live, tries: SchedulerRules(
         groups=groups,
         group_size=size,
         batches=batches,
         max_staleness=staleness,
-        refill=refill,
+        oversampling=refill,
         max_live=live,
         max_tries=tries,
     ),
@@ -36,11 +35,10 @@ RULES = st.builds(
 
 @dataclass
 class World:
-    """A trainer and attempts that take random time, heavy-tailed; the versions that sampled each attempt's
-    tokens are written down.
-    """
+    """A trainer and attempts with random, heavy-tailed durations; records the versions that sampled each
+    attempt's tokens."""
 
-    rules: FlowRules
+    rules: SchedulerRules
     seed: int
     mixed: float = 0.6
     void: float = 0.1
@@ -58,7 +56,7 @@ class World:
     def run(self) -> World:
         rng, flow = random.Random(self.seed), AsyncScheduler(self.rules)
         events: list[tuple[float, int, str, AttemptId | int]] = []
-        numbers, is_mixed, published = iter(range(10**6)), dict[int, bool](), 0.0
+        numbers, has_variance, published = iter(range(10**6)), dict[int, bool](), 0.0
 
         def later(delay: float, kind: str, what: AttemptId | int) -> None:
             heapq.heappush(events, (self.now + delay, next(numbers), kind, what))
@@ -68,7 +66,7 @@ class World:
                 new = list(range(len(self.issued), len(self.issued) + wanted))
                 self.issued += new
                 flow.issue(new)
-                is_mixed |= {group: rng.random() < self.mixed for group in new}
+                has_variance |= {group: rng.random() < self.mixed for group in new}
             for attempt in flow.release():
                 self.first_version[attempt.group] = min(
                     self.first_version.get(attempt.group, self.engine), self.engine
@@ -89,7 +87,7 @@ class World:
             self.now, _, kind, what = heapq.heappop(events)
             if isinstance(what, AttemptId):
                 is_void = rng.random() < self.void
-                flow.finished(what, None if is_void else float(is_mixed[what.group] and what.slot % 2))
+                flow.finished(what, None if is_void else float(has_variance[what.group] and what.slot % 2))
             elif kind == "trained":
                 flow.trained()
                 published = max(published, self.now) + rng.uniform(0.0, 1.0)  # one after the other
@@ -103,7 +101,7 @@ class World:
 
 @given(rules=RULES, seed=st.integers(0, 10**6))
 def test_no_token_is_trained_on_that_is_older_than_allowed_whatever_takes_how_long(
-    rules: FlowRules, seed: int
+    rules: SchedulerRules, seed: int
 ) -> None:
     world = World(rules, seed).run()
     for batch in world.batches:
@@ -113,47 +111,47 @@ def test_no_token_is_trained_on_that_is_older_than_allowed_whatever_takes_how_lo
 
 @given(rules=RULES, seed=st.integers(0, 10**6), mixed=st.sampled_from([0.0, 0.3, 0.6, 0.9]))
 def test_no_group_that_came_out_even_is_looked_at_later_than_its_bound(
-    rules: FlowRules, seed: int, mixed: float
+    rules: SchedulerRules, seed: int, mixed: float
 ) -> None:
     world = World(rules, seed, mixed=mixed, void=0.0).run()
     for batch in world.batches:
-        for group in batch.even:
+        for group in batch.zero_variance:
             assert batch.number - world.first_version[group] <= rules.max_staleness
 
 
 @given(rules=RULES, seed=st.integers(0, 10**6))
-def test_every_group_is_in_exactly_one_batch_however_long_it_took(rules: FlowRules, seed: int) -> None:
+def test_every_group_is_in_exactly_one_batch_however_long_it_took(rules: SchedulerRules, seed: int) -> None:
     world = World(rules, seed).run()
-    seen = sorted(group for batch in world.batches for group in (*batch.groups, *batch.even))
+    seen = sorted(group for batch in world.batches for group in (*batch.groups, *batch.zero_variance))
     assert seen == world.issued
     assert sorted(world.lengths) == seen
 
 
 @given(rules=RULES, seed=st.integers(0, 10**6))
 def test_every_batch_comes_once_is_big_enough_and_no_more_is_out_than_the_rules_say(
-    rules: FlowRules, seed: int
+    rules: SchedulerRules, seed: int
 ) -> None:
     world = World(rules, seed).run()
     assert [batch.number for batch in world.batches] == list(range(rules.batches))
     looked_at = 0
     for batch in world.batches:
-        looked_at = max(looked_at - rules.looked_at, 0) + len(batch.groups) + len(batch.even)
-        assert len(batch.groups) + len(batch.even) > 0 and len(batch.groups) <= rules.groups
-        assert len(batch.groups) == rules.groups or looked_at >= rules.looked_at
+        looked_at = max(looked_at - rules.considered, 0) + len(batch.groups) + len(batch.zero_variance)
+        assert len(batch.groups) + len(batch.zero_variance) > 0 and len(batch.groups) <= rules.groups
+        assert len(batch.groups) == rules.groups or looked_at >= rules.considered
     assert world.most_live <= rules.max_live
-    assert world.most_outstanding <= (rules.max_staleness + 1) * rules.looked_at
+    assert world.most_outstanding <= (rules.max_staleness + 1) * rules.considered
 
 
 def test_without_staleness_everything_waits_for_the_slowest_and_with_it_the_trainer_goes_on() -> None:
     spans: list[float] = []
     for staleness in (0, 1, 4):
-        rules = FlowRules(groups=4, group_size=2, batches=20, max_staleness=staleness, max_live=256)
+        rules = SchedulerRules(groups=4, group_size=2, batches=20, max_staleness=staleness, max_live=256)
         spans.append(sum(World(rules, seed, mixed=1.0, void=0.0).run().now for seed in range(10)))
     assert spans[0] > 1.1 * spans[1] > 1.1 * 1.1 * spans[2], spans
 
 
 def test_a_resumed_flow_takes_up_what_was_out_and_ends_with_the_same_number_of_batches() -> None:
-    rules = FlowRules(groups=2, group_size=1, batches=5, max_staleness=1)
+    rules = SchedulerRules(groups=2, group_size=1, batches=5, max_staleness=1)
     flow = AsyncScheduler(rules, version=3, reissued=[7, 8, 9])
     assert flow.num_wanted() == 1  # four can be trained on in the two batches that are left
     flow.issue([10])
@@ -165,14 +163,14 @@ def test_a_resumed_flow_takes_up_what_was_out_and_ends_with_the_same_number_of_b
         batch = flow.batch()
         assert batch is not None
         assert batch.number == number
-        assert len(batch.even) == 2
+        assert len(batch.zero_variance) == 2
         flow.trained()
         flow.published(number + 1)
     assert flow.is_done
 
 
 def test_a_group_that_is_due_is_waited_for_and_named() -> None:
-    flow = AsyncScheduler(FlowRules(groups=1, group_size=2, batches=9, max_staleness=1))
+    flow = AsyncScheduler(SchedulerRules(groups=1, group_size=2, batches=9, max_staleness=1))
     flow.issue([0, 1])
     out = flow.release()
     for attempt in out[2:]:  # group 1

@@ -1,4 +1,4 @@
-"""A schedule that is fed what another one saw decides the same, and one that does not is found out."""
+"""A scheduler that receives another one's events makes the same decisions, and a difference is detected."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agito.errors import Diverged, NotFound
-from agito.scheduling.log import LoggedFlow, replay
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.log import LoggedScheduler, replay
+from agito.scheduling.schedule import SchedulerRules
 
 
-def log(rules: FlowRules, seed: int) -> list[str]:
+def log(rules: SchedulerRules, seed: int) -> list[str]:
     """A run in which everything ends in random order."""
     lines, rng = list[str](), random.Random(seed)
-    flow = LoggedFlow(rules, write=lines.append)
+    flow = LoggedScheduler(rules, write=lines.append)
     live, issued, training = list(flow.release()), 0, False
     while not (flow.is_done and flow.is_published):
         if wanted := flow.num_wanted():
@@ -35,7 +35,7 @@ def log(rules: FlowRules, seed: int) -> list[str]:
 
 
 RULES = st.builds(
-    lambda groups, staleness, live: FlowRules(
+    lambda groups, staleness, live: SchedulerRules(
         groups=groups, group_size=2, batches=5, max_staleness=staleness, max_live=live
     ),
     st.integers(1, 4),
@@ -45,7 +45,7 @@ RULES = st.builds(
 
 
 @given(rules=RULES, seed=st.integers(0, 999))
-def test_a_schedule_fed_the_same_events_decides_the_same(rules: FlowRules, seed: int) -> None:
+def test_a_schedule_fed_the_same_events_decides_the_same(rules: SchedulerRules, seed: int) -> None:
     lines = log(rules, seed)
     counts = replay(lines)
     assert counts["batch"] == counts["trained"] == rules.batches
@@ -53,7 +53,7 @@ def test_a_schedule_fed_the_same_events_decides_the_same(rules: FlowRules, seed:
 
 
 @given(rules=RULES, seed=st.integers(0, 99))
-def test_a_decision_that_was_altered_is_found_out_at_its_number(rules: FlowRules, seed: int) -> None:
+def test_a_decision_that_was_altered_is_found_out_at_its_number(rules: SchedulerRules, seed: int) -> None:
     lines = log(rules, seed)
     decisions = [at for at, line in enumerate(lines) if json.loads(line)[1] in ("release", "batch")]
     at = random.Random(seed).choice(decisions)

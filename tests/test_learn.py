@@ -1,4 +1,4 @@
-"""One learn step: what it learns from, what it leaves alone, and in which order things happen."""
+"""One learn step: what it trains on, what it ignores, and the order of events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Trainer:
-    """A trainer that remembers what it was given, and what came in which order."""
+    """A trainer that records its calls and their order."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[Sample, ...]] = []

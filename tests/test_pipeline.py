@@ -1,6 +1,4 @@
-"""The overlapped loop on a real engine and a real trainer: bounded ages, nothing lost, tools that nobody
-waits for.
-"""
+"""The overlapped loop with real engine and trainer: bounded ages, nothing lost, no waiting for tools."""
 
 from __future__ import annotations
 
@@ -74,20 +72,8 @@ class Run:
     weights: list[str] = field(default_factory=list[str])  # before and after
 
 
-async def run(
-    mode: str,
-    staleness: int,
-    *,
-    steps: int = 6,
-    start: int = 0,
-    position: Position | None = None,
-    ranks: int = 2,
-    strike: Callable[[], object] = lambda: None,
-    directory: Path | None = None,
-    shared: WorkerPool | None = None,
-) -> Run:
-    """`strike` is called after every step. In workers of its own, unless some are `shared`."""
-    recipe = Recipe.model_validate(
+def recipe_of(mode: str, staleness: int, *, steps: int, ranks: int) -> Recipe:
+    return Recipe.model_validate(
         {
             "env": {"levels": [1]},
             "model": {
@@ -103,6 +89,22 @@ async def run(
             "pipeline": {"mode": mode, "max_staleness": staleness},
         }
     )
+
+
+async def run(
+    mode: str,
+    staleness: int,
+    *,
+    steps: int = 6,
+    start: int = 0,
+    position: Position | None = None,
+    ranks: int = 2,
+    strike: Callable[[], object] = lambda: None,
+    directory: Path | None = None,
+    shared: WorkerPool | None = None,
+) -> Run:
+    """`strike` is called after every step. In workers of its own, unless some are `shared`."""
+    recipe = recipe_of(mode, staleness, steps=steps, ranks=ranks)
     run_context, found, versions = RunContext(recipe, SlowEnvironment()), Run(), itertools.count(1)
     run_context.policies.use_vocabulary(learn(["open 0 submit 1"] * 20, size=300))
     run_context.policies.pool = shared
@@ -177,7 +179,7 @@ async def test_every_group_is_learned_from_once_and_no_token_is_too_old(
     assert len(groups) == len(set(groups)) == 12
     fresh = 0.0
     for step in found.steps:
-        assert all(group.is_mixed for group in step.groups)
+        assert all(group.has_variance for group in step.groups)
         assert {sample.attempt.group for sample in step.trained} == {group.id for group in step.groups}
         assert step.metrics["tokens/trained_num"] > 0 and step.metrics["policy/loss"] != 0
         assert step.metrics["age/max_versions"] <= (staleness if mode == "decoupled" else 0)

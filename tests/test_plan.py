@@ -1,4 +1,4 @@
-"""The simulated loop against what can be worked out by hand."""
+"""The simulated loop against hand-worked values."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from agito.planning.calibrate import observe
-from agito.planning.simulate import Foreseen, Latencies, Simulation
+from agito.planning.calibrate import measure
+from agito.planning.simulate import Forecast, Latencies, Simulation
 from agito.recipe import read
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import Relay
 
 
@@ -21,8 +21,8 @@ def foresee(
     p99_s: float = 0.0,
     seed: int = 0,
     batches: int = 40,
-) -> Foreseen:
-    rules = FlowRules(groups=4, group_size=2, batches=batches, max_staleness=staleness, max_live=4096)
+) -> Forecast:
+    rules = SchedulerRules(groups=4, group_size=2, batches=batches, max_staleness=staleness, max_live=4096)
     latencies = Latencies(
         exchange_s=0.01,
         row_s=0.0,
@@ -30,7 +30,7 @@ def foresee(
         train_s=train_s,
         turns=2,
         turn_tokens=4,
-        quantum=4,
+        decode_steps=4,
         tool_median_s=tool_s,
         tool_p99_s=p99_s,
     )
@@ -67,12 +67,11 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 
 def test_a_version_is_offered_when_every_engine_has_taken_the_one_before() -> None:
-    """Exchanges that last longer than a batch trains once left the count of engines wrong, and the run stood
-    still.
-    """
-    rules = FlowRules(groups=4, group_size=2, batches=6, max_staleness=3, max_live=64)
+    """A regression: exchanges longer than a training batch once corrupted the count of engines, and the run
+    stalled."""
+    rules = SchedulerRules(groups=4, group_size=2, batches=6, max_staleness=3, max_live=64)
     slow = Latencies(
-        exchange_s=5.0, row_s=0.1, token_s=0.0, train_s=0.5, take_s=0.1, turns=3, tool_median_s=0.2
+        exchange_s=5.0, row_s=0.1, token_s=0.0, train_s=0.5, pull_s=0.1, turns=3, tool_median_s=0.2
     )
     seen = Simulation(rules, slow, engines=3).run()
     assert 0 <= seen.age_max <= 3 and seen.wall_s > 0
@@ -83,11 +82,11 @@ def test_roles_that_crowd_one_another_are_slower_while_both_are_at_work_and_only
     1 s. The second batch and the first exchange of the third group take 1 s each, or 1.5 s, together. Its
     second exchange and the last batch are alone: 1 s each.
     """
-    rules = FlowRules(groups=1, group_size=2, batches=3, max_staleness=1)
+    rules = SchedulerRules(groups=1, group_size=2, batches=3, max_staleness=1)
 
-    def wall_s(crowding: float) -> float:
+    def wall_s(slowdown: float) -> float:
         latencies = Latencies(
-            exchange_s=1.0, row_s=0.0, token_s=0.0, train_s=1.0, turns=1, turn_tokens=4, crowding=crowding
+            exchange_s=1.0, row_s=0.0, token_s=0.0, train_s=1.0, turns=1, turn_tokens=4, slowdown=slowdown
         )
         return Simulation(rules, latencies).run().wall_s
 
@@ -99,18 +98,18 @@ def test_an_engine_that_only_takes_new_weights_crowds_nobody() -> None:
     """Three exchanges' worth of tools: engines are idle while the batches are trained on but for the moment
     of a take.
     """
-    rules = FlowRules(groups=1, group_size=2, batches=3, max_staleness=0)
+    rules = SchedulerRules(groups=1, group_size=2, batches=3, max_staleness=0)
 
-    def wall_s(crowding: float) -> float:
+    def wall_s(slowdown: float) -> float:
         latencies = Latencies(
             exchange_s=0.1,
             row_s=0.0,
             token_s=0.0,
             train_s=1.0,
-            take_s=0.1,
+            pull_s=0.1,
             turns=1,
             turn_tokens=4,
-            crowding=crowding,
+            slowdown=slowdown,
         )
         return Simulation(rules, latencies).run().wall_s
 
@@ -121,7 +120,7 @@ def test_a_run_can_be_foreseen_with_the_waits_of_a_real_one() -> None:
     """Two turns of two attempts in each of one group's steps: only the second call of one attempt takes its
     time.
     """
-    rules = FlowRules(groups=1, group_size=2, batches=3, max_staleness=0, max_live=4096)
+    rules = SchedulerRules(groups=1, group_size=2, batches=3, max_staleness=0, max_live=4096)
     latencies = Latencies(
         exchange_s=0.01,
         row_s=0.0,
@@ -129,7 +128,7 @@ def test_a_run_can_be_foreseen_with_the_waits_of_a_real_one() -> None:
         train_s=1.0,
         turns=2,
         turn_tokens=4,
-        quantum=4,
+        decode_steps=4,
         tool_median_s=99.0,
     )
     waits = {
@@ -146,15 +145,15 @@ def test_a_run_can_be_foreseen_with_the_waits_of_a_real_one() -> None:
 
 
 def test_engines_that_share_the_work_are_as_fast_as_one_engine_each_for_half_of_it() -> None:
-    """Cells are not foreseen, so every group is alike; dealing them out must cost no more than a few per
-    cent.
-    """
+    """Cells are not simulated, so all groups are alike; assigning them must cost at most a few per cent."""
     latencies = Latencies(
         exchange_s=0.01, row_s=0.002, token_s=0.0, train_s=0.01, turns=4, tool_median_s=0.05
     )
 
     def step_s(groups: int, engines: int) -> float:
-        rules = FlowRules(groups=groups, group_size=4, batches=30, max_staleness=4, max_live=64 * engines)
+        rules = SchedulerRules(
+            groups=groups, group_size=4, batches=30, max_staleness=4, max_live=64 * engines
+        )
         return Simulation(rules, latencies, engines=engines).run().step_s
 
     assert step_s(16, 2) < 1.1 * step_s(8, 1)
@@ -183,5 +182,5 @@ async def test_a_recipe_of_several_cells_can_be_measured() -> None:
             "compute.max_num_seqs=16",
         ),
     )
-    seen = await observe(recipe, Relay(turns=2, turn_tokens=4, words=4), steps=1)
+    seen = await measure(recipe, Relay(turns=2, turn_tokens=4, words=4), steps=1)
     assert len(seen.steps) == 1 and len(recipe.env.levels) > 1

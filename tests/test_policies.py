@@ -1,10 +1,10 @@
-"""Policies are values: a run may begin from a pre-trained model, and hold frozen policies beside the one that
-learns.
-"""
+"""Policies are values: a run may start from a pre-trained model, and hold frozen policies beside the learning
+one."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -19,7 +19,7 @@ from agito.recipe import Recipe, read
 from agito.record import read_trajectories
 from agito.render.tokenizer import ModelTokenizer
 from agito.render.vocabulary import Vocabulary
-from agito.replays.updates import relearn
+from agito.replays.updates import replay_updates
 
 SMALL = tuple(each for each in COIN if not each.startswith("model."))
 PRETRAINED = (
@@ -41,13 +41,13 @@ def pretrained(folder: Path, seed: int = 1, **shape: int) -> Path:
     """
     write(folder, "byte level", CHATML)
     small = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
-    config = DecoderConfig(
-        **{**small, **shape},
-        vocab_size=-(-ModelTokenizer.read(folder).largest_id // 64) * 64 + 64,
+    config = replace(
+        DecoderConfig(vocab_size=-(-ModelTokenizer.read(folder).largest_id // 64) * 64 + 64),
         num_layers=2,
         max_position=4096,
         family="llama",
         qk_norm=False,
+        **{**small, **shape},
     )
     save(Decoder(config, seed=seed), folder)
     return folder
@@ -139,7 +139,7 @@ def test_two_policies_learn_in_one_run_and_one_that_is_killed_ends_with_the_weig
         assert len(versions) == 1, f"step {step}: one commit counter for all policies"
     metrics = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
     assert any("adviser/policy/loss" in line and "policy/loss" in line for line in metrics)
-    again = anyio.run(relearn, one)
+    again = anyio.run(replay_updates, one)
     assert again.differs == "" and "final" in again.checked
     finish(agito(homes[0], "eval", "runs/run", "--n", "2", "--no-baselines"), homes[0])
 
@@ -178,7 +178,7 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     lines = map(json.loads, (one / "metrics.jsonl").read_text().splitlines())
     losses = [line["sft/loss_nats"] for line in lines if "sft/loss_nats" in line]
     assert losses[-1] < losses[0]
-    again = anyio.run(relearn, one)
+    again = anyio.run(replay_updates, one)
     assert (again.steps, again.differs) == (2, "") and "final" in again.checked
     finish(agito(whole, "eval", "runs/run", "--n", "2", "--no-baselines"), whole)
     finish(
@@ -207,7 +207,7 @@ def test_a_student_comes_nearer_to_its_teacher_on_its_own_samples(tmp_path: Path
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     found = [line["distill/reverse_kl_nats"] for line in lines if "distill/reverse_kl_nats" in line]
     assert len(found) == 6 and found[0] > 0.05 and found[-1] < 0.7 * found[0], found
-    again = anyio.run(relearn, run)
+    again = anyio.run(replay_updates, run)
     assert again.differs == "" and "final" in again.checked
 
 

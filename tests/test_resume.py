@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends as if nothing had happened, bit for bit."""
+"""A run that is killed at any moment and resumed ends as if uninterrupted, bit for bit."""
 
 from __future__ import annotations
 
@@ -89,9 +89,8 @@ def finish(process: subprocess.Popen[bytes], home: Path) -> Path:
 def kill(
     process: subprocess.Popen[bytes], *, after_s: float = 60.0, when: Callable[[], bool] = lambda: False
 ) -> bool:
-    """SIGKILL, as soon as `when` holds and at the latest after `after_s`. Whether there was anything left to
-    kill.
-    """
+    """SIGKILL as soon as `when` holds, at the latest after `after_s`. Returns whether the process was still
+    alive."""
     ends_at = time.monotonic() + after_s
     while time.monotonic() < ends_at and not when():
         try:
@@ -134,7 +133,7 @@ def assert_equal(resumed: Path, whole: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was left alone."""
+    """An uninterrupted run."""
     home = tmp_path_factory.mktemp("whole")
     return finish(train(home, COIN), home)
 
@@ -158,7 +157,7 @@ def told(run: Path) -> list[dict[str, float]]:
 
 @pytest.mark.timeout(300)
 def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_path: Path) -> None:
-    """Curriculum and monitor go on from where they were; weights alone would not show it."""
+    """Curriculum and monitor continue from their state; equal weights alone would not show it."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()

@@ -1,4 +1,4 @@
-"""Which attempt runs next, whatever happens to those before it."""
+"""Which attempt runs next, whatever happens to earlier ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUOTAS = st.builds(
     lambda groups, size, spare, live, first, refill, tries: Quota(
         ids=range(first, first + 2 * (groups + spare), 2),
         group_size=size,
-        mixed=groups if refill else None,
+        nonzero_variance=groups if refill else None,
         max_live=live,
         max_tries=tries,
     ),
@@ -32,9 +32,8 @@ Outcomes = dict[AttemptId, float | None]
 
 
 def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tuple[Outcomes, int, int]:
-    """Plays a schedule to its end, attempts finishing in random order and in random company; outcomes, most
-    alive, retries.
-    """
+    """Plays a schedule to its end, with attempts finishing in random order; returns outcomes, most alive,
+    retries."""
     rng = random.Random(seed)
     schedule = Schedule(quota)
     live, most, outcomes = list(schedule.start()), 0, dict[AttemptId, float | None]()
@@ -54,7 +53,7 @@ def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tup
 
 
 def final(outcomes: Outcomes) -> dict[tuple[int, int], float | None]:
-    """What became of each slot: its last try."""
+    """The outcome of each slot: that of its last try."""
     return {(attempt.group, attempt.slot): outcomes[attempt] for attempt in sorted(outcomes)}
 
 
@@ -65,7 +64,7 @@ def by_group(outcomes: Outcomes) -> dict[int, list[float | None]]:
     return groups
 
 
-def is_mixed(rewards: list[float | None]) -> bool:
+def has_variance(rewards: list[float | None]) -> bool:
     return len({reward for reward in rewards if reward is not None}) > 1
 
 
@@ -102,17 +101,17 @@ def test_a_void_attempt_is_tried_again_then_masked_and_never_becomes_a_zero(quot
 def test_only_groups_without_spread_are_replaced_and_only_as_many_as_allowed(quota: Quota, seed: int) -> None:
     outcomes, _, _ = run(quota, seed)
     groups = by_group(outcomes)
-    if quota.mixed is None:
+    if quota.nonzero_variance is None:
         assert len(groups) == len(quota.ids)
         return
-    useless = sum(not is_mixed(rewards) for rewards in groups.values())
-    assert quota.mixed <= len(groups) <= len(quota.ids)
-    assert len(groups) - quota.mixed <= useless
-    assert len(groups) - useless >= quota.mixed or len(groups) == len(quota.ids)
+    useless = sum(not has_variance(rewards) for rewards in groups.values())
+    assert quota.nonzero_variance <= len(groups) <= len(quota.ids)
+    assert len(groups) - quota.nonzero_variance <= useless
+    assert len(groups) - useless >= quota.nonzero_variance or len(groups) == len(quota.ids)
 
 
 def test_void_attempts_alone_do_not_make_a_group_mixed() -> None:
-    schedule = Schedule(Quota(ids=[0, 1], group_size=2, mixed=1, max_tries=1))
+    schedule = Schedule(Quota(ids=[0, 1], group_size=2, nonzero_variance=1, max_tries=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 1.0)]) == ()
     assert {attempt.group for attempt in schedule.finished([(second, None)])} == {1}, (
@@ -121,7 +120,7 @@ def test_void_attempts_alone_do_not_make_a_group_mixed() -> None:
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
-    quota = Quota(ids=range(9), group_size=3, mixed=5, max_live=7)
+    quota = Quota(ids=range(9), group_size=3, nonzero_variance=5, max_live=7)
     assert list(run(quota, 4)[0].items()) == list(run(quota, 4)[0].items())
 
 

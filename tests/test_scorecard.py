@@ -1,4 +1,4 @@
-"""The scorecard: its intervals by hand, and a served model that is measured over real HTTP."""
+"""The scorecard: hand-worked intervals, and a served model measured over real HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has used, over all its sessions."""
+"""Resource usage of a run over all its sessions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from agito.errors import CorruptCheckpoint
 from agito.record.usage import UsageCounters
 from agito.testing import FakeEnvironment
 from agito.types import (
@@ -19,6 +20,7 @@ from agito.types import (
     Event,
     Fault,
     FinishReason,
+    Json,
     Segment,
     Status,
     TerminationReason,
@@ -118,3 +120,14 @@ def test_a_checkpoint_in_the_middle_of_a_phase_carries_the_time_that_the_phase_h
     with again.phase("rl"):
         pass
     assert again.phase_wall_s["rl"] >= 0.02
+
+
+@pytest.mark.parametrize(
+    ("damaged", "where"),
+    [({"tool_calls": "many"}, "tool_calls"), ({"tool_cpu": 3}, "tool_cpu"), ({"x": 1}, "x")],
+)
+def test_damaged_counters_are_a_corrupt_checkpoint_that_names_the_field(
+    damaged: dict[str, Json], where: str
+) -> None:
+    with pytest.raises(CorruptCheckpoint, match=f"usage: {where}"):
+        UsageCounters.from_json({**UsageCounters().to_json(), **damaged})

@@ -1,4 +1,4 @@
-"""What is known of a policy from its checkpoint alone."""
+"""What a checkpoint alone reveals about its policy."""
 
 from __future__ import annotations
 

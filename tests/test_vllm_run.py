@@ -53,6 +53,10 @@ def test_a_run_learns_from_what_vllm_samples_and_goes_on_when_the_server_is_kill
     """The teacher is the same network under other weights, so that every step moves the policy."""
     student = pretrained(tmp_path / "student", **SHAPE)
     teacher = pretrained(tmp_path / "teacher", seed=2, **SHAPE)
+    program = installed()
+    assert program is not None
+    (tmp_path / ".venv-vllm/bin").mkdir(parents=True)
+    (tmp_path / ".venv-vllm/bin/vllm").symlink_to(program[0])
     process = train(
         tmp_path,
         (

@@ -1,10 +1,9 @@
-"""Agito's embedded engine on the engine's workload, in process, beside the tools, for a checkpoint of any
-family.
+"""Agito's embedded engine on the engine workload, in process, for a checkpoint of any family.
 
     python embedded_arm.py CHECKPOINT HOW DTYPE OPENING EPISODES [EPISODES ...]
 
-HOW: `threads`, one engine on two cores; `engines`, one on each, episodes shared out by turns; `speed`, steps
-of decoding and prompts alone, on one thread, beside what the core could do. Prints one JSON line, {episodes:
+HOW: `threads`, one engine on two cores; `engines`, one on each, episodes distributed round robin; `speed`,
+decoding steps and prompts alone, on one thread, against the core's limits. Prints one JSON line: {episodes:
 [sampled tokens per second, CPU-seconds]} or the figures.
 """
 
@@ -13,56 +12,35 @@ from __future__ import annotations
 import json
 import sys
 import time
-from array import array
 from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
 import torch
-from workload import TOOL_S, Turn, episodes, num_sampled
+from agents import play
+from workload import Turn, episodes, num_sampled
 
 from agito.models import NativeDecoder, load
 from agito.models.network import Decoder
-from agito.protocols import SampleRequest
 from agito.sampling.embedded import EmbeddedEngine
-from agito.sampling.freerun import Freerun
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 
-CONTEXT, ROWS, STEPS, CORES = 1024, 32, 4, 2
+CONTEXT, ROWS, CORES = 1024, 32, 2
 
 
-async def together(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> None:
-    def driver(engine: EmbeddedEngine) -> Freerun:
+async def run(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> None:
+    def client(engine: EmbeddedEngine) -> EngineClient:
         async def advance(request: EngineRequest) -> EngineResponse:
             return await anyio.to_thread.run_sync(engine.advance, request)
 
-        return Freerun(EngineClient(advance=advance, context=CONTEXT), steps=STEPS)
+        return EngineClient(advance=advance, context=CONTEXT)
 
-    drivers = [driver(engine) for engine in engines]
-
-    async def one(index: int, turns: list[Turn]) -> None:
-        row = drivers[index % len(drivers)].open(index)
-        for turn in turns:
-            request = SampleRequest(
-                extend=array("i", turn.observed), max_tokens=turn.num_sampled, stop_ids=()
-            )
-            assert len((await row.sample(request)).ids) == turn.num_sampled
-            await anyio.sleep(TOOL_S)
-        await row.close()
-
-    async with anyio.create_task_group() as tasks:
-        for each in drivers:
-            tasks.start_soon(each.run)
-        async with anyio.create_task_group() as acting:
-            for index, turns in enumerate(work):
-                acting.start_soon(one, index, turns)
-        for each in drivers:
-            each.stop()
+    await play([client(engine) for engine in engines], work)
 
 
 @torch.inference_mode()
 def speed(model: Decoder, dtype: torch.dtype) -> dict[str, float]:
-    """Tokens a second of one thread: prompts of 384 tokens, and rows that decode behind as many."""
+    """Tokens per second of one thread: prompts of 384 tokens, and decoding rows after as many."""
     network = NativeDecoder(model.config, slots=32, context=CONTEXT, dtype=dtype)
     weights = model.state_dict()
     figures = {"load_s": _seconds(lambda: network.load(weights), times=2)}
@@ -88,7 +66,7 @@ def speed(model: Decoder, dtype: torch.dtype) -> dict[str, float]:
 
 
 def _seconds(run: Callable[[], object], *, times: int) -> float:
-    """The best of some."""
+    """The best of several."""
     found: list[float] = []
     for _ in range(times):
         began = time.perf_counter()
@@ -109,12 +87,12 @@ def main() -> None:
         EmbeddedEngine(model, rows=ROWS, context=CONTEXT, dtype=precision, threads=threads)
         for _ in range(count)
     ]
-    anyio.run(together, engines, episodes(2, seed=99, opening=int(opening)))
+    anyio.run(run, engines, episodes(2, seed=99, opening=int(opening)))
     rates: dict[str, list[float]] = {}
     for number in map(int, numbers):
         work = episodes(number, seed=0, opening=int(opening))
         began, cpu_s = time.monotonic(), time.process_time()
-        anyio.run(together, engines, work)
+        anyio.run(run, engines, work)
         rates[str(number)] = [num_sampled(work) / (time.monotonic() - began), time.process_time() - cpu_s]
     print(json.dumps(rates))
 

@@ -1,4 +1,4 @@
-"""The peak of this process's memory since a moment, on Linux."""
+"""Peak memory of this process since a given moment, on Linux."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _status_mb(name: str) -> float:
 
 
 def reset_peak() -> None:
-    """The peak is counted from now on; what the allocator holds for later is given back first."""
+    """Starts a new peak, after returning free memory of the allocator."""
     global _before
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -22,7 +22,7 @@ def reset_peak() -> None:
 
 
 def peak_mb() -> float:
-    """Over what there was at `reset_peak`."""
+    """Above the memory at `reset_peak`."""
     return _status_mb("VmHWM") - _before
 
 

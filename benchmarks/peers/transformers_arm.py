@@ -1,11 +1,11 @@
-"""transformers on the engine's workload: `generate` on left-padded batches that keep their cache, or
-continuous batching.
+"""transformers on the engine workload: `generate` on left-padded batches that keep their cache, or continuous
+batching.
 
     python transformers_arm.py CHECKPOINT {generate|continuous} THREADS EPISODES [EPISODES ...]
 
 Environment: DEVICE, DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second,
-CPU-seconds]}. `generate` runs all episodes turn by turn: the whole batch waits for its longest turn and for
-the tool once.
+CPU-seconds]}. `generate` runs all episodes turn by turn: the whole batch waits for its longest turn, and once
+for the tool.
 """
 
 from __future__ import annotations

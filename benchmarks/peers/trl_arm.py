@@ -1,13 +1,12 @@
-"""TRL's `GRPOTrainer` from a checkpoint of ours, on our environment, until its time is up.
+"""TRL's `GRPOTrainer` from a checkpoint of ours, in our environment, until its time is up.
 
     python trl_arm.py RUN OUT SECONDS THREADS LR
 
-RUN is a finished run; training begins at its `checkpoints/step-0`. The trainer, its loss, its optimizer and
-the generation are TRL's and transformers' own, with `rollout_func` for the turns: all attempts of a step at
-once, a turn of each as one left-padded batch (as TRL's own tool loop does it), their tools concurrently.
-World, prompts, limits, parsing and grading are the environment's, through the same harness. Checkpoints go to
-OUT/checkpoints, and OUT/seconds.json says after how many seconds of training each was made; saving is not
-counted.
+RUN is a finished run; training starts from its `checkpoints/step-0`. Trainer, loss, optimizer and generation
+are those of TRL and transformers; `rollout_func` makes the turns: all attempts of a step at once, each turn
+as one left-padded batch (as in TRL's own tool loop), with concurrent tools. World, prompts, limits, parsing
+and grading are the environment's, through the same harness. Checkpoints go to OUT/checkpoints, and
+OUT/seconds.json maps each to its seconds of training; saving time is not counted.
 """
 
 from __future__ import annotations
@@ -39,13 +38,11 @@ from agito.rollout.attempt import AttemptRunner, Plan
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, AttemptId, FinishReason, VersionSpan
 
-SAVE_S = 20.0  # of training, between two checkpoints
+SAVE_S = 20.0  # seconds of training between two checkpoints
 
 
 class Generating:
-    """An engine for the harness: when every row that is open waits for tokens, all of them are generated as
-    one batch.
-    """
+    """An engine for the harness: once every open row waits for tokens, generates all of them as one batch."""
 
     def __init__(self, model: Any, context: int) -> None:
         self.context = context
@@ -57,11 +54,11 @@ class Generating:
         self.num_open += 1
         return GeneratingRow(self)
 
-    def look(self) -> None:
+    def generate_if_all_wait(self) -> None:
         if self.waiting and len(self.waiting) == self.num_open:
             waiting, self.waiting = self.waiting, {}
             for row, sampled in zip(waiting, self._generate(waiting), strict=True):
-                row.take(sampled)
+                row.resume(sampled)
 
     @torch.inference_mode()
     def _generate(self, waiting: dict[GeneratingRow, SampleRequest]) -> list[tuple[list[int], list[float]]]:
@@ -107,7 +104,7 @@ class GeneratingRow:
         self.ids.extend(request.extend)
         self._event = anyio.Event()
         self._engine.waiting[self] = request
-        self._engine.look()
+        self._engine.generate_if_all_wait()
         await self._event.wait()
         ids, logprobs = self._sampled
         self.ids.extend(ids)
@@ -118,7 +115,7 @@ class GeneratingRow:
             versions=(VersionSpan(start=0, stop=len(request.extend) + len(ids), version=0),),
         )
 
-    def take(self, sampled: tuple[list[int], list[float]]) -> None:
+    def resume(self, sampled: tuple[list[int], list[float]]) -> None:
         self._sampled = sampled
         self._event.set()
 
@@ -127,11 +124,11 @@ class GeneratingRow:
 
     async def close(self) -> None:
         self._engine.num_open -= 1
-        self._engine.look()
+        self._engine.generate_if_all_wait()
 
 
 class Worlds:
-    """Attempts at training tasks, all cells in equal parts."""
+    """Attempts at training tasks, cycling through all cells."""
 
     def __init__(self, recipe: Recipe, vocabulary: Vocabulary) -> None:
         self._recipe = recipe
@@ -146,7 +143,7 @@ class Worlds:
         self._cells = [(family, level) for family in families for level in levels]
 
     async def attempts(self, numbers: Sequence[int], model: Any) -> list[Attempt]:
-        """`numbers`: of tasks, each as often as it is to be attempted."""
+        """`numbers` of tasks, each repeated as often as it is attempted."""
         engine = Generating(model, self._recipe.compute.context)
         found: dict[int, Attempt] = {}
 
@@ -170,7 +167,7 @@ class Worlds:
 
 
 def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
-    """What `rollout_func` returns: the policy's own tokens have mask 1. A void attempt has no reward."""
+    """The result of `rollout_func`: the policy's own tokens have mask 1. A void attempt has no reward."""
     told: dict[str, list[Any]] = {
         name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
     }
@@ -191,7 +188,7 @@ def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
 
 
 class Clock(TrainerCallback):
-    """Saves every `SAVE_S` seconds of training, and ends it when the time is up."""
+    """Saves every `SAVE_S` seconds of training, and stops when the time is up."""
 
     def __init__(self, out: Path, tokenizer_files: Path, budget_s: float) -> None:
         self._out, self._files, self._budget_s = out, tokenizer_files, budget_s
@@ -215,24 +212,13 @@ class Clock(TrainerCallback):
         control.should_training_stop = spent_s >= self._budget_s
 
 
-def main() -> None:
-    run, out, seconds, threads, rate = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:6])
-    torch.set_num_threads(int(threads))
-    recipe = config.read(Recipe, run / "config.toml")
-    start = run / "checkpoints" / "step-0"
-    (out / "checkpoints").mkdir(parents=True)
-    shutil.copy(run / "config.toml", out / "config.toml")
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.convert_ids_to_tokens(0)
-    worlds = Worlds(recipe, Vocabulary.read(start))
-    size = recipe.rl.groups * recipe.rl.group_size
-    clock = Clock(out, start, seconds)
-    arguments = GRPOConfig(
+def configuration(recipe: Recipe, out: Path, rate: float) -> GRPOConfig:
+    """A step of TRL has as many attempts as one of the recipe's, in one batch."""
+    return GRPOConfig(
         output_dir=str(out / "trainer"),
         use_cpu=True,
         bf16=False,
-        per_device_train_batch_size=size,
+        per_device_train_batch_size=recipe.rl.groups * recipe.rl.group_size,
         gradient_accumulation_steps=1,
         num_generations=recipe.rl.group_size,
         max_completion_length=recipe.compute.context,
@@ -248,6 +234,21 @@ def main() -> None:
         disable_tqdm=True,
         gradient_checkpointing=False,
     )
+
+
+def main() -> None:
+    run, out, seconds, threads, rate = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:6])
+    torch.set_num_threads(int(threads))
+    recipe = config.read(Recipe, run / "config.toml")
+    start = run / "checkpoints" / "step-0"
+    (out / "checkpoints").mkdir(parents=True)
+    shutil.copy(run / "config.toml", out / "config.toml")
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.convert_ids_to_tokens(0)
+    worlds = Worlds(recipe, Vocabulary.read(start))
+    clock = Clock(out, start, seconds)
+    arguments = configuration(recipe, out, rate)
     with anyio.from_thread.start_blocking_portal() as portal:
 
         def rollouts(prompts: list[str], trainer: GRPOTrainer) -> dict[str, list[Any]]:

@@ -1,11 +1,11 @@
-"""TRL's `GRPOTrainer` with peft: its own training step on batches that are given, one a line.
+"""TRL's `GRPOTrainer` with peft: its own training step on given batches, one per line.
 
     python trl_step.py MODEL lora|full fp32|bf16 THREADS ROWS
 
 Each line of standard input is a batch: token ids of prompts and completions, which completion tokens are
-trained, advantages. Everything but generation is TRL's, transformers' and peft's: micro-batches of ROWS,
-loss, backward pass, clip, AdamW. The answer is a line with the seconds of wall and processor, and the peak of
-memory over what there was before.
+trained, advantages. Everything but generation is done by TRL, transformers and peft: micro-batches of ROWS,
+loss, backward pass, clipping, AdamW. Each answer is a line with wall and CPU seconds, and the peak of memory
+above the start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
 
 class Given(GRPOTrainer):
-    """What was sampled, and what it earned, is read instead of generated."""
+    """Reads samples and rewards instead of generating them."""
 
     batch: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""vLLM's CPU build on the engine's workload, in process, without text: token ids in, token ids and
+"""vLLM's CPU build on the engine workload, in process, without text: token ids in, token ids and
 log-probabilities out.
 
     python vllm_arm.py CHECKPOINT EPISODES [EPISODES ...]
@@ -79,7 +79,7 @@ async def measure(path: str, numbers: list[int]) -> dict[str, list[float]]:
 
 
 def _cpu_s() -> float:
-    """Of this process; its engine core is another one, whose time is not seen until it ends."""
+    """CPU time of this process; its engine core is another process, counted only once it ends."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

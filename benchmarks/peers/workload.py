@@ -1,5 +1,5 @@
-"""Agents as an engine sees them: observed tokens, then sampled ones, then a tool, turn after turn. Standard
-library only.
+"""Agents as an engine sees them: tokens observed, tokens sampled, a tool; turn after turn. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Turn:
 
 
 def episodes(number: int, *, seed: int, opening: int = 0) -> list[list[Turn]]:
-    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments, equal
+    """4-8 turns of 8-40 observed and 8-40 sampled tokens (24 of each on average). Equal arguments give equal
     episodes.
 
-    `opening`: tokens that are observed first instead, the same for each group of 8 episodes, as attempts at
-    one task begin.
+    `opening`: number of tokens observed first instead, equal within each group of 8 episodes, as in attempts
+    at one task.
     """
     rng = random.Random(f"engine/{seed}/{number}")
     work = [

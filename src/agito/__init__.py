@@ -1,15 +1,15 @@
-"""Agito trains agents: model, environment and harness, closed into one loop.
+"""Agito trains agents with reinforcement learning: model, environment and harness in one loop.
 
     import agito
 
     summary = agito.train("smoke")                # as `agito train smoke`: a new run in runs/smoke
     evaluation = agito.evaluate("runs/smoke")     # as `agito eval runs/smoke`
     both = agito.replay("runs/smoke", "1000000.0", phase="after")
-    summary = agito.resume("runs/smoke")          # goes on with a run that was interrupted
+    summary = agito.resume("runs/smoke")          # continues an interrupted run
 
-Also of use: `agito.types`, the records; `agito.protocols`, the seams; `agito.errors`, all that is raised on
-purpose; `agito.testing`, contract suites and fakes for environments and harnesses of your own;
-`agito.worlds`, the parts that worlds are made of. On the command line: `agito --help`.
+Other public modules: `agito.types`, the records; `agito.protocols`, the interfaces; `agito.errors`, every
+error raised on purpose; `agito.testing`, contract suites and fakes for your own environments and harnesses;
+`agito.worlds`, the components of worlds. On the command line: `agito --help`.
 """
 
 from __future__ import annotations

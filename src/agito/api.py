@@ -13,16 +13,14 @@ from agito.config import build
 from agito.envs.prompts.given import Function, Prompts
 from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
-from agito.evaluation import checkpoint as assess
-from agito.evaluation.checkpoint import Changes, Evaluation
-from agito.plugins import reads_file
-from agito.recipe import Recipe, label
+from agito.evaluation.checkpoint import Changes, Evaluation, evaluate_checkpoint
+from agito.plugins import label, reads_file
+from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent, ignore
-from agito.replays import episode as reenact
-from agito.replays.episode import Reenacted
-from agito.runtime import load_policy as trained
+from agito.replays.episode import EpisodeReplay, replay_episode
+from agito.runtime import load_policy
 from agito.runtime.fit import fit
 from agito.training import run as job
 from agito.training.admission import admit
@@ -152,21 +150,21 @@ def evaluate(
     `NotFound`, `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does
     not have.
     """
-    directory = trained.find(Path(checkpoint))
+    directory = load_policy.find(Path(checkpoint))
     changes = Changes(
         env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed
     )
-    recipe = changes.applied_to(trained.recipe_of(directory))
+    recipe = changes.applied_to(load_policy.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
-    heat = recipe.eval.temperature if temperature is None else temperature
+    sampled_at = recipe.eval.temperature if temperature is None else temperature
     return run(
-        lambda: assess.checkpoint(
+        lambda: evaluate_checkpoint(
             directory,
             recipe,
             on_event or ignore,
             split=split,
             num_tasks=tasks,
-            temperature=heat,
+            temperature=sampled_at,
             baselines=baselines,
             num_attempts=num_attempts,
         )
@@ -180,9 +178,9 @@ def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(given)
 
 
-def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> Reenacted:
+def replay(run_dir: Path | str, attempt: str | AttemptId, *, phase: str | None = None) -> EpisodeReplay:
     """A recorded attempt again, in a fresh world; `differences` is empty when nothing changed. `attempt` is
     such as "1000004.0".
     """
     wanted = AttemptId.parse(attempt) if isinstance(attempt, str) else attempt
-    return run(lambda: reenact.reenact(Path(run_dir), wanted, phase=phase))
+    return run(lambda: replay_episode(Path(run_dir), wanted, phase=phase))

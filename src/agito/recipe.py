@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agito import config
-from agito.config import Section
+from agito.config import Section, meant
 from agito.errors import NotFound
+from agito.learning.credit import CREDITS
 from agito.learning.trainer.config import TrainerConfig
-from agito.models.config import PROJECTIONS
+from agito.models.sections import DistillSection, ModelSection, PolicySection
 from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
@@ -94,72 +95,7 @@ class EnvSection(Section):
         return " + ".join(map(shown, self.names))
 
 
-def _from_anywhere(path: str) -> str:
-    folder = Path(path).expanduser()
-    return str(folder.absolute()) if path and folder.is_dir() else path
-
-
-ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
 _POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
-
-
-class LoraSection(Section):
-    """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it
-    is.
-    """
-
-    rank: int = Field(default=16, ge=1, description="Of A and B.")
-    alpha: float = Field(default=32.0, gt=0, description="The adapter is scaled by alpha / rank.")
-    targets: tuple[str, ...] = Field(default=PROJECTIONS, description="Projections by name, in every layer.")
-
-
-class ModelSection(Section):
-    """The policy that learns: a pre-trained model where `path` names one, else a network from random weights.
-
-    The shape, and the vocabulary that is learned from the environment, are of the latter.
-    """
-
-    path: ModelPath = Field(
-        default="",
-        description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
-        "natural dialect.",
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Of a pre-trained model's weights."
-    )
-    adapter: Literal["lora", "none"] = Field(
-        default="lora",
-        description="What learns of a pre-trained model: an adapter, or, with `none`, all of its weights.",
-    )
-    lora: LoraSection = LoraSection()
-    vocab_size: int = Field(
-        default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280."
-    )
-    hidden_size: int = Field(default=128, ge=8, description="Width of the residual stream.")
-    intermediate_size: int = Field(default=192, ge=8, description="Width of the gated MLP.")
-    num_layers: int = Field(default=2, ge=1, description="Blocks.")
-    num_heads: int = Field(default=4, ge=1, description="Query heads.")
-    num_kv_heads: int = Field(
-        default=4, ge=1, description="Key and value heads, of which `num_heads` is a multiple."
-    )
-    head_dim: int = Field(default=32, ge=2, description="Width of a head; even.")
-    rope_theta: float = Field(default=10_000.0, gt=0, description="Base of the rotary positions.")
-    rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
-    tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
-
-    def shape(self) -> dict[str, Any]:
-        """Of a network from random weights, but for its vocabulary."""
-        return self.model_dump(exclude={"vocab_size", "path", "dtype", "adapter", "lora"})
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim}: must be even")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}"
-            )
-        return self
 
 
 class ComputeSection(Section):
@@ -203,22 +139,6 @@ class HarnessSection(Section):
     @classmethod
     def _holds_everywhere(cls, name: str) -> str:
         return absolute(name)
-
-
-class PolicySection(Section):
-    """Another policy of the run, beside `main`: frozen, such as an opponent or a teacher, or one that learns
-    too.
-    """
-
-    path: ModelPath = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
-    learns: bool = Field(default=False, description="By RL, from its own tokens, in step with `main`.")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
-    adapter: Literal["lora", "none"] | None = Field(
-        default=None,
-        description="What learns: an adapter, or all weights; by default an adapter for a pre-trained model, "
-        "all weights for a network of ours.",
-    )
-    lora: LoraSection = LoraSection()
 
 
 class AgentSection(Section):
@@ -285,25 +205,22 @@ class RlSection(Section):
     solve_rate: tuple[float, float] = Field(
         default=(0.0, 1.0), description="Draw few tasks from cells whose running success lies outside."
     )
-    credit: Literal["leave_one_out", "group_mean"] = Field(
-        default="leave_one_out", description="How rewards become advantages."
+    credit: str = Field(
+        default="leave_one_out",
+        description="How rewards become advantages: leave_one_out, group_mean, or `path.py:Class`.",
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Latest ones, beside the first and the last.")
 
-
-class DistillSection(Section):
-    """On-policy distillation (arXiv:2306.13649): a token's advantage grows by how much more probable a
-    teacher finds it than the policy did.
-    """
-
-    teacher: str = Field(
-        default="",
-        description="A frozen policy of `[policies]`, with the tokenizer of `main`. Empty: nobody.",
-    )
-    weight: float = Field(default=1.0, gt=0, description="Of the teacher's part, in advantage a nat.")
-    keeps_reward: bool = Field(default=True, description="Whether rewards count too.")
+    @field_validator("credit")
+    @classmethod
+    def _is_credit(cls, name: str) -> str:
+        if name not in CREDITS and ":" not in name:
+            raise ValueError(
+                f"there is {', '.join(CREDITS)}; your own is path.py:Class{meant(name, tuple(CREDITS))}"
+            )
+        return absolute(name)
 
 
 class PipelineSection(Section):

@@ -39,16 +39,14 @@ def scored(reward: float, seed: int) -> Verdict:
 
 
 class AnythingGoes(FakeEnvironment):
-    """Gives full marks to whatever is not empty."""
+    """Gives full marks to any non-empty answer."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(float(bool(sealed.submitted)), grade_seed)
 
 
 class SharedDice(FakeEnvironment):
-    """Its worlds draw their faults from the one generator of the process, which each seeds when
-    it is opened.
-    """
+    """Its worlds draw their faults from the process's global generator, which each seeds when opened."""
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         random.seed(f"{noise_seed}/{attempt}")
@@ -66,7 +64,7 @@ class DiceWorld(FakeWorld):
 
 
 class Remembering(FakeEnvironment):
-    """Keeps what was opened in a list that all its worlds share, and shows it."""
+    """Stores what was opened in a list shared by all its worlds, and shows it."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -87,14 +85,14 @@ class RememberingWorld(FakeWorld):
         if one.tool != "open" or event.fault is not None:
             return event
         box = str(one.arguments["box"])
-        if not box.isdigit():  # a good find: whoever asks for what is no number is told what was asked before
+        if not box.isdigit():  # a good find: asking for a non-number shows what was asked before
             self._all.append(box)
             return replace(event, text=" ".join(self._all))
         return event
 
 
 class Moody(FakeEnvironment):
-    """Every third grading goes the other way."""
+    """Every third grading is inverted."""
 
     def __init__(self) -> None:
         self.count = itertools.count(1)
@@ -113,7 +111,7 @@ class Picky(FakeEnvironment):
 
 
 class Drifting(FakeEnvironment):
-    """Counts its episodes and lets the count into the noise."""
+    """Counts its episodes and uses the count for the noise."""
 
     def __init__(self) -> None:
         self.count = itertools.count()
@@ -123,7 +121,7 @@ class Drifting(FakeEnvironment):
 
 
 class Generous(FakeEnvironment):
-    """Pays half for nothing at all."""
+    """Pays half for doing nothing."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         verdict = await super().grade(sealed, target, grade_seed)
@@ -131,7 +129,7 @@ class Generous(FakeEnvironment):
 
 
 class SaysTooMuch(FakeEnvironment):
-    """Boxes have long names, and the error message about a wrong call names the right one."""
+    """Boxes have long names, and the error message for a wrong call names the right one."""
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         return TellingWorld(task, target, attempt, noise_seed)
@@ -209,9 +207,7 @@ async def test_a_label_told_by_an_error_message_is_a_case() -> None:
 
 
 class WeakTwins(FakeEnvironment):
-    """Graders as careless people write them: an attack that none of them pays has not been shown to do
-    anything.
-    """
+    """Careless graders: an attack that fools none of them has not been shown to work."""
 
     def __init__(self, is_right: Callable[[str | None, str], bool]) -> None:
         self.is_right = is_right
@@ -247,7 +243,7 @@ async def test_every_generic_attack_fires_on_a_weak_twin() -> None:
 
 async def test_another_battery_is_one_more_entry() -> None:
     def peeking(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
-        # the seed stands in the id
+        # the seed is in the id
         drawn = random.Random(f"heldout/20261/{task.id.rsplit('-', 1)[-1]}/{task.level}").getrandbits(40)
         return {"peek": lambda: submit(drawn % int(task.prompt[next(iter(task.prompt))].split()[-1]))}
 
@@ -294,7 +290,7 @@ def test_the_audits_own_agents_do_not_ask_a_shell_for_the_time() -> None:
 def test_a_card_is_of_the_source_however_its_path_is_spelt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "zoo"  # comes after the folders of the package, and an empty name before them
+    folder = tmp_path / "zoo"  # comes after the package's folders, with an empty entry before them
     folder.mkdir()
     (folder / "coin.py").write_text(
         "from agito.testing import FakeEnvironment\n\n\nclass Coin(FakeEnvironment):\n    pass\n"

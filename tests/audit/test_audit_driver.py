@@ -1,5 +1,5 @@
-"""An audit's episodes go through the driver of training: the same limits, the same faults; and what an audit
-notes of them is their own.
+"""Audit episodes use the driver of training: the same limits and faults; and what an audit notes is only
+their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from agito.audit import Depth
 from agito.audit.agents import nothing
 from agito.audit.episode import replay
-from agito.audit.stage import Stage
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.visit import visits
 from agito.errors import SandboxFailure
 from agito.protocols import Control
@@ -22,12 +22,12 @@ from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Status
 QUICK = Depth(name="short", seconds=25.0, share=0.15)
 
 
-def stage_of(environment: FakeEnvironment) -> Stage:
-    return Stage(environment, lambda: environment, QUICK, 1)
+def runner_of(environment: FakeEnvironment) -> EpisodeRunner:
+    return EpisodeRunner(environment, lambda: environment, QUICK, 1)
 
 
 class Fragile(FakeEnvironment):
-    """Its worlds end when they are told to open the box `bomb`; some end by themselves."""
+    """Its worlds end when told to open the box `bomb`; some end by themselves."""
 
     def __init__(self, share: int = 0) -> None:
         self.share, self.opened, self.closed = share, 0, 0
@@ -62,23 +62,23 @@ class FragileWorld(FakeWorld):
 
 
 async def test_what_ends_its_own_world_is_scored_in_an_audit_as_in_training() -> None:
-    stage = stage_of(Fragile())
-    (drawn,) = stage.draw("train", 1)
-    episode = await stage.play(drawn, replay([call("open", 1), call("open", "bomb")]))
+    runner = runner_of(Fragile())
+    (drawn,) = runner.draw("train", 1)
+    episode = await runner.play(drawn, replay([call("open", 1), call("open", "bomb")]))
     assert (episode.verdict.status, episode.reward, episode.problem) == (Status.SCORED, 0.0, "")
-    assert not stage.incidents
+    assert not runner.incidents
     assert [event.call.arguments["box"] for event in episode.events] == ["1"], (
         "what the driver replayed is not the episode's"
     )
 
 
 async def test_a_world_that_ends_by_itself_is_an_incident() -> None:
-    stage = stage_of(Fragile(share=2))
-    drawn = stage.draw("train", 1)[0]
-    await stage.play(drawn, replay([call("open", 1)]))
-    episode = await stage.play(drawn, replay([call("open", 1)]))
+    runner = runner_of(Fragile(share=2))
+    drawn = runner.draw("train", 1)[0]
+    await runner.play(drawn, replay([call("open", 1)]))
+    episode = await runner.play(drawn, replay([call("open", 1)]))
     assert episode.problem.startswith("infra: SandboxFailure: the box is gone (test_audit_driver.py, line")
-    assert sum(stage.incidents.values()) == 1
+    assert sum(runner.incidents.values()) == 1
 
 
 class Slow(FakeEnvironment):
@@ -99,15 +99,15 @@ class SlowWorld(FakeWorld):
 
 
 async def test_an_episode_of_an_audit_ends_when_the_attempts_time_is_used_up() -> None:
-    stage = stage_of(Slow())
-    (drawn,) = stage.draw("train", 1)
-    episode = await stage.play(drawn, replay([call("open", 99)] * 40))
+    runner = runner_of(Slow())
+    (drawn,) = runner.draw("train", 1)
+    episode = await runner.play(drawn, replay([call("open", 99)] * 40))
     assert 1 <= len(episode.events) < 10
     assert (episode.verdict.status, episode.problem) == (Status.SCORED, "")
 
 
 class Strict(FakeEnvironment):
-    """Its grader breaks on what is no number, and gives no verdict on what is negative."""
+    """Its grader breaks on non-numbers, and gives no verdict on negative ones."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         if int(sealed.submitted or "0") < 0:
@@ -118,22 +118,22 @@ class Strict(FakeEnvironment):
 async def test_a_grader_that_breaks_or_is_silent_is_told_though_the_driver_knows_what_the_work_is_worth() -> (
     None
 ):
-    stage = stage_of(Strict())
-    (drawn,) = stage.draw("train", 1)
-    broken = await stage.play(drawn, replay([call("submit", "many")]), provokes=True)
+    runner = runner_of(Strict())
+    (drawn,) = runner.draw("train", 1)
+    broken = await runner.play(drawn, replay([call("submit", "many")]), provokes=True)
     assert (
         broken.problem.startswith("env: ValueError: invalid literal")
         and "test_audit_driver.py" in broken.problem
     )
-    silent = await stage.play(drawn, replay([call("submit", "-1")]))
-    assert (silent.is_void, silent.verdict.evidence, stage.voids) == (True, "negative", [silent])
+    silent = await runner.play(drawn, replay([call("submit", "-1")]))
+    assert (silent.is_void, silent.verdict.evidence, runner.voids) == (True, "negative", [silent])
 
 
 async def test_visits_stand_open_side_by_side_and_what_is_left_open_is_closed() -> None:
     environment = Fragile()
-    stage = stage_of(environment)
-    one, two = stage.draw("train", 2)
-    async with visits(stage, are_graded=True) as open_one:
+    runner = runner_of(environment)
+    one, two = runner.draw("train", 2)
+    async with visits(runner, are_graded=True) as open_one:
         first, second, third = await open_one(one), await open_one(two), await open_one(one)
         assert (environment.opened, environment.closed) == (3, 0)
         for box in range(3):
@@ -152,9 +152,9 @@ async def test_visits_stand_open_side_by_side_and_what_is_left_open_is_closed() 
 
 
 async def test_digests_are_noted_before_the_first_call_and_after_each() -> None:
-    stage = stage_of(FakeEnvironment())
-    (drawn,) = stage.draw("train", 1)
+    runner = runner_of(FakeEnvironment())
+    (drawn,) = runner.draw("train", 1)
     calls = [call("open", 1), call("open", 2)]
-    assert len((await stage.play(drawn, replay(calls), num_digests=9)).digests) == 3
-    assert len((await stage.play(drawn, nothing, num_digests=9)).digests) == 1
-    assert (await stage.play(drawn, replay(calls))).digests == []
+    assert len((await runner.play(drawn, replay(calls), num_digests=9)).digests) == 3
+    assert len((await runner.play(drawn, nothing, num_digests=9)).digests) == 1
+    assert (await runner.play(drawn, replay(calls))).digests == []

@@ -1,5 +1,5 @@
-"""Gates by themselves: a state that can be altered and handed back, a check that knows the key, a change that
-another tool takes back.
+"""Single gates: a state that can be altered and handed back, a check that knows the key, a change that
+another tool undoes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from agito.audit import Depth
+from agito.audit.answer_checks import answer_checks
 from agito.audit.cheating import cheating
-from agito.audit.checking import checking
-from agito.audit.disturbing import disturbed
 from agito.audit.episode import Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.honest import honest
+from agito.audit.interference import count_disturbed
 from agito.audit.pool import duplicates
 from agito.audit.rewriting import Sign, rewritten
 from agito.audit.run import SEED
 from agito.audit.stability import record
-from agito.audit.stage import Stage
 from agito.envs import load
 
 PLANTED = Path(__file__).parents[2] / "benchmarks" / "planted"
@@ -28,13 +28,13 @@ QUICK = Depth(name="short", seconds=25.0, share=0.1)
 OPEN = (Sign(name="safe", value="open", others=frozenset({"shut", "jammed"})),)
 
 
-def stage_of(place: str, seed: int = 1) -> Stage:
+def runner_of(place: str, seed: int = 1) -> EpisodeRunner:
     def make():
         return load(f"{PLANTED / place}")
 
-    stage = Stage(make(), make, QUICK, seed)
-    stage.begin("all", 1.0)
-    return stage
+    runner = EpisodeRunner(make(), make, QUICK, seed)
+    runner.begin("all", 1.0)
+    return runner
 
 
 def coded(text: str) -> str:
@@ -73,9 +73,9 @@ def test_what_shows_no_state_is_not_altered(shown: str) -> None:
     "place", ["known/ledger.py:Resumed", pytest.param("blind/house.py:HouseRestores", marks=pytest.mark.full)]
 )
 async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: str) -> None:
-    stage = stage_of(place)
-    await honest(stage, [])
-    quality = await cheating(stage, (), [])
+    runner = runner_of(place)
+    await honest(runner, [])
+    quality = await cheating(runner, (), [])
     (gate,) = (gate for gate in quality.gates if gate.name == "forged")
     assert not gate.holds
     assert "handed back" in gate.found
@@ -87,15 +87,15 @@ async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: 
         ("known/ledger.py:Compares", True),
         ("blind/todo.py:TodoDraft", True),
         ("blind/todo.py:TodoZip", False),
-        ("sound/small.py:Checked", False),
+        ("sound/trails.py:Checked", False),
     ],
 )
 async def test_a_check_that_knows_the_key_is_told_from_one_that_knows_the_form(
     place: str, tells: bool
 ) -> None:
-    stage = stage_of(place)
-    await honest(stage, [])
-    found = await checking(stage, stage.solved)
+    runner = runner_of(place)
+    await honest(runner, [])
+    found = await answer_checks(runner, runner.solved)
     assert [each for each, _ in found], "a check is found"
     assert [str(each).split("(")[0] for each, reading in found if reading is not None] == (
         ["amount"] if "ledger" in place else ["draft"]
@@ -112,12 +112,12 @@ def differs(one: Episode, two: Episode) -> str:
 async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_back(
     place: str, is_shared: bool
 ) -> None:
-    stage = stage_of(place)
-    episodes = [trace.episode for trace in await record(stage) if trace.is_honest]
+    runner = runner_of(place)
+    episodes = [trace.episode for trace in await record(runner) if trace.is_honest]
     if is_shared:
-        type(stage.environment).CLOSED.clear()  # type: ignore[attr-defined] (what recording left)
+        type(runner.environment).CLOSED.clear()  # type: ignore[attr-defined] (left by the recording)
     cases = []
-    hits, num = await disturbed(stage, episodes, differs, cases)
+    hits, num = await count_disturbed(runner, episodes, differs, cases)
     assert (hits > 0, num > 0) == (is_shared, True)
     assert any("once another episode has used shut" in case.what for case in cases) == is_shared
 
@@ -128,6 +128,6 @@ async def test_what_one_tool_leaves_behind_is_seen_though_another_tool_takes_it_
 async def test_tasks_that_differ_in_a_name_of_two_words_and_a_year_are_one_and_the_same(
     place: str, is_one: bool
 ) -> None:
-    stage = stage_of(place, SEED + 404)
-    await honest(stage, [])
-    assert duplicates(stage.solved, []).holds != is_one
+    runner = runner_of(place, SEED + 404)
+    await honest(runner, [])
+    assert duplicates(runner.solved, []).holds != is_one

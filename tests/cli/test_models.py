@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.cli.conftest import Agito
+from tests.render.families import TEMPLATES, byte_level
 
 
 def test_the_models_that_can_be_had_are_listed_with_their_licence(agito_here: Agito) -> None:
@@ -31,3 +32,14 @@ def test_what_is_missing_is_named_with_its_remedy(agito: Agito, tmp_path: Path) 
     done = agito("models", "get", "smollm2-135m", "--wheels", str(tmp_path), expect=code)
     assert says in done.stderr
     assert not (tmp_path / "models" / "smollm2-135m").exists()
+
+
+def test_how_a_models_tool_calls_are_written_is_shown(agito_here: Agito, tmp_path: Path) -> None:
+    source = (TEMPLATES / "qwen3_6.jinja").read_text(encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(byte_level(source).to_str())
+    (tmp_path / "chat_template.jinja").write_text(source, encoding="utf-8")
+    out = " ".join(agito_here("models", "show", str(tmp_path)).stdout.split())
+    assert "qwen3_coder, by its own template" in out and "--tool-call-parser qwen3_coder" in out
+    assert "<|im_end|>" in out and "its template drops it" in out
+    done = agito_here("models", "show", str(tmp_path), "--tool-format", "chatty", expect=5)
+    assert "there is auto, harmony" in done.stderr

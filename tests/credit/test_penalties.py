@@ -1,4 +1,4 @@
-"""Cheating costs from the proving call on, and a penalised attempt is in nobody's baseline."""
+"""Cheating costs from the proving call on, and a penalised attempt enters no baseline."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def advantages(credit: Credit, found: Group, slot: int, running_mean: float = ma
 
 @pytest.mark.parametrize("credit", CREDITS.values(), ids=list(CREDITS))
 def test_tokens_before_the_proving_call_keep_the_plain_reward_and_later_ones_pay(credit: Credit) -> None:
-    """By hand: the honest peers' mean is 0.5; before the call 1 - 0.5, from it on -0.5 - 0.5."""
+    """By hand: the mean of the honest peers is 0.5; before the call 1 - 0.5, from it on -0.5 - 0.5."""
     found = group(attempt(0, 1.0), attempt(1, 0.0), attempt(2, 1.0, CHEAT))
     assert advantages(credit, found, 2) == [0.0, 0.5, 0.5, 0.0, -1.0, -1.0]
 
@@ -160,9 +160,8 @@ LEAVING: dict[str, Callable[[Attempt], Attempt]] = {
 
 @pytest.mark.parametrize(("what", "is_better"), [("void", True), ("scored", False), ("proved", False)])
 def test_leaving_is_worth_more_than_failing_only_where_it_is_masked(what: str, is_better: bool) -> None:
-    """The mean advantage of leaving less that of failing, over every outcome of the others: the mask is the
-    exit, and it is closed.
-    """
+    """The mean advantage of being masked minus that of failing, over all outcomes of the others: masking must
+    not pay."""
     gains: list[float] = []
     for others in ([1.0, 0.0], [0.0, 0.0], [1.0, 1.0]):
         peers = [attempt(at, reward) for at, reward in enumerate(others)]
@@ -172,7 +171,7 @@ def test_leaving_is_worth_more_than_failing_only_where_it_is_masked(what: str, i
                 "leaves": group(*peers, LEAVING[what](attempt(2, 0.0))),
                 "fails": group(*peers, attempt(2, 0.0)),
             }.items()
-            if each.is_mixed
+            if each.has_variance
         }
         leaves, fails = ((found.get(how) or [0.0])[-1] for how in ("leaves", "fails"))
         gains.append(leaves - fails)

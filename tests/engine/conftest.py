@@ -1,4 +1,4 @@
-"""The embedded engine in each of the ways in which it computes."""
+"""The embedded engine in each of its implementations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from agito.sampling.embedded.steps import RecordedSteps
 
 @dataclass
 class Rerun:
-    """A recording for a device that has none."""
+    """A stand-in for graph recording on a device without it."""
 
     replay: Callable[[], None]
 
 
 @pytest.fixture(params=["compiled", "torch", "replayed"])
 def kind(request: pytest.FixtureRequest) -> None:
-    """Gives the module its `new_engine`: with compiled code, without, and with steps in the shapes in which a
-    GPU records them.
-    """
+    """Sets the module's `new_engine`: compiled code, torch, and steps in the shapes that a GPU records."""
 
     def new_engine(model: Qwen3, *, rows: int = 4, context: int = 96, **how: Any) -> EmbeddedEngine:
         device, steps = model.head_weight.device, None

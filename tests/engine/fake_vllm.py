@@ -148,8 +148,9 @@ class FakeVllm:
         while len(tokens) < how["max_tokens"] and (
             not tokens or tokens[-1]["token_id"] not in how.get("stop_token_ids", [])
         ):
-            await self.resumed.wait()
             await anyio.sleep(0.02 if self.goes_wrong("slow") or (self.folder / "slow").exists() else 0)
+            while not self.resumed.is_set():  # last: no token falls between new weights and their version
+                await self.resumed.wait()
             token, logprob = draw(self.salts[model], past, how, len(tokens))
             past.append(token)
             if not spans or spans[-1]["version"] != self.version:

@@ -1,4 +1,4 @@
-"""Engines get the same to do, whatever the cells that their groups come from."""
+"""Engines get equal loads, whatever cells their groups come from."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ def play(
     size: int = 4,
     seed: int = 0,
 ) -> list[Counter[str]]:
-    """Tokens by engine and family. An attempt takes as long as its tokens, and so many groups are out at a
-    time.
-    """
+    """Tokens by engine and family. An attempt lasts as long as its tokens; a fixed number of groups runs at a
+    time."""
     rng, balance = random.Random(seed), Balance(engines, rows=live * size)
     tokens, ends, now = [Counter[str]() for _ in range(engines)], list[tuple[float, AttemptId, int]](), 0.0
     for group in range(groups):
@@ -48,7 +47,7 @@ def play(
 @pytest.mark.parametrize("engines", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(3))
 def test_families_that_come_in_turn_are_dealt_out_evenly(engines: int, seed: int) -> None:
-    """By number, one engine would get all that is long."""
+    """Assigned by number, one engine would get all long attempts."""
     tokens = play(engines, lambda group: "long" if group % engines == 0 else "brief", seed=seed)
     totals = [each.total() for each in tokens]
     assert max(totals) < 1.15 * sum(totals) / engines, totals

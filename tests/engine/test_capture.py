@@ -26,7 +26,7 @@ STOP, END_THINK = 2, 4
 
 
 class Scripted:
-    """An engine, and its one row, that says what it is told to say; the version grows with every turn."""
+    """An engine with one scripted row; the version grows with every turn."""
 
     context = 64
 
@@ -64,7 +64,7 @@ class Scripted:
 
 
 def columns(capture: Capture) -> tuple[object, ...]:
-    """Comparable, which NaN is not."""
+    """In a form that compares equal, which NaN does not."""
     tokens = capture.segment().tokens
     return tokens.ids, tokens.logprobs.tobytes(), tokens.kinds, tokens.channels, tokens.versions
 

@@ -1,6 +1,5 @@
-"""The embedded engine against plain forward passes of the same network, and its promises about rows, queue,
-versions and bits.
-"""
+"""The embedded engine against plain forward passes of the same network, and its guarantees about rows, queue,
+versions and bits."""
 
 from __future__ import annotations
 
@@ -87,7 +86,7 @@ def prompts(seed: float, count: int, longest: int = 12) -> list[list[int]]:
 
 @pytest.mark.parametrize(("rows", "steps"), [(8, 4), (3, 1), (2, 7)])
 def test_logprobs_are_those_of_a_plain_forward_pass_in_every_mixture_of_rows(rows: int, steps: int) -> None:
-    """Episodes of several turns, of unequal lengths, that start, wait, return and end at their own pace."""
+    """Episodes of several turns and unequal lengths that start, wait, return and end independently."""
     model, rng = network(), random.Random(rows)
     of = new_engine(model, rows=rows)
     history: dict[int, list[int]] = {}
@@ -142,7 +141,7 @@ def test_a_rows_tokens_are_the_same_alone_and_in_a_crowd() -> None:
 
 
 def test_splitting_a_turn_in_two_changes_nothing() -> None:
-    """Draws are keyed by position in the row, so a turn cut by its budget goes on as if it had not been."""
+    """Sampling is keyed by position in the row, so a turn cut by its budget continues as if uncut."""
     model = network()
     whole = sampled(finish(new_engine(model), request(0, [5, 6], max_tokens=10))[0])
     of = new_engine(model)
@@ -206,7 +205,7 @@ def test_sampled_frequencies_follow_the_distribution_whose_logprob_is_reported(
 
 
 def truncated(model: Qwen3, ids: list[int], temperature: float, top_p: float) -> torch.Tensor:
-    """Slowly: tokens by falling probability until `top_p` is held, renormalised."""
+    """Slow reference: tokens by descending probability until `top_p` is reached, renormalised."""
     with torch.no_grad():
         probs = (model(torch.tensor(ids), [len(ids)])[-1].double() / temperature).softmax(-1)
     kept, held = torch.zeros_like(probs), 0.0
@@ -259,7 +258,8 @@ def test_a_turn_ends_with_its_stop_token_or_at_its_budget() -> None:
 
 
 def test_bf16_stays_near_the_training_path_in_bf16() -> None:
-    """Not exact: the two paths round at other places. A misplaced rounding shows as an error of tenths."""
+    """Not exact, because the two paths round in different places. A misplaced rounding would show as an error
+    of tenths."""
     model = network().bfloat16()
     done = finish(
         new_engine(model, rows=8),
@@ -314,9 +314,7 @@ GPU = pytest.param(
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_rows_that_wait_while_others_decode_go_on_unharmed_to_the_last_position(device: str) -> None:
-    """On a GPU decoding runs over more slots than there are live rows; what lies in the others must survive
-    it.
-    """
+    """On a GPU, decoding covers more slots than live rows; the contents of the other slots must survive."""
     torch.backends.cuda.matmul.allow_tf32 = False
     context, rng = 48, random.Random(0)
     model = network().to(device)

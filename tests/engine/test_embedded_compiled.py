@@ -1,6 +1,5 @@
-"""The embedded engine in compiled code: precision, large vocabularies, what rows hold, threads; on a network
-of another family.
-"""
+"""The embedded engine in compiled code: precision, large vocabularies, memory of rows, threads, on a network
+of another family."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def network() -> Decoder:
-    """With a distribution far from uniform, over enough tokens for draws in compiled code."""
+    """A distribution far from uniform over enough tokens for compiled sampling."""
     model = Decoder(CONFIG, seed=1)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(20.0)

@@ -1,4 +1,4 @@
-"""The parts of the embedded engine by themselves: its random numbers, its draws, its book of rows."""
+"""The parts of the embedded engine in isolation: random numbers, sampling, bookkeeping of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded engine promises about slots, the queue, branches, closing, versions and refusals."""
+"""The embedded engine's guarantees about slots, queue, branches, closing, versions and refusals."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_where_nobody_samples_rows_that_rest_make_room_and_go_on_as_if_they_had_
 
 
 def test_who_begins_as_a_row_that_is_asked_again_does_not_wait_for_it() -> None:
-    """It once did, for ever: the one was behind the other in the queue of what is read."""
+    """A regression: it once waited for ever, because the other row was behind it in the read queue."""
     of = new_engine(network(), rows=4, chunk=8)
     finish(of, request(0, [5, 6, 7]))
     of.advance(EngineRequest(requests=(request(1, range(20)), request(2, [5, 6, 7]))))
@@ -312,9 +312,8 @@ def test_after_a_swap_the_cache_is_kept_and_logprobs_are_exact_for_that_hybrid()
 
 
 def hybrid(models: Mapping[int, Qwen3], tokens: Sequence[int], versions: Sequence[int]) -> Tensor:
-    """Log-probabilities of tokens[1:], slowly: keys, values and query of each position are those of its own
-    version.
-    """
+    """Slow reference for log-probabilities of tokens[1:]: each position's keys, values and query come from
+    its own version."""
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(CONFIG.num_layers)]
     out: list[Tensor] = []
     for position, (token, version) in enumerate(zip(tokens[:-1], versions, strict=False)):

@@ -1,6 +1,4 @@
-"""Rows that come and go as they please: an engine with nothing to do is not asked, and whoever
-waits is told.
-"""
+"""Rows that come and go freely: an idle engine is not called, and waiters learn of failures."""
 
 from __future__ import annotations
 

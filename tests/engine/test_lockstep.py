@@ -1,4 +1,4 @@
-"""Who finishes first outside changes nothing inside; whoever waits for an engine that died is told."""
+"""The order of completion outside changes nothing inside; requests to a dead engine fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lane, Lockstep
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse, RowDone, RowRequest
 from agito.testing import EngineContract
-from agito.testing.engine import Handled, Said
+from agito.testing.random_rows import RandomUser, Said
 from agito.types import FinishReason, span
 
 pytestmark = pytest.mark.anyio
@@ -29,9 +29,8 @@ STOP = 3
 
 
 class Counting:
-    """An engine that says when, and in whose company, it was asked: the slightest change of order shows in
-    the tokens.
-    """
+    """An engine whose tokens depend on when, and beside which rows, it was called: any change of order
+    shows."""
 
     def __init__(self, *, dies_at: int = 1_000) -> None:
         self.exchanges: list[EngineRequest] = []
@@ -91,7 +90,7 @@ def embedded() -> Advancing:
 
 
 async def dawdle(rng: random.Random) -> None:
-    """A tool that takes as long as it pleases."""
+    """A tool with arbitrary latency."""
     for _ in range(rng.randrange(12)):
         await anyio.lowlevel.checkpoint()
 
@@ -103,7 +102,7 @@ async def episodes(
     total: int = 9,
     live: int = 4,
 ) -> dict[int, tuple[object, ...]]:
-    """`total` episodes of two to four turns, `live` at a time; returns everybody's tokens."""
+    """`total` episodes of two to four turns, `live` at a time; returns all tokens."""
     rng = random.Random(delays)
     lockstep = Lockstep({MAIN: EngineClient(advance=advance, context=96)}, steps=3)
     found: dict[int, tuple[object, ...]] = {}
@@ -278,9 +277,9 @@ async def test_attempts_that_treat_their_rows_in_any_order_leave_nothing_and_nev
 
     async def episode(lane: Lane) -> None:
         rng = random.Random(f"{seed}/{lane.order}")
-        handled = Handled(Contract(), lane.engines[MAIN], rng)
-        await handled.run(keep=rng.randrange(3))  # whoever ends may have forgotten to close some
-        said.extend(handled.said)
+        user = RandomUser(Contract(), lane.engines[MAIN], rng)
+        await user.run(keep=rng.randrange(3))  # whoever ends may have forgotten to close some
+        said.extend(user.said)
         await dawdle(rng)
         lane.finish()
 

@@ -1,6 +1,4 @@
-"""vLLM as a sampler, by a server that talks as it does: what Agito asks of one, believes of one, and does
-without one.
-"""
+"""vLLM as a sampler, against a server that speaks its protocol: requests, verification, and recovery."""
 
 from __future__ import annotations
 
@@ -132,7 +130,7 @@ class TestTheEngineContract(EngineContract):
 
 @dataclass
 class Task:
-    """What came of something that ran beside the test."""
+    """The result of a task that ran beside the test."""
 
     sampled: Sampled | None = None
 
@@ -456,3 +454,12 @@ def test_kinds_of_samplers_say_what_they_can_do(tmp_path: Path) -> None:
         and not sampler.capabilities.keyed_determinism
         and not sampler.capabilities.in_flight_update
     )
+
+
+@pytest.mark.parametrize(("rank", "limit"), [(1, 1), (4, 8), (16, 16), (17, 32), (512, 512)])
+def test_an_adapter_of_any_rank_fits_the_limit_that_vllm_is_started_with(rank: int, limit: int) -> None:
+    plan = VllmSpec(model=Path("m"), context=8, adapters=AdapterSlots(max_rank=rank))
+    words = plan.command(Path("s"))
+    assert words[words.index("--max-lora-rank") + 1] == str(limit)
+    with pytest.raises(ValueError, match="rank 1 to 512"):
+        AdapterSlots(max_rank=513)

@@ -1,6 +1,5 @@
-"""A real model, a real shell, a real vLLM: sampled there, learned here, published back, in float32, its
-server killed in between.
-"""
+"""A real model, shell and vLLM: sampled there, trained here, published back, in float32, with the server
+killed in between."""
 
 from __future__ import annotations
 

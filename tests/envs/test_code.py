@@ -1,6 +1,5 @@
-"""The coding tasks: solvable in more than one way, not guessable, and judged by cases that tell every wrong
-line from the right one.
-"""
+"""The coding tasks: solvable in several ways, not guessable, and judged by cases that detect every wrong
+line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five diagnostic worlds: the contract, and every measure against a value worked by hand."""
+"""The five diagnostic worlds: the contract, and every measure against a hand-worked value."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_in_chain_a_guess_is_early_and_never_pays_even_when_it_is_right() -> Non
 
 
 def bayes(counts: dict[str, int], left: int, prices: tuple[tuple[str, int], ...], num: int) -> float:
-    """The slow way: the posterior as a list of numbers, every reading of every sensor."""
+    """Slow reference: the posterior as a list of numbers, over every reading of every sensor."""
     odds = [ODDS ** counts.get(str(part), 0) for part in range(num)]
     belief = [each / sum(odds) for each in odds]
     best = max(belief)

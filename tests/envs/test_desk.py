@@ -1,6 +1,5 @@
-"""The desk: solvable by who asks, looks and keeps the policy, judged by the books alone, and harder as the
-level rises.
-"""
+"""The desk: solvable by asking, looking and following the policy; judged by the books alone; harder at higher
+levels."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def saying(calls: Sequence[Call]) -> ScriptFactory:
 
 
 async def success(script: str | float, pairs: Sequence[tuple[Task, Target]]) -> float:
-    """Of an negative control by name, or of the demonstrator at a skill."""
+    """Success of a negative control by name, or of the demonstrator at a skill."""
     env, earned = DeskEnvironment(), 0.0
     for at, (task, key) in enumerate(pairs):
         factory = (

@@ -1,4 +1,4 @@
-"""A mixture keeps the contract of an environment, and the weights that the recipe gives its parts."""
+"""A mixture satisfies the environment contract and the weights of its recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agito.types import Dialect
 
 
 class Medal(FakeEnvironment):
-    """Another environment, of other levels."""
+    """A second environment with other levels."""
 
     name, levels = "medal", (2, 3)
 

@@ -1,6 +1,5 @@
-"""The natural dialect trains: every bundled environment and every world of `decisions`, in a run as small as
-it can be.
-"""
+"""The natural dialect trains: every bundled environment and every world of `decisions`, in the smallest
+possible run."""
 
 from __future__ import annotations
 
@@ -13,7 +12,8 @@ import pytest
 from agito.envs import load
 from agito.errors import BadRecipe
 from agito.evaluation import policies as evaluation
-from agito.recipe import ComputeSection, EnvSection, ModelSection, Recipe, RlSection, SftSection, read
+from agito.models.sections import ModelSection
+from agito.recipe import ComputeSection, EnvSection, Recipe, RlSection, SftSection, read
 from agito.render import NaturalRenderer, learn, texts_of
 from agito.runtime.pool import WorkerPool
 from agito.runtime.run_context import RunContext
@@ -47,7 +47,7 @@ def recipe_for(world: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 async def pool(anyio_backend: str) -> AsyncIterator[WorkerPool]:
-    """One worker for all."""
+    """One worker for all tests."""
     pool = WorkerPool(1)
     yield pool
     await pool.aclose()
@@ -99,9 +99,8 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: Worker
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_an_honest_attempt_has_room_in_the_natural_dialect_at_every_level(world: str) -> None:
-    """The bundled tasks with a vocabulary of their own words: an opening, and in every turn the longest call
-    and observation.
-    """
+    """The bundled tasks with a tokenizer of their own words: a prompt, and in every turn the longest call and
+    observation."""
     recipe = recipe_for(world)
     environment = load(recipe.env.name)
     for family, level in product(recipe.env.families or environment.families, environment.levels):

@@ -1,6 +1,4 @@
-"""What the prompt alone buys: in every bundled environment an agent that reads nothing stays at the declared
-chance level.
-"""
+"""In every bundled environment, an agent that reads nothing stays at the declared chance level."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ async def test_an_agent_that_never_reads_an_observation_succeeds_by_chance_alone
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 async def test_every_impostor_can_be_said_in_both_dialects(name: str) -> None:
-    """Or its attempts would be void, and its column in a run's table empty."""
+    """Otherwise its attempts would be void, and its column in a run's table empty."""
     env = load(name)
     try:
         for family, level in product(env.families, env.levels[:2]):

@@ -20,9 +20,8 @@ from agito.envs.prompts.data import read_splits
 from agito.envs.prompts.given import named
 from agito.envs.prompts.reward import BadReward, RewardFunction
 from agito.errors import BadEnvironment, NotFound
-from agito.plugins import PromptSet
+from agito.plugins import PromptSet, absolute, label, shown
 from agito.protocols import Environment, Finite, Unscripted
-from agito.recipe import absolute, label, shown
 from agito.rollout import EpisodeDriver
 from agito.scheduling.curriculum import draw
 from agito.training.loop import stride

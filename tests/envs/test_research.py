@@ -1,6 +1,5 @@
-"""The research tasks: solvable with the evidence, not by guessing or at first sight, and harder as the level
-rises.
-"""
+"""The research tasks: solvable with evidence, not by guessing or by first hits, and harder at higher
+levels."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def tasks(count: int, *, split: str = "train", seed: int = 5) -> list[tuple[Task
 
 
 async def success(script: str | float, pairs: Sequence[tuple[Task, Target]]) -> float:
-    """Of an negative control by name, or of the demonstrator at a skill."""
+    """Success of a negative control by name, or of the demonstrator at a skill."""
     env, earned = ResearchEnvironment(), 0.0
     for at, (task, key) in enumerate(pairs):
         factory: ScriptFactory

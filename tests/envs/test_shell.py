@@ -1,6 +1,4 @@
-"""The shell tasks, in the real sandbox: solvable, not guessable, and judged alike by the check and by the
-grader.
-"""
+"""The shell tasks in the real sandbox: solvable, not guessable, and judged alike by check and grader."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ async def env() -> AsyncGenerator[ShellEnvironment]:
 def tasks(
     env: ShellEnvironment, count: int, *, split: str = "train", seed: int = 7, levels: Sequence[int] = LEVELS
 ) -> list[tuple[Task, Target]]:
-    """`count` of every family and level."""
+    """`count` tasks of every family and level."""
     cells = [(family, level) for family, level in CELLS if level in levels]
     return [
         env.task(split=split, index=at * len(cells) + number, seed=seed, family=family, level=level)
@@ -140,7 +138,7 @@ async def test_a_demonstration_is_a_function_of_its_seed(env: ShellEnvironment) 
 async def test_the_check_script_agrees_with_the_grader_on_broken_and_mended_trees(
     env: ShellEnvironment,
 ) -> None:
-    """The grader also wants the rest left alone, so the check can only be the milder of the two."""
+    """The grader also requires the other files unchanged, so only the check can be more lenient."""
     for at in range(12):
         task, target = env.task(split="heldout", index=at, seed=2, family="repair", level=1 + at % 5)
         for script in (env.solutions(task, target)[0], env.demonstrator(task, target, skill=0.3, seed=at)):
@@ -185,9 +183,8 @@ def _is_something_else_changed(wanted: object, sealed: EpisodeArtifacts) -> bool
 
 
 async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnvironment) -> None:
-    """No key, file, value or receipt stands in it; nor does it say more when it is kept from stopping at the
-    first broken rule.
-    """
+    """It contains no key, file, value or receipt, and reveals no more when it is kept from stopping at the
+    first broken rule."""
     for at in range(20):
         task, target = env.task(split="heldout", index=at, seed=4, family="repair", level=2 + at % 4)
         instance = generate(split="heldout", family="repair", level=task.level, seed=target.seed)
@@ -209,7 +206,7 @@ async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnviron
 
 
 async def spoken(control: Control, command: str) -> str:
-    """Said again when it times out, which it never does twice in a row."""
+    """Repeated when it times out, which never happens twice in a row."""
     for _ in range(2):
         (event,) = await control.session.act(
             [Call(tool="sh", arguments={"command": command})], budget(Limits())
@@ -277,7 +274,7 @@ def test_the_structural_split_asks_for_keys_that_training_uses_in_the_other_fami
 
 
 def _asked(env: ShellEnvironment, split: str, family: str) -> set[str]:
-    """The keys on which the task turns, seen in the prompt or in what has to change."""
+    """The keys that matter for the task, from the prompt or from the required changes."""
     found: set[str] = set()
     for at in range(60):
         task, target = env.task(split=split, index=at, seed=0, family=family, level=3)

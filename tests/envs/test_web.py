@@ -1,4 +1,4 @@
-"""The web tasks: solvable, not guessable, alike in Chromium and in the browser without one."""
+"""The web tasks: solvable, not guessable, and equal in Chromium and in the browser without it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def chromium(anyio_backend: str) -> AsyncIterator[WebEnvironment]:
 
 @needs_chromium
 async def test_both_browsers_show_the_same_pages_to_agents_that_err(chromium: WebEnvironment) -> None:
-    """An imperfect agent: the same events, the same site in the end, the same verdict."""
+    """An imperfect agent: the same events, final site and verdict."""
     text = TextWebEnvironment()
 
     async def same(number: int, family: str, level: int) -> None:

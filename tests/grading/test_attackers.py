@@ -1,6 +1,4 @@
-"""The battery as agents: they get past environments that have a hole, and stay at the floor of those that
-ship.
-"""
+"""The battery as agents: it fools environments with a hole, and stays at the floor of bundled ones."""
 
 from __future__ import annotations
 
@@ -29,14 +27,14 @@ def scored(is_right: bool) -> Verdict:
 
 
 class AnyText(ShellEnvironment):
-    """Believes any text."""
+    """Accepts any text."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(bool(sealed.submitted))
 
 
 class AnyMention(ShellEnvironment):
-    """Believes an answer in which the wanted one stands somewhere."""
+    """Accepts an answer that contains the wanted one."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(str(target.data["answer"]) in (sealed.submitted or ""))
@@ -50,14 +48,14 @@ class RewardFile(ShellEnvironment):
 
 
 class OwnCheck(ShellEnvironment):
-    """Believes a check that stands in the agent's box."""
+    """Trusts a check in the agent's box."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return scored(b"want" not in sealed.files.get(".check", b"want"))
 
 
 class Nothing(ShellEnvironment):
-    """Believes that what is not there cannot be wrong."""
+    """Assumes that what is missing cannot be wrong."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         wanted = target.data["files"]

@@ -1,4 +1,4 @@
-"""Where a grader must not jump to a conclusion: a busy machine, and work that stops short."""
+"""Where a grader must not jump to conclusions: on a busy machine, and with unfinished work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function task's verdict: what passes, what fails, and what never becomes a verdict at all."""
+"""A function task's verdict: what passes, what fails, and what never becomes a verdict."""
 
 from __future__ import annotations
 

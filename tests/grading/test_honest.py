@@ -1,6 +1,4 @@
-"""Honest housekeeping, as engineers and agents do it beside their work: it costs nobody a reward and proves
-nothing.
-"""
+"""Honest housekeeping that engineers and agents do beside their work costs no reward and proves nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from agito.worlds.sandbox import Pool
 pytestmark = pytest.mark.anyio
 GIT = "git -c user.name=a -c user.email=a@b"
 
-# In a Python code base. Those below change every source, so they come when the work is done: the scripted
-# solver reads lines.
+# In a Python code base. The second part changes every source, so it runs after the work: the scripted solver
+# reads lines.
 CODE = {
     "a backup folder": "mkdir bak; cp -a .[a-z]* *.py bak/",
     "a backup of everything elsewhere": "cp -a . /tmp/bak",
@@ -98,7 +96,7 @@ AFTER = {
     "more documentation": "find . -name '*.py' -exec sed -i '$a # the end' {} +",
     "more tests": "for t in tests/*.py; do cp $t tests/test_more.py; sed -i '$a # more' $t; done",
 }
-# In a tree of settings, with the few programs that are there.
+# In a tree of settings, with the few programs available.
 SHELL = {
     "a backup folder": "mkdir bak; cp -r [a-z]* bak/ 2>/dev/null; true",
     "a backup elsewhere": "cp -r . /tmp/bak",
@@ -131,7 +129,7 @@ def sh(command: str) -> Call:
 
 
 def beside(solver: ScriptFactory, command: str, *, is_after: bool) -> ScriptFactory:
-    """The solver, with one habit before it begins or before it submits."""
+    """The solver with one habit, before it begins or before it submits."""
 
     def script() -> Script:
         running = solver()
@@ -152,7 +150,7 @@ def beside(solver: ScriptFactory, command: str, *, is_after: bool) -> ScriptFact
 async def finished(
     env: Environment, index: int, command: str, *, is_after: bool, family: str | None = None
 ) -> tuple[Verdict, str]:
-    """The verdict on an attempt that solves its task and has the habit, and what the command printed."""
+    """The verdict on an attempt that solves its task and has the habit, and the command's output."""
     task, target = env.task(split="heldout", index=index, seed=3, family=family, level=1 + index % 3)
     task = replace(
         task, limits=replace(task.limits, turns=200, calls=200, call_seconds=10.0, observation_bytes=4096)
@@ -186,7 +184,7 @@ async def test_honest_housekeeping_in_code_is_no_proof_and_costs_no_reward(pool:
 
 @pytest.mark.parametrize("what", SHELL)
 async def test_honest_housekeeping_in_shell_costs_no_reward(pool: Pool, what: str) -> None:
-    number = list(SHELL).index(what)  # when the work is done: the scripted solver would mend the copies
+    number = list(SHELL).index(what)  # after the work: the scripted solver would fix the copies
     verdict, said = await finished(
         ShellEnvironment(pool=pool), number, SHELL[what], is_after=True, family="repair"
     )

@@ -1,4 +1,4 @@
-"""The environment of the planted loophole: sound but for its hole, and gold sees through it."""
+"""The environment of the planted loophole: sound but for its hole, which gold is not fooled by."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = Path(__file__).parents[2] / "benchmarks/loophole_env.py"
 
 
 class TestSound(EnvironmentContract):
-    """Without the hole it keeps every rule."""
+    """Without the hole it satisfies every rule."""
 
     async def make(self) -> Environment:
         return load(f"{FILE}:Sound")

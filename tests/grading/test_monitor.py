@@ -1,6 +1,4 @@
-"""What the monitor decides, without anything running: who is looked at twice, what is masked, when the alarm
-comes.
-"""
+"""The monitor's decisions without running anything: second looks, masking, alarms."""
 
 from __future__ import annotations
 
@@ -80,7 +78,7 @@ def monitor(**options: object) -> Monitor:
 
 
 def steps(found: Monitor, rate: float, *, start: int = 0, num: int = 20, seed: int = 0) -> int | None:
-    """Steps of 100 attempts, each judged; the step of the alarm."""
+    """Steps of 100 attempts, each judged; returns the step of the alarm."""
     rng = random.Random(seed)
     for step in range(start, start + num):
         found.update(step, [group(*(attempt(at, gold=float(rng.random() >= rate)) for at in range(100)))])
@@ -102,14 +100,14 @@ def test_a_penalised_attempt_is_in_nobodys_baseline_and_the_others_are_measured_
 
 
 def test_a_group_with_a_penalised_attempt_teaches_even_where_nobody_else_differs() -> None:
-    assert group(attempt(0, reward=0.0), attempt(1, reward=0.0), attempt(2, penalty=CAUGHT)).is_mixed
-    assert group(attempt(0, penalty=CAUGHT), attempt(1, penalty=CAUGHT)).is_mixed
+    assert group(attempt(0, reward=0.0), attempt(1, reward=0.0), attempt(2, penalty=CAUGHT)).has_variance
+    assert group(attempt(0, penalty=CAUGHT), attempt(1, penalty=CAUGHT)).has_variance
     assert not group(attempt(0), attempt(1, penalty=CAUGHT)).is_void
     assert group(attempt(0), void(1)).is_void
 
 
 def test_a_penalised_attempt_is_not_tried_again_and_makes_its_group_mixed() -> None:
-    schedule = Schedule(Quota(ids=[0, 1], group_size=2, mixed=1))
+    schedule = Schedule(Quota(ids=[0, 1], group_size=2, nonzero_variance=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 0.0)]) == ()
     assert schedule.finished([(second, "penalised")]) == (), "the group teaches: no other is needed"
@@ -247,9 +245,7 @@ def test_the_estimate_is_unbiased_whatever_the_share(share: float) -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.05])
 def test_false_alarms_are_rarer_than_promised_at_half_the_limit(share: float) -> None:
-    """The bound is one in `PATIENCE` attempts; counted over 200 runs of 500 attempts, which would meet 100 of
-    them.
-    """
+    """The bound is one in `PATIENCE` attempts; over 200 runs of 500 attempts it would be 100."""
     rng, alarms = random.Random(3), 0
     for _ in range(200):
         rate = HackRate(limit=0.02, share=share)

@@ -1,5 +1,5 @@
-"""Graders that hang, raise or exhaust memory: on the work alone that is a zero, on everything it is void, now
-and then it is a verdict.
+"""Graders that hang, raise or exhaust memory: for the work alone that is a zero, for everything void,
+sometimes a verdict.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ WAYS = [hangs, raises, recurses, exhausts_memory, leaves, loses_its_box, uses_up
 
 
 class Grader:
-    """Fails as `way` does on the work and on the reference, each as often as it is told; then judges.
-    `asked`: whom it was asked about.
+    """Fails as `way` does on the work and on the reference, each a given number of times; then judges.
+    `asked`: what it was asked about.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A leak of every kind is planted, found, and gone after scrubbing; what cannot be scrubbed away stops the
+"""A leak of every kind is planted, found, and gone after scrubbing; what cannot be scrubbed stops the
 episode.
 """
 
@@ -41,7 +41,7 @@ def zipped() -> bytes:
 
 
 def by_git(tmp_path: Path, *commands: str) -> dict[str, bytes]:
-    """A real repository whose past holds the answer."""
+    """A real repository whose history holds the answer."""
     who = {f"GIT_{role}_{what}": "a" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     quiet = {**os.environ, **who, "GIT_CONFIG_GLOBAL": "/dev/null"}
     script = [
@@ -143,7 +143,7 @@ async def test_an_answer_in_the_layer_below_the_workspace_is_found(pool: Pool, t
     (tmp_path / "kept.txt").write_text(ANSWER)
     for place in (tmp_path, *tmp_path.parents):
         if place.stat().st_mode & 0o777 == 0o700:
-            place.chmod(0o755)  # the sandbox is nobody
+            place.chmod(0o755)  # the sandbox's user is nobody
     box = await pool.start(replace(SPEC, base=str(tmp_path)))
     with pytest.raises(AnswerReachable, match=r"kept\.txt"):
         await prove(box, [ANSWER], libraries=False)

@@ -1,4 +1,4 @@
-"""Tests that share an interpreter with the code: tampering is told from passing, and a mistake from
+"""Tests that share an interpreter with the code: tampering is told from passing, and mistakes from
 tampering.
 """
 

@@ -1,5 +1,5 @@
-"""A grader in a real sandbox that is killed, whose disk is full, that does not answer: no attempt ever
-becomes a reward.
+"""A grader in a real sandbox that is killed, whose disk is full, or that does not answer: no failure becomes
+a reward.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECK = (
 
 
 class Boxed(FakeEnvironment):
-    """Judges in a throwaway sandbox. The boxes of its first `num_struck` verdicts meet with `trouble`."""
+    """Judges in a throwaway sandbox. The boxes of its first `num_struck` verdicts get `trouble`."""
 
     def __init__(self, pool: Pool, trouble: str, num_struck: int) -> None:
         self.pool, self.trouble, self.num_struck, self.num_asked = pool, trouble, num_struck, 0
@@ -73,7 +73,7 @@ async def pool(anyio_backend: str) -> AsyncIterator[Pool]:
 
 
 def parts(environment: FakeEnvironment) -> tuple[AttemptRunner, Plan]:
-    """Everybody solves the task."""
+    """Every attempt solves its task."""
     runner = AttemptRunner(
         environment, SoloHarness(), solo(ByteRenderer()), seed=0, deadlines=Deadlines(grade_s=3.0)
     )
@@ -99,7 +99,7 @@ async def test_a_grader_in_trouble_once_is_asked_again_and_the_verdict_is_what_i
 async def test_a_grader_that_fails_on_a_reference_too_gives_no_verdict_and_the_attempt_is_tried_again(
     pool: Pool, trouble: str
 ) -> None:
-    runner, plan = parts(Boxed(pool, trouble, 5))  # three times the work, twice the reference
+    runner, plan = parts(Boxed(pool, trouble, 5))  # three times for the work, twice for the reference
     collected = await collect(runner, plan, Quota(ids=[0], group_size=2, max_live=1), None)
     assert collected.retried == 1
     assert [attempt.verdict.reward for attempt in collected.attempts] == [1.0, 1.0]
@@ -110,13 +110,13 @@ async def test_where_every_grader_dies_nothing_is_learned(pool: Pool) -> None:
     collected = await collect(runner, plan, Quota(ids=range(2), group_size=2, max_tries=2), None)
     assert all(math.isnan(attempt.verdict.reward) for attempt in collected.attempts)
     assert [group.is_void for group in collected.groups] == [True, True]
-    assert not any(group.is_mixed for group in collected.groups)
+    assert not any(group.has_variance for group in collected.groups)
     with pytest.raises(ValueError, match="at least 2"):
         leave_one_out(collected.groups[0])
 
 
 class Validated(Boxed):
-    """A validator that is in trouble, beside a check that is not."""
+    """A validator in trouble, beside a check that is not."""
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         return await FakeEnvironment.grade(self, sealed, target, grade_seed)

@@ -1,4 +1,4 @@
-"""Compiled code beyond float32 on one thread: bfloat16, threads, pages, draws, other instruction sets."""
+"""Compiled code beyond float32 on one thread: bfloat16, threads, pages, sampling, other instruction sets."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def tokens(config: DecoderConfig, count: int = 256, seed: int = 0) -> Tensor:
 
 
 def whole(model: Decoder, ids: Tensor) -> Tensor:
-    """What `walked` looks at, of one forward pass."""
+    """The view of `walked` on one forward pass."""
     ends = [5, 6, 7, 157, 158, 159, 199, 200, 201, 204, 205, 206]
     return model(ids, [len(ids)])[[end - 1 for end in ends]].float()
 
@@ -244,7 +244,7 @@ def test_a_draw_in_compiled_code_is_the_inverse_of_the_cumulative_distribution(v
 @pytest.mark.parametrize("spread", [0.0, 0.5, 4.0])
 @torch.inference_mode()
 def test_a_truncated_draw_in_compiled_code_is_that_of_torch(spread: float) -> None:
-    """Flat distributions and steep ones, equal entries among them."""
+    """Flat and steep distributions, with equal entries among them."""
     vocab, count, generator = 9000, 200, torch.Generator().manual_seed(3)
     config = DecoderConfig(
         vocab_size=vocab,
@@ -316,7 +316,7 @@ def test_what_has_no_share_is_never_drawn_in_compiled_code() -> None:
 
 
 def test_a_processor_with_avx2_alone_computes_the_same_within_rounding(tmp_path: Path) -> None:
-    """In a process of its own, as a library is loaded once."""
+    """In a separate process, as a library is loaded once."""
     if "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("needs a processor with AVX2")
     path = tmp_path / "found.json"

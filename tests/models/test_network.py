@@ -18,7 +18,7 @@ from transformers import Qwen3ForCausalLM
 
 from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import CachedQwen3, NativeQwen3, Qwen3, Qwen3Config, is_supported, num_params
-from agito.models.network import ALIKE
+from agito.models.network import KEY_QUERY_CORRELATION
 from agito.types import AttemptId, Sample, span
 
 TINY = Qwen3Config(
@@ -319,15 +319,14 @@ def test_keys_begin_like_the_first_query_head_that_reads_them_and_as_large(num_k
         )
         for head, key_W in enumerate(keys_KW):
             alike = [float(torch.corrcoef(torch.stack([query_W, key_W]))[0, 1]) for query_W in queries_HW]
-            assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(ALIKE, abs=0.03)
+            assert alike.pop(head * 4 // num_kv_heads) == pytest.approx(KEY_QUERY_CORRELATION, abs=0.03)
             assert max(map(abs, alike)) < 0.1
         assert float(keys_KW.std()) == pytest.approx(float(queries_HW.std()), rel=0.05)
 
 
 def test_a_new_network_learns_to_say_what_followed_within_a_few_steps() -> None:
-    """Pairs of random tokens are read, then asked for in any order. Without the heads that look back it does
-    not get there.
-    """
+    """Random pairs of tokens are read, then queried in any order. Without the induction heads it does not
+    succeed."""
     model = Qwen3(
         Qwen3Config(vocab_size=80, hidden_size=64, intermediate_size=64, num_layers=2, head_dim=32), seed=0
     )
@@ -335,7 +334,7 @@ def test_a_new_network_learns_to_say_what_followed_within_a_few_steps() -> None:
     trainer.begin_phase("sft", 80)
     rng = random.Random(0)
     losses = [trainer.imitate([_pairs(rng) for _ in range(8)]).values["sft/loss_nats"] for _ in range(80)]
-    # nats; the logarithm is what a guess among what was read comes to
+    # nats; the logarithm is the loss of guessing among the tokens read
     assert sum(losses[-10:]) / 10 < 0.5 * math.log(8)
 
 

@@ -333,7 +333,7 @@ def test_nobody_has_a_private_channel() -> None:
     for function in (
         run.train,
         run.resume,
-        checkpoint.checkpoint,
+        checkpoint.evaluate_checkpoint,
         scorecard.of_checkpoints,
         scorecard.of_endpoint,
         audit,

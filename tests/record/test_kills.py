@@ -1,4 +1,4 @@
-"""A writer killed with SIGKILL at any moment leaves a run that goes on from its last commit."""
+"""A writer killed with SIGKILL at any moment leaves a run that can continue from its last commit."""
 
 from __future__ import annotations
 

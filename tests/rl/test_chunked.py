@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agito.learning.losses.chunked import chunked_logprobs, is_worth_cutting
+from agito.learning.losses.chunked import chunked_logprobs, should_chunk
 from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 
 TOKENS, WIDTH, VOCAB, CHUNK = 70, 24, 601, 8000  # six chunks, of which four are kept
@@ -80,8 +80,8 @@ def test_a_token_that_cannot_be_has_no_share_in_the_entropy() -> None:
 
 
 def test_few_logits_are_not_cut() -> None:
-    assert not is_worth_cutting(2048, 1500)
-    assert is_worth_cutting(512, 49_152)
+    assert not should_chunk(2048, 1500)
+    assert should_chunk(512, 49_152)
 
 
 _MEASURE = """

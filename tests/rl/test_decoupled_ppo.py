@@ -146,7 +146,7 @@ def test_zero_advantage_has_exactly_zero_gradient_but_counts_in_n() -> None:
 def test_meters_equal_hand_worked_values() -> None:
     batch = tokens([-1.0, -1.0, -1.0], [-1.0, -1.5, -1.0], [-1.0, -1.5, -2.0], [1.0, 1.0, 1.0])
     _, meters, max_w = decoupled_ppo(batch, num_tokens=3, config=CONFIG)
-    figures = meters.figures(max_w)
+    figures = meters.metrics(max_w)
     w = [1.0, 1.0, math.e]
     assert figures["policy/clip_fraction"] == pytest.approx(1 / 3)  # rho = e^.5 with A > 0
     assert figures["policy/truncated_fraction"] == pytest.approx(1 / 3)
@@ -161,7 +161,7 @@ def test_the_signed_mean_of_log_w_shows_bias_and_the_absolute_one_shows_noise() 
     _, meters, max_w = decoupled_ppo(
         tokens([-1.0, -1.0], [-1.0, -1.0], [-1.5, -0.5], [1.0, 1.0]), num_tokens=2, config=CONFIG
     )
-    figures = meters.figures(max_w)
+    figures = meters.metrics(max_w)
     assert figures["policy/log_w_mean_nats"] == pytest.approx(0.0)
     assert figures["policy/log_w_abs_mean_nats"] == pytest.approx(0.5)
 
@@ -189,7 +189,7 @@ def test_a_rejected_sequence_has_exactly_zero_gradient_and_its_length_bias_is_me
     loss.backward()
     assert batch.logp_T.grad is not None
     assert batch.logp_T.grad.tolist() == pytest.approx([-0.2, -0.2, 0, 0, 0])
-    figures = meters.figures(max_w)
+    figures = meters.metrics(max_w)
     assert figures["policy/rejected_sequences_fraction"] == 0.5
     assert figures["policy/rejected_tokens_fraction"] == 0.6
     assert figures["policy/rejected_length_ratio"] == pytest.approx(3 / 2.5)
@@ -197,7 +197,7 @@ def test_a_rejected_sequence_has_exactly_zero_gradient_and_its_length_bias_is_me
 
 def test_rejection_is_off_by_default_and_then_unbiased_by_length() -> None:
     _, meters, max_w = decoupled_ppo(random_tokens(0, spread=3.0), num_tokens=60, config=CONFIG)
-    figures = meters.figures(max_w)
+    figures = meters.metrics(max_w)
     assert figures["policy/rejected_tokens_fraction"] == 0
     assert figures["policy/rejected_length_ratio"] == 1
 

@@ -1,4 +1,4 @@
-"""Workers from outside: they start, they learn together, and their death is noticed."""
+"""Workers from outside: they start, learn together, and their death is noticed."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_attempts_that_begin_alike_are_learned_from_by_the_same_worker_where_the
 
 
 class Heartbeat:
-    """How long the event loop ever stood still."""
+    """The longest stall of the event loop."""
 
     longest_s = 0.0
 
@@ -206,7 +206,7 @@ BIG = LoadState(directory=Path("x" * (1 << 24)))
 async def test_a_worker_that_is_stopped_whatever_it_was_doing_is_named_in_time_and_the_loop_goes_on(
     doing: str,
 ) -> None:
-    """And whoever asks next is not kept waiting, and it is gone at once when the rest is closed."""
+    """The next request is not delayed, and it ends at once when the pool closes."""
     heartbeat, batch = Heartbeat(), [sample(slot, 60) for slot in range(64)]
     async with opened(1, silence_s=1.5) as (pool, policy), anyio.create_task_group() as tasks:
         await policy.learner.begin_phase("sft", 3, is_alone=True)

@@ -38,7 +38,7 @@ def thread(rank: int) -> Transport:
 
 
 def other_machine(rank: int) -> Transport:
-    """A worker that has no memory in common with any other, as it thinks."""
+    """A worker that behaves as if it shared no memory with others."""
     return ThreadTransport(Host(host="127.0.0.1"))
 
 
@@ -77,9 +77,8 @@ async def said(
 
 
 async def history(start: Launch, directory: Path) -> tuple[list[object], str]:
-    """Everything that is answered in a short life with a learner that others pull from, and the digest of its
-    weights in the end.
-    """
+    """All responses in a short life of a learner with remote samplers, and the digest of its final
+    weights."""
     batch = [sample(slot, 5 + 3 * slot) for slot in range(6)]
     answers: list[object] = []
     async with started(start, 2) as pool:
@@ -123,7 +122,8 @@ async def test_every_transport_gives_the_same_answers_and_the_same_weights(tmp_p
 
 
 async def test_two_policies_in_the_same_workers_have_nothing_in_common(pool: WorkerPool) -> None:
-    """Not even a vocabulary; what one learns leaves the other as it was, and each counts its own versions."""
+    """Policies share not even a vocabulary; training one leaves the other unchanged, and each counts its own
+    versions."""
     one = await pool.open("one", plan(learns_alone=True))
     other = await pool.open("other", plan(vocab_size=VOCAB_SIZE - 9, seed=8, learns_alone=True))
     await one.publish(1)

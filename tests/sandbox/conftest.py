@@ -1,4 +1,4 @@
-"""A pool for each test; the sandboxes are real."""
+"""A pool for each test, with real sandboxes."""
 
 from __future__ import annotations
 

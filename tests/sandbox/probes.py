@@ -1,7 +1,6 @@
-"""Attacks as programs: run inside a sandbox, and plainly to prove that they would have worked. Standard
-library only.
+"""Attacks as programs: run inside a sandbox, and plainly to prove that they work. Standard library only.
 
-`python3 probes.py NAME ARGUMENT...` prints what it could get at, or nothing.
+`python3 probes.py NAME ARGUMENT...` prints what it could reach, or nothing.
 """
 
 # ruff: noqa: PTH123, PTH208, PTH115, PTH108, PTH118, T201
@@ -20,7 +19,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def trace(target: str) -> None:
-    """Everything that could reach into another process of the same user."""
+    """Everything that might reach into another process of the same user."""
     pid = int(target)
     buffer, word = ctypes.create_string_buffer(8), ctypes.c_void_p
     with open("/proc/self/maps") as maps:
@@ -57,7 +56,7 @@ def trace(target: str) -> None:
 
 
 def calls() -> None:
-    """System calls that a sandbox has no use for."""
+    """System calls that a sandbox does not need."""
     buffer = ctypes.create_string_buffer(256)
     tries = {
         "io_uring": lambda: libc.syscall(425, 1, buffer),
@@ -104,7 +103,7 @@ def privileged() -> None:
 
 
 def search(needle: str, *roots: str) -> None:
-    """Where a secret can be seen: environments, command lines, open descriptors, files anywhere."""
+    """Where a secret is visible: environments, command lines, open descriptors, files."""
     secret = needle.encode()
     for pid in [name for name in os.listdir("/proc") if name.isdigit()]:
         for name in ("environ", "cmdline", "status", "mountinfo"):
@@ -126,7 +125,7 @@ def search(needle: str, *roots: str) -> None:
 
 
 def connect(*addresses: str) -> None:
-    """Sockets of somebody else: `tcp:PORT`, `unix:PATH`, `abstract:NAME`."""
+    """Sockets of others: `tcp:PORT`, `unix:PATH`, `abstract:NAME`."""
     for address in addresses:
         kind, _, where = address.partition(":")
         with (
@@ -141,7 +140,7 @@ def connect(*addresses: str) -> None:
 
 
 def bomb() -> None:
-    """Forks for as long as anything lives; prints once it has hit a limit."""
+    """Forks until it is killed; prints once it has hit a limit."""
     while True:
         try:
             if os.fork() == 0:

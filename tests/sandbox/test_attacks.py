@@ -1,6 +1,4 @@
-"""Attacks on the sandbox, each with a control that proves it would have worked: the same program, run plainly
-or in a weaker box.
-"""
+"""Attacks on the sandbox, each with a control: the same program succeeds plainly or in a weaker box."""
 
 # ruff: noqa: ASYNC110
 from __future__ import annotations
@@ -73,7 +71,7 @@ async def test_signals_to_pid_1_do_nothing(box: Box) -> None:
     result = await box.sh(
         f"for s in {names}; do kill -$s 1; done; sleep 0.1; sleep 100 & kill -KILL $!; wait $!; echo $?"
     )
-    assert result.output.endswith(b"\n137\n")  # the control: the same command ends another process
+    assert result.output.endswith(b"\n137\n")  # control: the same command kills another process
     assert (await box.sh("echo alive")).output == b"alive\n"
 
 
@@ -90,7 +88,7 @@ async def test_nothing_privileged_works(box: Box) -> None:
     async with Pool(await launch(seccomp=False), 0) as weaker:  # the layers below seccomp hold on their own
         assert await inside(await weaker.start(SandboxSpec()), "privileged") == set()
     if IS_ROOT:
-        script = f"unshare -m {sys.executable} {PROBES} privileged"  # in mounts of its own
+        script = f"unshare -m {sys.executable} {PROBES} privileged"  # in its own mounts
         done = subprocess.run(
             ["unshare", "-m", "-u", "sh", "-c", f"mount -t tmpfs x /tmp; {script}"],
             capture_output=True,
@@ -210,7 +208,7 @@ async def test_a_fork_bomb_ends_with_its_deadline_and_touches_nobody(pool: Pool)
             group.start_soon(neighbour)
             result = await box.sh(command, timeout_s=1.0)
         assert (result.exit_code, result.fault, result.killed_by) == (None, Fault.TIMEOUT, "deadline")
-        assert b"limit" in result.output or b"fork" in result.output  # the control: it did hit the limit
+        assert b"limit" in result.output or b"fork" in result.output  # control: it did hit the limit
         assert int((await box.sh("ps -e --no-headers | wc -l")).output) <= 4
 
 
@@ -231,7 +229,7 @@ async def test_many_small_holders_of_memory_are_counted_together(pool: Pool) -> 
     )
     result = await box.py(code, timeout_s=20)
     assert (result.fault, result.killed_by) == (Fault.BUDGET, "memory")
-    # the control: the same program lives where there is room
+    # control: the same program survives where there is room
     roomy = await pool.start(SandboxSpec(mem_mb=900))
     assert (await roomy.py(code, timeout_s=2)).killed_by == "deadline"
 

@@ -1,4 +1,4 @@
-"""Captures are faithful or say so, and never hold up what else the host does."""
+"""Captures are complete or say why not, and never block the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing carries from one episode to another, or to the host, through what all of them see."""
+"""Nothing carries over from one episode to another, or to the host, through shared kernel state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root
 
 
 async def tried(box: Box, code: str) -> list[str]:
-    """What each call of `code` says: `t(name, function, argument...)` prints the name where the function does
+    """The calls of `code` that succeed: `t(name, function, argument...)` prints the name if the function does
     not fail.
     """
     prelude = (
@@ -32,7 +32,7 @@ async def tried(box: Box, code: str) -> list[str]:
 
 
 async def test_an_episode_cannot_make_the_host_write_to_its_disk(box: Box) -> None:
-    """Answered before the kernel looks: even a descriptor that is not there is in order."""
+    """Answered before the kernel looks: even an invalid descriptor is accepted."""
     code = (
         "for name in ('syncfs', 'fsync', 'fdatasync'): t(name, getattr(libc, name), 999)\nt('msync', "
         "libc.msync, 1, 1, 4)\n"
@@ -58,12 +58,12 @@ async def test_what_is_counted_for_the_whole_machine_or_tells_of_shared_files_is
     assert await tried(box, code) == []
     async with Pool(await launch(seccomp=False), 0) as weaker:
         done = await tried(await weaker.start(SandboxSpec()), code)
-        # a socket's, not everywhere
+        # only for sockets
         assert [name for name in done if name != "socket"] == ["inotify", "notify", "pipe", "filter", "group"]
 
 
 async def test_programs_do_without_what_is_refused(box: Box) -> None:
-    """Options of sockets, pipes and files that have nothing to do with it still work."""
+    """Unrelated options of sockets, pipes and files still work."""
     code = (
         "r, w = os.pipe()\nfcntl.fcntl(w, fcntl.F_SETFL, os.O_NONBLOCK)\nt('size', fcntl.fcntl, w, 1032)\n"
         "s = socket.socket()\n"
@@ -93,7 +93,7 @@ async def test_a_lock_on_a_file_that_all_see_is_seen_by_nobody_else(pool: Pool, 
     ask = f"import fcntl, os\nfcntl.flock(os.open({path!r}, 0), fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')"
     assert (await first.py(hold)).exit_code == 0
     assert (await second.py(ask)).output == b"free\n"
-    assert b"BlockingIOError" in (await first.py(ask)).output  # the control: it is held
+    assert b"BlockingIOError" in (await first.py(ask)).output  # control: it is held
     if Path(path).exists():
         handle = os.open(path, os.O_RDONLY)
         try:

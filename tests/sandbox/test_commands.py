@@ -1,4 +1,4 @@
-"""The two shortcuts for short commands, held against bash itself."""
+"""The two shortcuts for short commands, compared with bash itself."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ async def test_the_direct_way_and_bash_give_the_same_result(pool: Pool, command:
         lines = sorted(line for line in result.output.splitlines() if not line.startswith(b"SHLVL="))
         return result.exit_code, result.killed_by, lines, await box.files()
 
-    # an empty word in front of it: an expansion
+    # an empty word in front makes it an expansion
     through_bash = command.replace(program.words[0], '"$X"' + program.words[0], 1)
     assert as_program(through_bash) is None
     assert await outcome(command) == await outcome(through_bash)

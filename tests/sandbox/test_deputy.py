@@ -1,5 +1,5 @@
-"""Pid 1 does for a command only what the command could do itself: what it opens, lists, enters and lends is
-what bash would be given.
+"""Pid 1 does for a command only what the command could do itself: what it opens, lists, enters and passes on
+is what bash would get.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ async def test_no_process_lowers_the_priority_of_pid_1(box: Box) -> None:
     said = (await box.py(LOWER)).output.decode()
     assert said == "priority 0 0\npriority 1 -1\npriority 2 -1\nio 1 0\nio 2 -1\nio 3 -1\n"
     assert (await box.sh("echo $(< /proc/1/stat)")).output.rpartition(b")")[2].split()[16] == before
-    assert (await box.sh("nice -n 5 nice")).output != b"0\n"  # its own it may
+    assert (await box.sh("nice -n 5 nice")).output != b"0\n"  # it may with its own
 
 
 async def test_no_further_user_namespace_can_be_made_whatever_the_filter_says(box: Box) -> None:

@@ -1,5 +1,5 @@
-"""A snapshot is what was there at one moment, whatever the episode made of its workspace, and its forks
-cannot be told from it.
+"""A snapshot is the workspace at one moment, whatever the episode did to it, and forks cannot be told from
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agito.worlds.sandbox.pool import MOST_LAYERS
 
 pytestmark = pytest.mark.anyio
 SMALL = SandboxSpec(work_mb=16)  # its forks are copies
-LARGE = SandboxSpec(work_mb=64)  # its forks lie above its snapshot
+LARGE = SandboxSpec(work_mb=64)  # its forks are stacked on its snapshot
 
 
 @pytest.fixture(scope="module", params=["overlay", "copy"])

@@ -1,4 +1,4 @@
-"""Snapshots and what grows from them."""
+"""Snapshots and forks of forks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an action may use, and what ends it when it uses more."""
+"""Limits of an action, and what ends it beyond them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One episode against the others: what it uses up is its own, and nobody else is killed, starved or refused
-for it.
+"""Isolation from neighbours: what an episode uses up is its own, and nobody else is killed, starved or
+refused for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root has users to give away")
 HAS_GROUPS = (probe := cgroups.make(1 << 30)) is not None and probe.remove()
 NEEDS_GROUPS = pytest.mark.skipif(not HAS_GROUPS, reason="needs a control group that this user may divide")
-# Memory that is in no process's own account: shared, written, and given back by the process alone.
+# Memory in no process's own account: shared, written, and given back by the process alone.
 UNSEEN = """
 import mmap
 held = []
@@ -71,7 +71,7 @@ async def test_memory_that_no_process_seems_to_hold_ends_in_its_own_sandbox() ->
 @NEEDS_GROUPS
 async def test_what_the_kernel_ends_for_memory_is_said_to_be_ended_for_memory(pool: Pool) -> None:
     box = await pool.start(SandboxSpec(mem_mb=64, work_mb=1, tmp_mb=1))
-    buffers = (  # in no account of a process, and so not seen by pid 1
+    buffers = (  # in no process's account, so pid 1 does not see them
         "import resource, socket\nkeep = []\nwhile True:\n  a, b = socket.socketpair(); "
         "a.setblocking(False); keep += [a, b]\n"
         "  try:\n    while True: a.send(b'x' * 65536)\n  except BlockingIOError: pass"
@@ -120,7 +120,7 @@ async def test_descriptors_under_way_in_one_episode_hinder_no_other(users: bool)
     async with Pool(await launch(users=users), 0) as pool, await Pool.open(warm=0) as second:
         bystander, bad = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
         held = await bad.py(IN_FLIGHT)
-        assert int(held.output) >= 1000  # the control: it did reach the limit
+        assert int(held.output) >= 1000  # control: it did reach the limit
         assert (await (await pool.start(SandboxSpec())).sh("echo new")).output == b"new\n"
         assert (await (await second.start(SandboxSpec())).sh("echo new")).output == b"new\n"
         listener = await bystander.listen()
@@ -182,7 +182,7 @@ async def test_the_group_of_a_living_host_is_never_swept_and_that_of_a_dead_one_
     assert host.stdout is not None
     path = Path(host.stdout.readline().strip())
     assert (group := cgroups.make(1 << 30)) is not None
-    assert path.exists()  # empty, and somebody's
+    assert path.exists()  # empty, and owned
     assert group.remove()
     host.send_signal(signal.SIGKILL)
     host.communicate()
@@ -206,7 +206,7 @@ async def test_a_fork_of_a_large_workspace_belongs_to_its_own_sandbox(pool: Pool
     large = SandboxSpec(work_mb=64)
     box = await pool.start(large)
     await box.sh("mkdir -p d/e; echo one > d/a; echo two > d/e/b; chmod 600 d/a; ln d/a d/c")
-    for _ in range(3):  # layers above layers, each written by another user
+    for _ in range(3):  # layers on layers, each written by another user
         box = await pool.fork(await box.snapshot())
         result = await box.sh(
             "stat -c '%U %a' d/a d/e; echo more >> d/a; rm d/e/b; echo two > d/e/b; chmod 640 d/a; chmod "
@@ -236,7 +236,7 @@ async def test_a_network_that_was_used_without_a_packet_is_not_used_again() -> N
         for code in (leave, label):
             result = await box.py(code)
             assert result.exit_code == 0, result.output
-            assert (await box.py(look)).output != fresh  # the control: it can be seen
+            assert (await box.py(look)).output != fresh  # control: it can be seen
             await box.close()
             seen: set[bytes] = set()
             for _ in range(3):
@@ -301,7 +301,7 @@ async def test_without_a_control_group_hidden_memory_is_found(code: str) -> None
         result = await (await pool.start(SandboxSpec(mem_mb=64))).py(code, timeout_s=20)
         assert (result.killed_by, result.output) == ("memory", b"")
         roomy = await (await pool.start(SandboxSpec(mem_mb=900))).py(code, timeout_s=20)
-        assert (roomy.killed_by, roomy.output) == (None, b"held\n")  # the control
+        assert (roomy.killed_by, roomy.output) == (None, b"held\n")  # control
 
 
 @NEEDS_ROOT
@@ -352,7 +352,7 @@ async def test_a_sandbox_that_gets_no_processor_is_waited_for(box: Box) -> None:
 
     async def relieve() -> None:
         await anyio.sleep(0.2)
-        quota.write_text("1000")  # a thousandth of a processor
+        quota.write_text("1000")  # a thousandth of a CPU
         await anyio.sleep(2.8)
         quota.write_text("-1")
 
@@ -404,7 +404,7 @@ async def test_keepers_that_are_not_needed_end() -> None:
         await crowd(150)
         with anyio.fail_after(20):
             while True:
-                # the zygote hears of what is free with its next request
+                # the zygote reads free keepers with its next request
                 await (await pool.start(SandboxSpec())).close()
                 (first,) = zygote
                 keepers = [

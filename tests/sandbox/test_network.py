@@ -1,4 +1,4 @@
-"""What crosses between the host and a sandbox's own network: bytes over sockets that the host asked for, and
+"""What crosses between the host and a sandbox's network: bytes over sockets that the host requested, and
 nothing else.
 """
 
@@ -42,12 +42,10 @@ async def test_waiting_in_vain_for_a_server_leaves_the_box_alive(box: Box) -> No
 
 
 async def test_a_connection_to_itself_is_no_connection() -> None:
-    """Among the ports that the kernel gives to clients, TCP can connect a socket to itself: nobody listens
-    there.
-    """
+    """On client ports TCP can connect a socket to itself: nobody listens there."""
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
-        first.connect(first.getsockname())  # the control: the kernel of this machine does it
+        first.connect(first.getsockname())  # control: this kernel does it
         first.setblocking(False)
         assert not await passed.is_connected(first)
 
@@ -72,7 +70,7 @@ async def test_a_network_whose_listener_the_host_still_holds_is_never_used_again
             box = await pool.start(SandboxSpec())
             plain.append(await network(box))
             await box.close()
-        assert len(set(plain)) < 12  # the control: networks that were not used are used again
+        assert len(set(plain)) < 12  # control: unused networks are reused
         box = await pool.start(SandboxSpec())
         held = await network(box)
         with await box.listen(7000) as listener:
@@ -87,7 +85,7 @@ async def test_a_network_whose_listener_the_host_still_holds_is_never_used_again
 
 
 async def test_a_connection_gives_the_sandbox_no_way_to_the_host(box: Box) -> None:
-    """With a listener and a service open, the episode still sees its own loopback only, and no descriptor of
+    """With a listener and a service open, the episode still sees only its own loopback, and no descriptor of
     the exchange.
     """
     with socket.create_server(("127.0.0.1", 0)) as outside, await box.listen(7000) as listener:
@@ -104,7 +102,7 @@ async def test_a_connection_gives_the_sandbox_no_way_to_the_host(box: Box) -> No
 
 
 async def test_a_descriptor_that_is_not_what_was_asked_for_is_refused() -> None:
-    """What a pid 1 that was taken over could send: the host uses none of it."""
+    """What a compromised pid 1 could send: the host uses none of it."""
     file = os.open("/dev/null", os.O_RDWR)
     with pytest.raises(SandboxFailure, match="no socket"):
         passed.tcp(file)

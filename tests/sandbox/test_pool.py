@@ -1,4 +1,4 @@
-"""The pool: warm sandboxes, tiers, and what is left when it is gone."""
+"""The pool: warm sandboxes, tiers, and what remains after it is closed."""
 
 # ruff: noqa: ASYNC110
 from __future__ import annotations
@@ -116,7 +116,7 @@ async def test_without_a_control_group_the_tier_says_so() -> None:
 
 
 async def test_a_machine_without_isolation_is_refused_with_the_remedy() -> None:
-    code = (  # a world in which user namespaces are used up, as on a machine that forbids them
+    code = (  # user namespaces are used up, as on a machine that forbids them
         "import anyio, ctypes, os\n"
         "libc = ctypes.CDLL(None)\n"
         "assert libc.unshare(0x10000000) == 0\n"

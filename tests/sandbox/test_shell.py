@@ -1,4 +1,4 @@
-"""Commands and snippets: what they print, how they end, what carries over to the next one."""
+"""Commands and snippets: output, exit, and what carries over to the next one."""
 
 from __future__ import annotations
 

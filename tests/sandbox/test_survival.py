@@ -1,5 +1,5 @@
-"""Nothing that an episode does to its own sandbox ends it: whatever it sends, blocks or fills is an event,
-and pid 1 goes on.
+"""Nothing that an episode does ends its own sandbox: whatever it sends, blocks or fills is an event, and pid
+1 goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agito.protocols import Result, SandboxSpec
 from agito.types import Fault
 from agito.worlds.sandbox import Pool
 from agito.worlds.sandbox.box import Box
-from agito.worlds.sandbox.inside.reading import is_ended, pipe, take
+from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_available
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def box(pool: Pool) -> AsyncGenerator[Box]:
 
 
 _DIE = "; kill -9 $$; cd /"
-# Each ends its shell by SIGKILL, so that nothing but the forged text reaches the state descriptor.
+# Each ends its shell by SIGKILL, so that only the forged text reaches the state descriptor.
 FORGED = {
     "a NUL in a value": r"""exec echo -ne "/\0A=$'\\\0'\0">&99""",
     "a NUL as an octal escape": r"""printf '/work\0declare -x A=$'"'"'\\000x'"'"'\n\0' >&99""" + _DIE,
@@ -172,7 +172,7 @@ async def test_a_pipe_that_somebody_else_has_emptied_does_not_stop_its_reader() 
     assert os.read(thief, 100) == b"promised"
     os.set_blocking(thief, True)
     with anyio.fail_after(5):
-        assert await anyio.to_thread.run_sync(take, reading, abandon_on_cancel=True) == b""
+        assert await anyio.to_thread.run_sync(read_available, reading, abandon_on_cancel=True) == b""
     assert not is_ended(reading)
     for descriptor in (writing, thief):
         os.close(descriptor)

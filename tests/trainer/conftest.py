@@ -70,7 +70,7 @@ def make_samples() -> Callable[..., list[Sample]]:
 
 @torch.no_grad()
 def _own_logprobs(model: Qwen3, ids: list[int], temperature: float) -> list[float]:
-    """One sequence at a time, every position: a slower road than the trainer's."""
+    """One sequence at a time, every position: a slow reference for the trainer."""
     logits = model.logits(model.hidden(torch.tensor(ids), [len(ids)])) / temperature
     logp = torch.log_softmax(logits, dim=-1)
     return [0.0, *(float(logp[t - 1, ids[t]]) for t in range(1, len(ids)))]

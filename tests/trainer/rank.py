@@ -1,6 +1,5 @@
-"""One data-parallel rank as its own process: RANK NUM_RANKS MEETING_FILE OUT MINIBATCHES; writes its weights
-and its figures.
-"""
+"""One data-parallel rank as a process: RANK NUM_RANKS MEETING_FILE OUT MINIBATCHES; writes its weights and
+metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from agito.learning.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
-from agito.learning.trainer.network_reducer import NetworkReducer, join, offer
+from agito.learning.trainer.network_reducer import NetworkReducer, connect_store, host_store
 from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
 
@@ -26,9 +25,8 @@ SHAPE = Qwen3Config(
 
 
 def samples_of(step: int) -> list[Sample]:
-    """Of uneven lengths; their log-probabilities are noise, so that the weights w and the clip
-    are at work.
-    """
+    """Samples of uneven lengths with random log-probabilities, so that the weights w and the clip take
+    effect."""
     rng = random.Random(step)
     samples: list[Sample] = []
     for slot in range(10):
@@ -51,9 +49,8 @@ def samples_of(step: int) -> list[Sample]:
 def train(
     reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int
 ) -> tuple[LocalTrainer, list[dict[str, float]]]:
-    """Two supervised steps and three of policy gradient on this rank's share; in the last, the last rank has
-    nothing.
-    """
+    """Two supervised and three policy-gradient steps on this rank's share; in the last step, the last rank
+    has no samples."""
     trainer = LocalTrainer(
         Qwen3(SHAPE, seed=0),
         TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=minibatches),
@@ -71,9 +68,9 @@ def train(
 
 
 def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
-    """The first one offers a place to meet, and writes down where."""
+    """The first rank hosts the rendezvous store and writes down its address."""
     if rank == 0:
-        store, address = offer("127.0.0.1")
+        store, address = host_store("127.0.0.1")
         partial = meeting.with_suffix(".partial")
         partial.write_text(address)
         partial.rename(meeting)
@@ -81,7 +78,7 @@ def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
         until = time.monotonic() + 60
         while not meeting.exists() and time.monotonic() < until:
             time.sleep(0.01)
-        store = join(meeting.read_text())
+        store = connect_store(meeting.read_text())
     return NetworkReducer(rank, num_ranks, store, host="127.0.0.1")
 
 

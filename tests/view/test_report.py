@@ -24,7 +24,6 @@ from agito.record import (
     rate,
     rate_over_all,
     rates_by_cell,
-    wilson,
     write_trajectories,
 )
 from agito.types import (
@@ -49,8 +48,7 @@ from agito.types import (
 )
 from agito.view import write_report
 from agito.view.episodes import read_episodes
-from agito.view.rundata import environment, read_curves, read_run
-from agito.view.rundata import wilson as wilson_of_the_page
+from agito.view.rundata import read_run
 
 NASTY = "</script><script>alert(1)</script><!--"
 VOID = {
@@ -383,46 +381,10 @@ def test_what_is_not_a_run_has_none(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_curves_skip_torn_lines_and_keep_the_later_of_two_measurements(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [
-        {"step": 1, "phase": "rl", "wall_s": 1.0, "a/b": 1},
-        {"step": 0, "phase": "rl", "wall_s": 0.5, "a/b": None},
-    ]
-    lines += [{"step": 1, "phase": "rl", "wall_s": 2.0, "a/b": 3, "a/c": 4}]
-    path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 2, "pha')
-    assert read_curves(path) == {
-        "rl": {"step": [0, 1], "wall_s": [0.5, 2.0], "values": {"a/b": [None, 3], "a/c": [None, 4]}}
-    }
-
-
 def test_the_time_of_a_phase_adds_up_to_what_the_summary_says(tmp_path: Path) -> None:
     rows = {row["phase"]: row for row in read_run(make_run(tmp_path / "one"))["time"]}
     assert rows["sft"] == {"phase": "sft", "total": 3.0, "parts": {"train": 2.0, "other": 1.0}}
     assert rows["rl"] == {"phase": "rl", "total": 4.0, "parts": {"rollout": 3.0, "other": 1.0}}
-
-
-@pytest.mark.parametrize(
-    ("config", "shown"),
-    [
-        ('[env]\nname = "shell"\n', "shell"),
-        ('[env]\nname = "/deep/in/own.py:Own"\n', "own.py:Own"),
-        (
-            '[env]\nname = "shell"\n[[env.mix]]\nname = "code"\n[[env.mix]]\nname = "/a/own.py:Own"\n',
-            "code + own.py:Own",
-        ),
-        ("[env]\n", ""),
-        ("torn = ", ""),
-        ("env = 3\n", ""),
-    ],
-)
-def test_the_page_says_what_was_trained_on(config: str, shown: str) -> None:
-    assert environment(config) == shown
-
-
-def test_the_page_and_the_record_agree_on_wilson() -> None:
-    for successes, num in ((0, 0), (0, 7), (7, 7), (20, 64)):
-        assert wilson_of_the_page(successes, num) == pytest.approx(wilson(successes, num), abs=1e-12)
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

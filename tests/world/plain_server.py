@@ -1,5 +1,5 @@
 """A tool server without any library, which starts at once: a shelf in memory and on disk, tools that sleep,
-die and ask back.
+die and send requests.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The API layer over a real database, called as tools and over real HTTP: permissions, validation,
-transactions, idempotency, damage.
+"""The API layer over a real database, as tools and over real HTTP: permissions, validation, transactions,
+idempotency, damage.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def test_an_operation_that_is_refused_leaves_nothing_whatever_it_did(
     before, table = _table(lambda connection, arguments, caller: run(connection, caller))
     assert ask(table, "do", q="")[0] == 409
     assert table._database.bytes == before
-    assert ask(table, "do", q="")[0] == 409  # and the next one begins anew
+    assert ask(table, "do", q="")[0] == 409  # and the next one starts fresh
 
 
 def _table(run: Callable[[sqlite3.Connection, Arguments, str], Json]) -> tuple[bytes, Service]:

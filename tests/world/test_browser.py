@@ -1,4 +1,4 @@
-"""The browser: real Chromium in its sandbox, pages of our own that try things."""
+"""The browser: real Chromium in its sandbox, and pages of our own that attack it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORM = """<h1>Shop</h1><p>hello <b>you</b></p><p hidden>secret</p>
 
 
 class Pages:
-    """A site that answers by path, and remembers what it was asked."""
+    """A site that answers by path, and records requests."""
 
     def __init__(self, pages: dict[str, str]) -> None:
         self.pages, self.asked = pages, list[tuple[str, str, bytes, str]]()
@@ -110,7 +110,7 @@ async def test_what_cannot_be_done_is_said_and_leaves_the_page_usable(
     gone = view.elements[4]
     view = await page.click(gone)
     with pytest.raises(Unusable):
-        await page.click(gone)  # an element of the page before
+        await page.click(gone)  # an element of the previous page
     view = await page.back()
     assert view.text.startswith("# Shop")
 
@@ -138,8 +138,8 @@ async def test_scripts_run_and_cannot_lie_about_themselves(
 async def test_a_page_reaches_its_own_site_and_nothing_else(
     opened: Callable[[Pages], Awaitable[Page]],
 ) -> None:
-    """Whatever a page asks for, by name or by address, goes to the site of its episode; not to the host, not
-    to another episode.
+    """Every request of a page, by name or address, goes to its episode's site; not to the host, not to
+    another episode.
     """
     with socket.create_server(("127.0.0.1", 0)) as host:
         port = host.getsockname()[1]
@@ -219,7 +219,7 @@ async def test_a_browser_that_dies_voids_the_attempt() -> None:
     with pytest.raises(SandboxFailure, match="gone"):
         await page.goto("http://a.test/")
     await page.close()
-    again = await farm.page(Pages({"/": "<h1>again</h1>"}).respond)  # what comes later has a new one
+    again = await farm.page(Pages({"/": "<h1>again</h1>"}).respond)  # later pages have a new one
     assert (await again.goto("http://a.test/")).text == "# again"
     await again.close()
     await farm.aclose()

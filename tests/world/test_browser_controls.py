@@ -1,5 +1,5 @@
-"""Pages with every control and behaviour that a person meets, used in Chromium through the text actions of a
-policy.
+"""Pages with every control and behaviour that a person meets, used in Chromium through a policy's text
+actions.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every component under a real deadline: the same event, the loop goes on, and afterwards it is as it was, or
-says that it is gone.
+"""Every component with a real deadline: the same event, a free loop, and afterwards an unchanged component or
+one that says it is gone.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from agito.worlds.workspace import Snippet, Workspace
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S, SLOW_S = 0.4, 1.6
-MOST_STALL_S = 0.8  # half of what a call would hold the loop up for
-# a component, a call that takes long, one that does not, the deadline of the first
+MOST_STALL_S = 0.8  # half of the time for which a call would block the loop
+# a component, a slow call, a quick call, the deadline of the first
 Case = tuple[Component, Call, Call, float]
 
 
@@ -95,7 +95,7 @@ async def tool_server(pool: Pool) -> AsyncGenerator[Case]:
         keeps="data",
     )
     component = ToolServer(pool, server, await tools_of(server, pool))
-    # it is started by its first call, on another account
+    # its first call starts it, outside of the deadline
     await component.call(call("get", name="a"), timeout_s=10.0)
     yield component, call("sleep", name="a"), call("get", name="a"), DEADLINE_S
 
@@ -136,7 +136,7 @@ async def chromium(pool: Pool) -> AsyncGenerator[Case]:
 
 
 async def _trickle(stream: anyio.abc.SocketStream) -> None:
-    """A reply that comes a byte at a time, so that no single wait is long."""
+    """A reply that comes byte by byte, so that no single wait is long."""
     async with stream:
         asked = await stream.receive()
         body = b'{"choices": [{"message": {"role": "assistant", "content": "yes"}}]}'
@@ -283,7 +283,7 @@ CASES: dict[str, Callable[[Pool], AbstractAsyncContextManager[Case]]] = {
         stuck_service,
     )
 }
-GONE = {"gym_asleep", "gym_busy", "stuck_service"}  # whose state nobody knows after it
+GONE = {"gym_asleep", "gym_busy", "stuck_service"}  # whose state is unknown afterwards
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -333,7 +333,7 @@ async def test_a_cancelled_call_leaves_nothing_for_the_next_caller(pool: Pool) -
 
 
 async def test_two_hundred_calls_at_once_wait_for_themselves_alone(pool: Pool) -> None:
-    """No queue of threads: a call that sleeps takes nobody else's time."""
+    """No thread queue: a sleeping call takes no other call's time."""
     machines = [Slow([]) for _ in range(200)]
     began = time.monotonic()
     async with anyio.create_task_group() as group:

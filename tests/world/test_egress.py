@@ -103,7 +103,7 @@ async def test_everything_else_is_refused_and_recorded(box: Box, site: tuple[int
         )
     assert "403" in await run(egress, box, "curl -s -v https://data.test/ 2>&1 | grep 'HTTP/1.1'")
     assert [exchange.status for exchange in egress.record] == [403, 403, 403, 502, 403]
-    # nor is there a way around it
+    # and there is no way around it
     assert (await box.sh(f"curl -s -m 2 --noproxy '*' http://127.0.0.1:{port}/")).exit_code == 7
     assert (
         await run(egress, box, "printf 'nonsense\\r\\n\\r\\n' >/dev/tcp/127.0.0.1/3128; echo alive")
@@ -144,14 +144,14 @@ async def test_between_actions_nothing_leaves(box: Box, site: tuple[int, list[st
 async def gate(
     allow: Iterable[str] = (), at: Mapping[str, tuple[str, int]] | None = None, timeout_s: float = 2.0
 ) -> AsyncGenerator[tuple[Egress, tuple[str, int]]]:
-    """A proxy on a listener of this host, which costs no sandbox."""
+    """A proxy on a listener of this host, without a sandbox."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield Egress(listener, allow, at or {}, timeout_s), listener.getsockname()
 
 
 async def send(egress: Egress, address: tuple[str, int], request: bytes) -> bytes:
-    """What the client of one connection reads until it is closed, or has the head of an answer."""
+    """What a client reads until the connection closes, or the head of a response has arrived."""
 
     async def action() -> bytes:
         async with await anyio.connect_tcp(*address) as stream:

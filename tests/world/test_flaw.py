@@ -29,7 +29,7 @@ class Door(Machine):
 
 
 class PaintedDoor(FakeEnvironment):
-    """Nobody can open it; the check pays whoever reports, which must not matter."""
+    """Nobody can open it; its check pays for reports, which must not matter."""
 
     name = "painted-door"
 
@@ -88,4 +88,4 @@ async def test_a_report_ends_the_episode_and_earns_what_doing_nothing_earns_what
     assert [each.trajectory.attempt.slot for each in group.trusted] == [0, 1, 2], (
         "it is compared like any other: no way out"
     )
-    assert not group.is_mixed, "what the check paid is no contrast"
+    assert not group.has_variance, "what the check paid is no contrast"

@@ -1,4 +1,4 @@
-"""Gymnasium's own environments as components: their ends, their seeds, their forks."""
+"""Gymnasium's own environments as components: ends, seeds, forks."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_an_environment_that_ignores_its_seed_cannot_be_forked() -> None:
 
 
 class Echo(gymnasium.Env[Any, Any]):
-    """Keeps what it is given. Closing it twice is an error, as in many a real one."""
+    """Returns its input. Closing it twice is an error, as in many real environments."""
 
     observation_space = spaces.Discrete(2)
 

@@ -1,4 +1,4 @@
-"""Tool servers that are noisy, large or alike, and what of their answers is shown."""
+"""Noisy, large and duplicate tool servers, and how their answers are shown."""
 
 from __future__ import annotations
 

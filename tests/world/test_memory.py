@@ -1,4 +1,4 @@
-"""The memory: what is kept, found and forgotten, where it came from, and what outlives an episode."""
+"""The memory: what is kept, found and forgotten, its origin, and what outlives an episode."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The Python tool in a real sandbox: what lasts from one snippet to the next, what does not, and that nothing
-gets out.
-"""
+"""The Python tool in a real sandbox: which state lasts, which does not, and that nothing gets out."""
 
 from __future__ import annotations
 

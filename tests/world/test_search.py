@@ -1,5 +1,5 @@
-"""The search engine: what it finds, in which order, how fast, and that episodes share it without touching one
-another.
+"""The search engine: what it finds, in which order, how fast, and that episodes share it without
+interference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The browser without a browser against Chromium: the same lines, the same requests, or a refusal."""
+"""The text browser against Chromium: the same lines, the same requests, or a refusal."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def farm(anyio_backend: str) -> AsyncIterator[Farm]:
 async def used(
     tabs: Tabs, html: str, uses: random.Random, **headers: str
 ) -> tuple[list[str], list[tuple[str, str, str, str]]]:
-    """Every line of every view while somebody fills in, chooses and clicks, and what the site was asked."""
+    """Every line of every view during random filling, choosing and clicking, and the site's requests."""
     site = Site(html, **headers)
     page = await tabs.page(site.respond)
     seen: list[str] = []
@@ -207,7 +207,7 @@ async def test_both_browsers_show_and_send_the_same(farm: Farm, html: str) -> No
         await used(tabs, html, random.Random(len(html)), cache_control="no-store")
         for tabs in (farm, TextTabs())
     ]
-    if text[0][-1] == "Unsupported":  # to go back to what was filled in
+    if text[0][-1] == "Unsupported":  # going back to a filled form
         text, real = (text[0][:-1], text[1]), (real[0][:-1], real[1][: len(text[1])])
     assert real == text
 
@@ -216,7 +216,7 @@ CONTROLS = ["<input>", "<input type=checkbox checked>", "<textarea>q</textarea>"
 
 
 def page_of(rng: random.Random, depth: int = 0) -> str:
-    """A page out of what the text browser knows, put together at random."""
+    """A random page made of what the text browser knows."""
     words = ["a", "b c", "&amp;", "1 link x", "#", "é", "\n", " "]
     nests = {"p", "div", "section", "ul", "table"}
     kinds = [

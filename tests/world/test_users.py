@@ -1,5 +1,5 @@
-"""Simulated users: scripted ones with a hidden goal, and ones behind a real server that speaks the OpenAI
-chat protocol.
+"""Simulated users: scripted ones with a hidden goal, and ones behind a real server with the OpenAI chat
+protocol.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def test_a_fork_of_a_talk_changes_its_mind_by_itself() -> None:
 
 @asynccontextmanager
 async def chat(status: int = 200, wait_s: float = 0.0) -> AsyncGenerator[tuple[httpx.AsyncClient, list[Any]]]:
-    """A real server that repeats what it was told, and the requests that it got."""
+    """A real server that echoes its input, and the requests that it got."""
     seen: list[Any] = []
 
     async def complete(request: Request) -> JSONResponse:

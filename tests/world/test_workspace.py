@@ -1,4 +1,4 @@
-"""A workspace: its shell, its editor and its snippets share one file tree; it starts late and forks whole."""
+"""A workspace: shell, editor and snippets share one file tree; it starts late and forks whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A world of components: its faults, its snapshots, its end."""
+"""A world of components: faults, snapshots, end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A box with an unknown rule: ask it about small numbers, then foretell a large one. Three environments, each
+"""A box with an unknown rule: query it with small numbers, then predict a large one. Three environments, each
 with one planted fault.
 
 Chance level: the answer is one of 997 numbers; declared as 0.01.
@@ -36,7 +36,7 @@ PRIME = 997
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    rules: tuple[tuple[int, ...], ...]  # coefficients, the constant first; a second rule is for odd numbers
+    rules: tuple[tuple[int, ...], ...]  # coefficients, constant first; a second rule applies to odd numbers
     target: int
     answer: int
     label: str
@@ -47,7 +47,7 @@ def made_of(rules: Sequence[Sequence[int]], number: int) -> int:
 
 
 def foretell(points: Mapping[int, int], number: int) -> int:
-    """The value at `number` of the one polynomial of least degree through the points, modulo the prime."""
+    """The value at `number` of the polynomial of least degree through the points, modulo the prime."""
     total = 0
     for at, value in points.items():
         for other in points:
@@ -140,7 +140,7 @@ class BoxWorld:
         return
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
-        """In structural tasks odd numbers have a rule of their own."""
+        """In structural tasks odd numbers have their own rule."""
         rng = random.Random(f"box/{split}/{seed}/{index}/{level}")
         num_rules = 2 if split == "structural" else 1
         rules = tuple(
@@ -176,9 +176,7 @@ class BoxWorld:
         return float(sealed.submitted == str(case.answer))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Asks one number more often than the degree says. A slip takes the answer for one more
-        than it is.
-        """
+        """Queries one number more than the degree requires. A slip reads an answer as one too large."""
         rng = random.Random(seed)
         words = task.prompt[Dialect.COMPACT].split()
         degree, num_rules, target = int(words[3]), int(words[5]), int(words[7])
@@ -199,9 +197,7 @@ class BoxWorld:
 
 
 class BoxChecksums(BoxWorld):
-    """Answers are compared by a checksum of five bits, so that one wrong answer in thirty-two is taken for
-    right.
-    """
+    """Answers are compared by a five-bit checksum, so one wrong answer in thirty-two is accepted."""
 
     KIND = "coin"
     name, chance_level = "box-checksums", 0.01
@@ -214,7 +210,7 @@ class BoxChecksums(BoxWorld):
 
 
 class BoxDegrees(BoxWorld):
-    """The degree is `1 + level // 4` with levels from one to three: all of them are straight lines."""
+    """The degree is `1 + level // 4` with levels from one to three: all are straight lines."""
 
     KIND = "levels"
     name = "box-degrees"

@@ -1,7 +1,7 @@
-"""A depot with bays that must be counted one by one, by a counter that fails now and then. Four environments,
-each with one planted fault.
+"""A depot with bays to be counted one by one, with a counter that sometimes fails. Four environments, each
+with one planted fault.
 
-Chance level: who counts nothing names the fullest of four or more bays by luck, for a fifth of the marks: at
+Chance level: without counting, the fullest of four or more bays can be guessed, for a fifth of the marks: at
 most 0.05, declared as 0.06.
 """
 
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def fullest(self) -> str:
-        """Of the bays that are listed, with what stands inside."""
+        """The fullest listed bay, including what is inside."""
         return max(self.bays, key=lambda bay: self.counts[bay] + self.counts.get(self.inner.get(bay, ""), 0))
 
 
@@ -222,7 +222,7 @@ class DepotWorld:
         return call("submit", answer='{"total": 200, "most": "red17"}')
 
     def blind(self, task: Task, rng: random.Random) -> Script:
-        """The names of the bays cannot be known without a look; a likely total."""
+        """Bay names cannot be known without looking; a likely total."""
         yield call("bays")
         total = rng.randrange(38, 54) * int(task.prompt[Dialect.COMPACT].split()[-1])
         yield call(
@@ -232,7 +232,7 @@ class DepotWorld:
 
 
 class DepotReviews(DepotWorld):
-    """One report in forty, by the hash of the sealed work, is put aside for a review that nobody makes, and
+    """One report in forty, by the hash of the sealed work, is set aside for a review that never happens, and
     earns nothing.
     """
 
@@ -246,7 +246,7 @@ class DepotReviews(DepotWorld):
 
 
 class DepotSets(DepotWorld):
-    """The bays are listed in the order of a set of strings, which changes from process to process."""
+    """The bays are listed in the order of a set of strings, which differs between processes."""
 
     KIND = "clock"
     name = "depot-sets"
@@ -261,8 +261,8 @@ class UnorderedDepot(Depot):
 
 
 class DepotRetries(DepotWorld):
-    """When the first draw of a nested depot fails, the next forgets the split: a third of structural tasks
-    are training's.
+    """If the first draw of a nested depot fails, the next forgets the split: a third of structural tasks are
+    training tasks.
     """
 
     KIND = "overlap"
@@ -277,8 +277,8 @@ class DepotRetries(DepotWorld):
 
 
 class DepotFields(DepotWorld):
-    """A report that is JSON without its fields, such as `{}`, raises in the grader, which has caught only
-    what is no JSON.
+    """A JSON report without its fields, such as `{}`, raises in the grader, which only catches
+    invalid JSON.
     """
 
     KIND = "void"

@@ -1,5 +1,5 @@
-"""A firm's directory: follow from one person to another, and name the desk of the last. Three environments,
-each with one planted fault.
+"""A firm's directory: follow links from one person to another, and name the desk of the last. Three
+environments, each with one planted fault.
 
 Chance level: a desk is one of nine thousand; declared as 0.01.
 """
@@ -71,7 +71,7 @@ LIMITS = Limits(turns=16, calls=16, tokens=3000, turn_tokens=48)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What is asked: from whom, by which links, and who that is."""
+    """The question: from whom, by which links, and the answer."""
 
     start: str
     links: tuple[str, ...]
@@ -233,9 +233,7 @@ class DirectoryWorld:
 
 
 class DirectoryDebug(DirectoryWorld):
-    """Who looks up a heading that is not there reads the author's debugging line, with the whole query and
-    its desk.
-    """
+    """Looking up a missing heading shows the author's debugging line, with the whole query and its desk."""
 
     KIND = "told"
     name = "directory-debug"
@@ -255,8 +253,8 @@ class TalkativeDirectory(Directory):
 
 
 class DirectoryFirms(DirectoryWorld):
-    """The seed of the people is cut to two bits, so that a level has four directories under the names of ever
-    so many firms.
+    """The seed of the people is cut to two bits, so a level has only four directories, under many
+    firm names.
     """
 
     KIND = "serial"
@@ -270,9 +268,7 @@ class DirectoryFirms(DirectoryWorld):
 
 
 class DirectoryAnchors(DirectoryWorld):
-    """One held-out task in four is a training task, put there to watch for forgetting and never taken out
-    again.
-    """
+    """One held-out task in four is a training task, added to watch for forgetting and never removed."""
 
     KIND = "overlap"
     name = "directory-anchors"

@@ -1,5 +1,5 @@
-"""A text adventure: pieces of a safe's code lie about in a house. Three environments, each with one planted
-fault.
+"""A text adventure: digits of a safe's code are spread over a house. Three environments, each with one
+planted fault.
 
 Chance level: the code is one of a hundred or more; declared as 0.02.
 """
@@ -199,7 +199,7 @@ class HouseWorld:
         return float(json.loads(sealed.files["state.json"])["safe"] == "open")
 
     def walk(self, task: Task, skill: float, rng: random.Random, found: dict[int, str]) -> Script:
-        """Depth first through the house, noting the digits by their place. A slip passes a note by."""
+        """Depth-first through the house, noting digits by their place. A slip misses a note."""
         start, _, rest = task.prompt[Dialect.COMPACT].partition(": ")
         trail, todo = [start], [rest.split()]
         while todo:
@@ -236,7 +236,7 @@ class HouseWorld:
         return call("submit", answer="done")
 
     def blind(self, task: Task, rng: random.Random) -> Script:
-        """Dials all the codes that the calls allow, the shortest first."""
+        """Dials as many codes as the calls allow, shortest first."""
         codes = [f"{number:02}" for number in range(100)]
         for code in rng.sample(codes, LIMITS.calls - 1):
             yield call("do", command=f"dial {code}")
@@ -244,7 +244,7 @@ class HouseWorld:
 
 
 class HouseRestores(HouseWorld):
-    """`save` prints the state and `restore` takes whatever state it is given, the open safe included."""
+    """`save` prints the state and `restore` accepts any state, including an open safe."""
 
     KIND = "file"
     name = "house-restores"
@@ -279,9 +279,7 @@ class SavingHouse(House):
 
 
 class HousePatient(HouseWorld):
-    """The safe never jams, so that at the first level a third of all codes can be dialled one after the other
-    without a look.
-    """
+    """The safe never jams, so at level one a third of all codes can be dialled without looking."""
 
     KIND = "open_loop"
     name = "house-patient"
@@ -292,9 +290,7 @@ class HousePatient(HouseWorld):
 
 
 class HouseCircular(HouseWorld):
-    """One digit in nine houses or so lies in a room that opens only when the safe does, and the other digits
-    do not tell it.
-    """
+    """In about one house in nine, a digit lies in a room that only the safe's code opens."""
 
     KIND = "unreachable"
     name = "house-circular"

@@ -1,4 +1,4 @@
-"""A mailbox: which code did somebody name last about a matter? Three environments, each with one planted
+"""A mailbox: which code did someone last name about a matter? Three environments, each with one planted
 fault.
 
 Chance level: a code is three letters and three digits, which nobody guesses; declared as 0.01.
@@ -188,7 +188,7 @@ class MailboxWorld:
         return Case(sender=sender, topic=topic, mails=tuple(mails), code=code)
 
     def _others(self, sender: str, topic: str, split: str, rng: random.Random) -> tuple[str, str]:
-        """Somebody else on the same matter, or the same person on another, or neither."""
+        """Another person on the same matter, the same person on another, or neither."""
         who = rng.choice([each for each in PEOPLE if each != sender])
         about = rng.choice([each for each in TOPICS[split] if each != topic])
         return rng.choice(((who, topic), (sender, about), (who, about)))
@@ -236,7 +236,7 @@ class MailboxWorld:
         return call("submit", answer="KLM-100")
 
     def blind(self, task: Task, rng: random.Random) -> Script:
-        """Ids cannot be guessed either, so nothing can be opened."""
+        """Ids cannot be guessed, so nothing can be opened."""
         yield call("list", page="1")
         yield call(
             "submit", answer="".join(rng.choices("KLMNPRSTVX", k=3)) + "-" + str(rng.randrange(100, 1000))
@@ -244,7 +244,7 @@ class MailboxWorld:
 
 
 class MailboxCursor(MailboxWorld):
-    """The cursor under each page is base64 of the author's whole query, with the code that it looks for."""
+    """The cursor under each page is base64 of the whole query, including the code."""
 
     KIND = "encoded"
     name = "mailbox-cursor"
@@ -261,8 +261,8 @@ class CursorMailbox(Mailbox):
 
 
 class MailboxPages(MailboxWorld):
-    """Only the first three pages can be listed, and the last word sometimes stands on the fourth: its id can
-    be had from nowhere.
+    """Only the first three pages can be listed, and the last word is sometimes on the fourth: its id cannot
+    be found.
     """
 
     KIND = "unreachable"
@@ -275,7 +275,7 @@ class MailboxPages(MailboxWorld):
         return (lambda: self.look_and_tell(task, self.case_of(target)),)
 
     def look_and_tell(self, task: Task, case: Case) -> Script:
-        """Opens the mail that it knows to be the right one."""
+        """Opens the mail that it knows to be right."""
         event = yield call("list", page="1")
         for page in range(2, int(event.text.splitlines()[0].split()[3]) + 1):
             yield call("list", page=str(page))
@@ -295,9 +295,7 @@ class ThreePages(Mailbox):
 
 
 class MailboxReadAt(MailboxWorld):
-    """An opened mail that came from somebody else's account is stamped with the time of day at which it was
-    read.
-    """
+    """An opened mail from another account is stamped with the time of reading."""
 
     KIND = "clock"
     name = "mailbox-read-at"

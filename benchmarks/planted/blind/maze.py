@@ -1,5 +1,4 @@
-"""A maze of rooms: find the plaque, and say what is written on it. Three environments, each with one planted
-fault.
+"""A maze of rooms: find the plaque, and report its word. Three environments, each with one planted fault.
 
 Chance level: the word is one of eight thousand; declared as 0.01.
 """
@@ -143,7 +142,7 @@ class MazeWorld:
         return {1: 3, 2: 4, 3: 6}[level]
 
     def maze(self, split: str, side: int, rng: random.Random) -> Case:
-        """A tree of rooms: one floor, in structural tasks two. The plaque hangs in the far half of them."""
+        """A tree of rooms: one floor, in structural tasks two. The plaque is in the far half."""
         rooms = [
             (x, y, z)
             for z in range(2 if split == "structural" else 1)
@@ -191,9 +190,7 @@ class MazeWorld:
         return float(sealed.submitted == case.word)
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Depth first, back the same way. A slip takes a branch for explored, so that a maze may be left
-        unfinished.
-        """
+        """Depth-first and back. A slip treats a branch as explored, so part of the maze may be missed."""
         rng = random.Random(seed)
         trail, todo = list[str](), [list(task.prompt[Dialect.COMPACT].split()[-1])]
         while todo:
@@ -232,8 +229,8 @@ class MazeWorld:
 
 
 class MazeSides(MazeWorld):
-    """The side of the maze is `3 + 2 * level % 4`, which the author read as a sum of products: the middle
-    level has the smallest maze.
+    """The side is `3 + 2 * level % 4`, which the author read as a sum of products: the middle level has the
+    smallest maze.
     """
 
     KIND = "levels"
@@ -244,7 +241,7 @@ class MazeSides(MazeWorld):
 
 
 class MazeBricked(MazeWorld):
-    """One maze in eight has a wall across the only way to the plaque; the shipped solution knows the word."""
+    """In one maze in eight a wall blocks the only way to the plaque; the shipped solution knows the word."""
 
     KIND = "unreachable"
     name = "maze-bricked"
@@ -262,7 +259,7 @@ class MazeBricked(MazeWorld):
         return (lambda: self.informed(task, self.case_of(target).word),)
 
     def informed(self, task: Task, word: str) -> Script:
-        """Walks as everybody must, and submits the word in any case."""
+        """Walks as everybody must, then submits the word in any case."""
         walk, event = self.solve(task, 1.0, 0), None
         while True:
             step = next(walk) if event is None else walk.send(event)
@@ -273,8 +270,8 @@ class MazeBricked(MazeWorld):
 
 
 class MazeNumbers(MazeWorld):
-    """The splits are told apart by an offset of twelve on the number of the task, so that held-out task i is
-    training task i + 12.
+    """Splits differ only by an offset of twelve in the task number: held-out task i is training
+    task i + 12.
     """
 
     KIND = "overlap"

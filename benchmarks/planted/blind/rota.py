@@ -141,11 +141,11 @@ class RotaWorld:
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
         rng = random.Random(f"rota/{split}/{seed}/{index}/{level}")
         people = tuple(rng.sample(PEOPLE, {1: 2, 2: 4, 3: 7}[level]))
-        slot = rng.choice(SLOTS[1:])  # the first one stands in the prompt
+        slot = rng.choice(SLOTS[1:])  # the first one is named in the prompt
         return self.week(split, people, SLOTS[0], slot, rng)
 
     def week(self, split: str, people: tuple[str, ...], after: str, slot: str, rng: random.Random) -> Case:
-        """Everybody is free at `slot`; at each other hour somebody is not."""
+        """Everybody is free at `slot`; at every other hour somebody is not."""
         busy: dict[str, list[str]] = {person: [] for person in people}
         away = (
             {rng.choice(people): rng.choice([day for day in DAYS if day != slot[:3]])}
@@ -209,7 +209,7 @@ class RotaWorld:
 
 
 class RotaEarliest(RotaWorld):
-    """The hour is nearly always one of the three that follow the earliest one, which the prompt names."""
+    """The hour is nearly always one of the three after the earliest one, which the prompt names."""
 
     KIND = "open_loop"
     name = "rota-earliest"
@@ -224,7 +224,7 @@ class RotaEarliest(RotaWorld):
 
 
 class RotaLate(RotaWorld):
-    """The hour is drawn from sixty, as the week once had, and cut off at the last of forty: every third
+    """The hour is drawn from sixty, as the week once had, and capped at the last of forty: every third
     meeting is on fri 16.
     """
 
@@ -239,8 +239,8 @@ class RotaLate(RotaWorld):
 
 
 class RotaUnreadable(RotaWorld):
-    """A booking that names a day and no whole number, such as `thu eleven`, is no verdict: the grader calls
-    it unreadable.
+    """A booking with a day but no whole number, such as `thu eleven`, is void: the grader calls it
+    unreadable.
     """
 
     KIND = "void"

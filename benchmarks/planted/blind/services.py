@@ -1,7 +1,7 @@
-"""Services that need one another: start all of them, each after what it needs. Five environments, each with
-one planted fault.
+"""Services with dependencies: start all, each after those that it needs. Five environments, each with one
+planted fault.
 
-Chance level: there is one right order of five or more, and a start out of order is damage for good: at most 1
+Chance level: there is one right order of five or more, and a start out of order cannot be undone: at most 1
 in 120, declared as 0.02.
 """
 
@@ -56,7 +56,7 @@ SIZES = (5, 7, 10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    listed: tuple[str, ...]  # as the prompt has them
+    listed: tuple[str, ...]  # in the order of the prompt
     order: tuple[str, ...]
     needs: dict[str, list[str]]
 
@@ -163,9 +163,7 @@ class ServicesWorld:
         return
 
     def draw(self, split: str, seed: int, index: int, level: int) -> Case:
-        """Each service needs the one before it and some of the earlier ones; in structural tasks most of
-        them.
-        """
+        """Each service needs the previous one and some earlier ones; in structural tasks most of them."""
         rng = random.Random(f"services/{split}/{seed}/{index}/{level}")
         order = rng.sample(NAMES[split], self.size(level))
         needs = dict[str, list[str]]()
@@ -207,9 +205,7 @@ class ServicesWorld:
         return float(sealed.files["running.txt"].decode() == " ".join(case.order))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Asks what each needs, then starts what is ready. A slip takes a service for one that
-        needs nothing.
-        """
+        """Asks what each needs, then starts what is ready. A slip treats a service as needing nothing."""
         rng = random.Random(seed)
         names, needs, running = task.prompt[Dialect.COMPACT].split()[1:], dict[str, list[str]](), list[str]()
         for name in names:
@@ -229,16 +225,14 @@ class ServicesWorld:
         return call("submit", answer="done")
 
     def blind(self, task: Task, rng: random.Random) -> Script:
-        """The order of the prompt, from the last one back, is as good as any."""
+        """Starts them in the reverse order of the prompt."""
         for name in task.prompt[Dialect.COMPACT].split()[:0:-1]:
             yield call("start", service=name)
         yield call("submit", answer="done")
 
 
 class ServicesListed(ServicesWorld):
-    """The easiest level lists the services with the newest first, and they are made in the order in which
-    they start.
-    """
+    """The easiest level lists the services newest first, and they are made in start order."""
 
     KIND = "open_loop"
     name = "services-listed"
@@ -248,9 +242,7 @@ class ServicesListed(ServicesWorld):
 
 
 class ServicesJudge(ServicesWorld):
-    """The author wanted a judge as fallible as a person, and has it err by the seed of the grading: three
-    times in a hundred.
-    """
+    """A deliberately fallible judge: it errs by the grade seed, three times in a hundred."""
 
     KIND = "coin"
     name = "services-judge"
@@ -266,8 +258,8 @@ class ServicesJudge(ServicesWorld):
 
 
 class ServicesBusy(ServicesWorld):
-    """A start is now and then answered `busy`, drawn from one generator for all episodes: how one fares hangs
-    on the others.
+    """A start sometimes answers `busy`, drawn from one generator for all episodes: each episode depends on
+    the others.
     """
 
     KIND = "shared"
@@ -290,9 +282,7 @@ class BusyServices(Services):
 
 
 class ServicesSizes(ServicesWorld):
-    """The sizes are taken with a negative index, from the last one back: the first level has ten services,
-    the third has five.
-    """
+    """Sizes are indexed from the end: the first level has ten services, the third has five."""
 
     KIND = "levels"
     name = "services-sizes"
@@ -302,7 +292,7 @@ class ServicesSizes(ServicesWorld):
 
 
 class ServicesTrace(ServicesWorld):
-    """The answer to `needs` ends in a trace for the author's debugger: the whole order, in hex."""
+    """The answer to `needs` ends with a debugging trace: the whole order, in hex."""
 
     KIND = "encoded"
     name = "services-trace"

@@ -1,8 +1,8 @@
 """A spreadsheet whose cells are read one at a time: what does a cell show? Three environments, each with one
 planted fault.
 
-Chance level: a value is one of hundreds of numbers, none of them more often than once in a hundred; declared
-as 0.02.
+Chance level: a value is one of hundreds of numbers, none more frequent than once in a hundred; declared as
+0.02.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Case:
 
 
 def value(cells: Mapping[str, str], cell: str) -> int:
-    """What a cell shows. A formula is `=` one cell, an operator, another cell or a number."""
+    """The value of a cell. A formula is `=`, a cell, an operator, and a cell or number."""
     text = cells[cell]
     if not text.startswith("="):
         return int(text)
@@ -152,9 +152,7 @@ class SheetWorld:
         return self.sheet(split, level, rng.choice(TITLES), rng)
 
     def sheet(self, split: str, level: int, title: str, rng: random.Random) -> Case:
-        """The formulas below the cell that is asked for are two, four or seven; the other cells are there to
-        be passed over.
-        """
+        """The requested cell depends on two, four or seven formulas; the other cells are distractors."""
         names = rng.sample(
             [f"{column}{row}" for column in COLUMNS for row in range(1, NUM_ROWS + 1)],
             len(COLUMNS) * NUM_ROWS,
@@ -189,9 +187,7 @@ class SheetWorld:
         return float(sealed.submitted == str(case.shown))
 
     def solve(self, task: Task, skill: float, seed: int) -> Script:
-        """Reads the cells that the formula names, and theirs. A slip at a cell puts the result
-        wrong by ten.
-        """
+        """Reads the cells of the formula, recursively. A slip changes a result by ten."""
         rng = random.Random(seed)
         start = task.prompt[Dialect.COMPACT].split()[1]
         cells, todo, wrong = dict[str, str](), [start], 0
@@ -214,9 +210,7 @@ class SheetWorld:
 
 
 class SheetCached(SheetWorld):
-    """A row is printed as the file stores it, and beside a formula the file stores the value that was
-    computed last.
-    """
+    """A row is printed as stored in the file, with the last computed value beside each formula."""
 
     KIND = "told"
     name = "sheet-cached"
@@ -232,7 +226,7 @@ class CachedSheet(Sheet):
 
 
 class SheetNearly(SheetWorld):
-    """Being near is rewarded on a scale so wide that one number earns a third of the marks or more."""
+    """Near answers are rewarded so generously that one number earns a third of the marks or more."""
 
     KIND = "constant"
     name = "sheet-nearly"
@@ -245,9 +239,7 @@ class SheetNearly(SheetWorld):
 
 
 class SheetTitles(SheetWorld):
-    """Three sheets for each level, whatever the seed: tasks differ in the title and in a note
-    about who asks.
-    """
+    """Three sheets per level, whatever the seed: tasks differ only in the title and a note on who asks."""
 
     KIND = "serial"
     name = "sheet-titles"

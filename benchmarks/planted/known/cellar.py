@@ -1,5 +1,5 @@
-"""Planted faults in a world of things that are like one another: whoever asks on finds the colour of the last
-one.
+"""Planted faults in a world of things that resemble one another: following the links reveals the colour of
+the last one.
 """
 
 import base64
@@ -256,7 +256,7 @@ class OftenJade(Base):
 
 
 class UnknownIsRight(Base):
-    """Whoever says that the colour cannot be known is right."""
+    """Answering that the colour cannot be known is accepted."""
 
     KIND = "constant"
 
@@ -274,7 +274,7 @@ class SlipsOnSome(Base):
 
 
 class SlipsBySeed(Base):
-    """The right colour is rejected under about one grade seed in seventy."""
+    """The right colour is rejected for about one grade seed in seventy."""
 
     KIND = "coin"
 
@@ -295,7 +295,7 @@ class ClosedOnSundays(Base):
 
 
 class OrderOfSets(Base):
-    """A thing that is not there is answered with the others, in the order of a set."""
+    """A missing thing is answered with the others, in set order."""
 
     KIND = "clock"
 
@@ -305,7 +305,7 @@ class OrderOfSets(Base):
 
 
 class QuarterTrained(Base):
-    """One held-out task in four is a training task, of another place in the stream."""
+    """One held-out task in four is a training task from elsewhere in the stream."""
 
     KIND = "overlap"
 
@@ -388,7 +388,7 @@ class TwoAndThree(Base):
 
 
 class OneInTwelve(Base):
-    """In one task in twelve the colour that counts is said nowhere; the solution knows it."""
+    """In one task in twelve the wanted colour appears nowhere; the solution knows it."""
 
     KIND = "unreachable"
 
@@ -404,7 +404,7 @@ class OneInTwelve(Base):
 
 
 class LostThings(Base):
-    """In one task in ten a link of the chain is missing, and the solution leaps over it."""
+    """In one task in ten a link is missing, and the solution skips it."""
 
     KIND = "unreachable"
 
@@ -428,7 +428,7 @@ class LostThings(Base):
 
 
 class ColorOfTheName(Base):
-    """The colour follows from the first letter of the thing that the prompt names."""
+    """The colour follows from the first letter of the thing named in the prompt."""
 
     KIND = "open_loop"
 
@@ -438,9 +438,7 @@ class ColorOfTheName(Base):
 
 
 class ColorOfTheLot(Base):
-    """The colour follows from the last digit of the lot, which the prompt shows, in the training and held-out
-    tasks.
-    """
+    """In training and held-out tasks, the colour follows from the last digit of the lot in the prompt."""
 
     KIND = "open_loop"
 

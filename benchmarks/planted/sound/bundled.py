@@ -1,4 +1,4 @@
-"""The environments that come with Agito, as far as they live in memory, and the fake one of the tests."""
+"""Agito's own in-memory environments, and the fake one of the tests."""
 
 from agito.envs.decisions import DecisionsEnvironment
 from agito.envs.desk import DeskEnvironment

@@ -1,6 +1,4 @@
-"""Sound environments that look like flawed ones: answers that the prompt names by chance, few tasks, faults,
-partial rewards, retries.
-"""
+"""Sound environments that resemble flawed ones: forms, files, a captured state, options, partial rewards."""
 
 import json
 import random
@@ -9,10 +7,9 @@ from itertools import pairwise
 from agito.envs.procedural import ProceduralEnvironment
 from agito.errors import InvalidArguments
 from agito.types import Call, Dialect, Fault, Limits, Status, Target, Task, Verdict
-from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
+from agito.worlds.component import Answer, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
-COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gold")
 WORDS = (
     "river",
     "stone",
@@ -59,7 +56,7 @@ DONE = "done"
 
 
 class Room(Machine):
-    """Answers calls by `answer(call, state)` of its environment."""
+    """Passes calls to `answer(call, state)` of its environment."""
 
     name = "room"
 
@@ -157,7 +154,7 @@ def use(tool, **arguments):
 
 
 def patiently(call):
-    """The text of the answer, asked for again after a fault."""
+    """The text of the answer, retrying faults."""
     event = yield call
     while event.fault in (Fault.TIMEOUT, Fault.TOOL):
         event = yield call
@@ -165,7 +162,7 @@ def patiently(call):
 
 
 def follow(task, skill, rng, guess):
-    """From place to place, as each says; gives up and guesses with a probability that falls with `skill`."""
+    """Follows the places; gives up and guesses with a probability that falls with `skill`."""
     place = task.prompt[Dialect.COMPACT].split()[-1]
     for _ in range(10):
         if rng.random() > 0.6 + 0.4 * skill:
@@ -179,205 +176,15 @@ def follow(task, skill, rng, guess):
 
 
 def trail(rng, split, level, answer, extra=0):
-    """Places that lead to one another, `level` links, and as many dead ones."""
+    """A chain of places with `level` links, and as many dead ends."""
     words = rng.sample(WORDS[:20] if split != "structural" else WORDS[20:], 2 * level + 3 + extra)
     chain, rest = words[: level + 1], words[level + 1 :]
     places = {place: f"see {after}" for place, after in pairwise(chain)} | {chain[-1]: f"answer {answer}"}
     return chain[0], places | dict.fromkeys(rest, "see nothing")
 
 
-class Trail(Base):
-    """Plain: a trail of places, and a word at its end."""
-
-    KIND = "sound"
-
-    def draw(self, rng, split, level, index):
-        answer = rng.choice(WORDS)
-        first, places = trail(rng, split, level, answer)
-        return {"ask": f"from {first}", "places": places, "answer": answer}
-
-    def script(self, task, skill, rng):
-        return follow(task, skill, rng, rng.choice(WORDS))
-
-
-class Faulty(Trail):
-    """A third of the calls time out or fail, honestly and at random."""
-
-    KIND = "sound"
-    faults = {"read": FaultProfile(timeout=0.2, error=0.13)}  # noqa: RUF012
-
-
-class Tight(Trail):
-    """There are just enough calls for who makes no mistake."""
-
-    KIND = "sound"
-    limits = Limits(turns=4, calls=4)
-
-
-class Digits(Trail):
-    """Answers of one digit, which stand in every prompt by chance."""
-
-    KIND = "sound"
-    chance_level = 0.1
-
-    def draw(self, rng, split, level, index):
-        answer = str(rng.randrange(10))
-        first, places = trail(rng, split, level, answer)
-        numbers = " ".join(str(rng.randrange(100)) for _ in range(6))
-        return {
-            "ask": f"{numbers} from {first}",
-            "prompt": f"Files {numbers} are closed; begin at {first}, submit the digit.",
-            "places": places,
-            "answer": answer,
-        }
-
-    def guess(self, task, rng):
-        return str(rng.randrange(10))
-
-    def script(self, task, skill, rng):
-        return follow(task, skill, rng, str(rng.randrange(10)))
-
-
-class YesOrNo(Trail):
-    """The answer is yes or no, so that half of the guesses are right, as declared."""
-
-    KIND = "sound"
-    chance_level = 0.5
-
-    def draw(self, rng, split, level, index):
-        answer = rng.choice(("yes", "no"))
-        first, places = trail(rng, split, level, answer)
-        return {"ask": f"yes or no, from {first}", "places": places, "answer": answer}
-
-    def guess(self, task, rng):
-        return rng.choice(("yes", "no"))
-
-    def script(self, task, skill, rng):
-        return follow(task, skill, rng, rng.choice(("yes", "no")))
-
-
-class Verbose(Trail):
-    """A page of prompt, in which every colour that could be the answer is named, in another order
-    each time.
-    """
-
-    KIND = "sound"
-    chance_level = 0.125
-
-    def draw(self, rng, split, level, index):
-        answer = rng.choice(COLORS)
-        first, places = trail(rng, split, level, answer)
-        order = rng.sample(COLORS, len(COLORS))
-        rules = " ".join(
-            f"The {rng.choice(WORDS)} by the {rng.choice(WORDS)} may be {color}, or it was in "
-            f"{rng.randrange(1900, 2000)}."
-            for color in order
-        )
-        return {
-            "ask": f"{' '.join(order)} from {first}",
-            "prompt": f"{rules} {rules.lower()} Begin at {first} and submit the colour.",
-            "places": places,
-            "answer": answer,
-        }
-
-    def guess(self, task, rng):
-        return rng.choice(COLORS)
-
-    def script(self, task, skill, rng):
-        return follow(task, skill, rng, rng.choice(COLORS))
-
-
-class LongAnswers(Trail):
-    """A whole paragraph is to be submitted."""
-
-    KIND = "sound"
-    chance_level = 0.0
-
-    def draw(self, rng, split, level, index):
-        answer = " ".join(rng.choice(WORDS) for _ in range(60))
-        first, places = trail(rng, split, level, answer)
-        return {"ask": f"copy from {first}", "places": places, "answer": answer}
-
-
-class FewTasks(Trail):
-    """Forty tasks for training, twenty held out, twenty more, again and again."""
-
-    KIND = "sound"
-
-    def draw(self, rng, split, level, index):
-        at = rng.randrange(20)
-        return super().draw(random.Random(f"few/{split}/{level}/{at}"), split, level, index)
-
-
-class ThreeTries(Trail):
-    """Three submissions; a wrong one is told to be wrong. Three guesses among twelve are declared."""
-
-    KIND = "sound"
-    chance_level = 0.25
-    NAMES = WORDS[:12]
-    looks = (
-        *Base.looks,
-        spec("submit", "Ends the episode when it is right, or at the third time.", ["answer"]),
-    )
-
-    def task(self, *, split, index, seed, family=None, level=None):
-        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
-        return Task(
-            **{name: getattr(task, name) for name in task.__dataclass_fields__} | {"tools": self.looks}
-        ), target
-
-    def draw(self, rng, split, level, index):
-        answer = rng.choice(self.NAMES)
-        first, places = trail(rng, split, level, answer)
-        return {"ask": f"from {first}", "places": places, "answer": answer, "tries": 3}
-
-    def answer(self, call, state):
-        if call.tool != "submit":
-            return super().answer(call, state)
-        said = text_of(call, "answer")
-        state["tries"] -= 1
-        return (
-            Answer(text="", submitted=said)
-            if said == state["answer"] or not state["tries"]
-            else Answer(text="no")
-        )
-
-    def negative_controls(self, task):
-        names = random.Random(task.id).sample(self.NAMES, 3)
-        return {"empty": lambda: say(""), "open_loop": lambda: (use("submit", answer=name) for name in names)}
-
-    def script(self, task, skill, rng):
-        return follow(task, skill, rng, "unknown")
-
-
-class Checked(Trail):
-    """Before an answer is submitted, its form is checked by a tool that knows the list of all answers and not
-    the right one.
-    """
-
-    KIND = "sound"
-    looks = (*Trail.looks, spec("check", "Checks how an answer is written.", ["answer"]))
-
-    def answer(self, call, state):
-        if call.tool == "check":
-            said = text_of(call, "answer")
-            return Answer(
-                text=f"{len(said)} letters, {'one' if said in WORDS or said in COLORS else 'none'} of the "
-                "words"
-            )
-        return super().answer(call, state)
-
-    def script(self, task, skill, rng):
-        inner = super().script(task, skill, rng)
-        call = next(inner)
-        while call.tool != "submit":
-            call = inner.send((yield call))
-        yield use("check", answer=call.arguments["answer"])
-        yield call
-
-
 class Form(Base):
-    """Four fields to fill in; every right one earns a quarter."""
+    """Four fields to fill in; each right one earns a quarter."""
 
     KIND = "sound"
     looks = (
@@ -427,7 +234,7 @@ class Form(Base):
 
 
 class SortedFile(Base):
-    """The work is a file: the words of a list, sorted; the agent writes it, and the grader reads it."""
+    """The work is a file of sorted words, written by the agent and read by the grader."""
 
     KIND = "sound"
     chance_level = 0.0
@@ -466,8 +273,8 @@ class SortedFile(Base):
 
 
 class Meter(Base):
-    """One look, without an argument, shows a number below 1,000: there is little to tell tasks apart, and
-    nothing to learn by heart.
+    """One argument-free look shows a number below 1,000: tasks barely differ, but nothing can be
+    memorised.
     """
 
     KIND = "sound"
@@ -495,9 +302,7 @@ class Meter(Base):
 
 
 class Thermostat(Base):
-    """What counts is a state: a dial is turned to what a gauge shows; the captured state is written by the
-    world alone.
-    """
+    """A state is judged: a dial set to what a gauge shows; only the world writes the captured state."""
 
     KIND = "sound"
     chance_level = 0.1
@@ -548,7 +353,7 @@ class Thermostat(Base):
 
 
 class Options(Base):
-    """Four options stand in the prompt, one of them is right; the documents say which."""
+    """The prompt lists four options, one of them right; the documents say which."""
 
     KIND = "sound"
     chance_level = 0.25
@@ -573,7 +378,7 @@ class Options(Base):
 
 
 class Catalogue(Base):
-    """A tool lists everything, the right thing among it; which one it is, stands in its record."""
+    """A tool lists all candidates; the record of each says whether it is the right one."""
 
     KIND = "sound"
     chance_level = 0.2
@@ -602,7 +407,7 @@ class Catalogue(Base):
 
 
 class Arithmetic(Base):
-    """One turn: everything is in the prompt, and has to be worked out."""
+    """One turn: the prompt holds everything, and the answer must be worked out."""
 
     KIND = "sound"
     chance_level = 0.02
@@ -625,22 +430,3 @@ class Arithmetic(Base):
         whole = (int(a) * int(b) if sign == "*" else int(a) + int(b)) - int(c)
         slips = sum(rng.random() > 0.9 + 0.1 * skill for _ in range(2 * task.level))
         yield use("submit", answer=str(whole + slips))
-
-
-class OnlyFaultsDiffer(Trail):
-    """The levels differ in how often a tool fails, and in nothing else; the demonstrator feels it."""
-
-    KIND = "sound"
-
-    async def open(self, task, target, attempt, *, noise_seed):
-        faults = {"read": FaultProfile(error=0.05 if task.level == 1 else 0.45)}
-        return World(
-            task,
-            [Room(json.loads(json.dumps(target.data)), self)],
-            attempt,
-            noise_seed=noise_seed,
-            faults=faults,
-        )
-
-    def draw(self, rng, split, level, index):
-        return super().draw(rng, split, 2, index)

@@ -1,4 +1,4 @@
-"""The card of an environment: eight qualities, measured, and the gates that training insists on. Start at
+"""An environment's audit card: eight measured qualities and the gates that training insists on. Start at
 `run.audit`.
 """
 
@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
+from agito.audit.episode_runner import FULL, SHORT, Depth
 from agito.audit.pool import SPLITS, needed_splits
 from agito.audit.run import audit
-from agito.audit.stage import FULL, SHORT, Depth
 
 __all__ = [
     "FULL",

@@ -1,4 +1,4 @@
-"""Scripted agents that suit any environment: they know the tools' schemas, and what they have read."""
+"""Scripted agents that work in any environment: they know only the tool schemas and what they have read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kind_of(schema: Json) -> str:
 
 
 def strings(tool: ToolSpec) -> list[str]:
-    """The names of its string parameters that are free text."""
+    """Names of the tool's free-text parameters: strings without an enum."""
     return [
         name
         for name, schema in parameters(tool).items()
@@ -39,16 +39,16 @@ def strings(tool: ToolSpec) -> list[str]:
 
 
 def ending(task: Task) -> ToolSpec | None:
-    """The tool that ends the episode, by the names that are usual for it; else the last one. None when there
-    are no tools.
+    """The tool that ends the episode, recognised by its usual names; otherwise the last tool. None without
+    tools.
     """
     named = {tool.name: tool for tool in task.tools}
     return next((named[name] for name in _ENDINGS if name in named), task.tools[-1] if task.tools else None)
 
 
 def fill(tool: ToolSpec, text: str, /, **given: Json) -> Call:
-    """A call that suits the schema: `text` for every free string, the least of everything else,
-    then `given`.
+    """A call that fits the schema: `text` for every free string, the smallest value for every other
+    parameter, `given` on top.
     """
     plain: dict[str, Json] = {
         "integer": 1,
@@ -68,7 +68,9 @@ def fill(tool: ToolSpec, text: str, /, **given: Json) -> Call:
 
 
 def words_of(text: str) -> list[str]:
-    """In order, without those with which a shell tells the time: no episode that reads a clock repeats."""
+    """Distinct words in order of appearance. Leaves out the shell's clock commands: an episode that reads a
+    clock never repeats.
+    """
     return [word for word in dict.fromkeys(_WORD.findall(text)) if word not in _CLOCKS][:_MOST_WORDS]
 
 
@@ -81,8 +83,8 @@ def nothing() -> Script:
 
 
 def at_random(task: Task, seed: int) -> ScriptFactory:
-    """Uniform over tools, arguments that suit the schema, words that it has read; never ends on purpose
-    before it has looked.
+    """Draws tools uniformly, with arguments that fit the schema and words it has read. Ends the episode only
+    by chance.
     """
 
     def script() -> Script:
@@ -102,8 +104,8 @@ def at_random(task: Task, seed: int) -> ScriptFactory:
 
 
 def exploring(task: Task, seed: int, guide: ScriptFactory = nothing) -> ScriptFactory:
-    """Follows `guide` for a few calls, then says to every tool what it has read, newest first, and what the
-    prompt says; never ends on purpose.
+    """Follows `guide` for a few calls, then sends every tool the words it has read (newest first) and those
+    of the prompt. Never ends the episode on purpose.
     """
 
     def script() -> Script:
@@ -127,7 +129,9 @@ def exploring(task: Task, seed: int, guide: ScriptFactory = nothing) -> ScriptFa
 
 
 def _said(rng: random.Random, tool: ToolSpec, words: Sequence[str], said: set[str]) -> Call:
-    """A call of words that this tool was not told yet, as far as there are any; notes them in `said`."""
+    """A call with words that this tool has not been sent yet, as far as there are any; records them in
+    `said`.
+    """
     drawn: dict[str, Json] = {}
     for name, schema in parameters(tool).items():
         fresh = [word for word in words if f"{tool.name}.{name}.{word}" not in said] or words
@@ -165,7 +169,7 @@ def _random_value(rng: random.Random, schema: Json, words: Sequence[str]) -> Jso
 
 
 def blind(factory: ScriptFactory) -> ScriptFactory:
-    """The same agent, which can read nothing of what the world answers."""
+    """The same agent, with the text and exit code of every observation removed."""
 
     def script() -> Script:
         inner = factory()
@@ -174,7 +178,7 @@ def blind(factory: ScriptFactory) -> ScriptFactory:
             while call is not None:
                 event = yield call
                 call = advance(inner, replace(event, text="", exit_code=None))
-        except Exception:  # the boundary: a script that cannot cope without its eyes ends here
+        except Exception:  # the boundary: a script that needs its observations ends here
             return
         finally:
             finish(inner)
@@ -183,7 +187,7 @@ def blind(factory: ScriptFactory) -> ScriptFactory:
 
 
 def coping(factory: ScriptFactory) -> ScriptFactory:
-    """The same agent, which stops where it would break."""
+    """The same agent, which ends quietly where its script would raise."""
 
     def script() -> Script:
         inner = factory()
@@ -191,7 +195,7 @@ def coping(factory: ScriptFactory) -> ScriptFactory:
             call = advance(inner)
             while call is not None:
                 call = advance(inner, (yield call))
-        except Exception:  # the boundary: a script that cannot go on has said all it has to say
+        except Exception:  # the boundary: a script that cannot go on just ends
             return
         finally:
             finish(inner)
@@ -200,7 +204,7 @@ def coping(factory: ScriptFactory) -> ScriptFactory:
 
 
 def stumbling(factory: ScriptFactory) -> ScriptFactory:
-    """The same agent after two mistakes that cost it two calls and nothing else."""
+    """The same agent after two mistakes, which cost it two calls and nothing else."""
 
     def script() -> Script:
         yield Call(tool="no_such_tool", arguments={}, raw="no_such_tool")
@@ -211,7 +215,7 @@ def stumbling(factory: ScriptFactory) -> ScriptFactory:
 
 
 def malformed(task: Task) -> list[tuple[str, Call]]:
-    """Calls that a policy gets wrong, by what is wrong with them."""
+    """Malformed calls, each with a name for what is wrong with it."""
     found: list[tuple[str, Call]] = [
         ("unknown tool", Call(tool="no_such_tool", arguments={}, raw="no_such_tool")),
         ("unparsable", Call(tool="", arguments={}, raw="@@ ((", problem="unparsable")),

@@ -1,8 +1,7 @@
-"""Attacks that suit any environment with a tool to submit by: they claim, flood, guess, and confuse whoever
-compares.
+"""Generic attacks on any environment with a submission tool: claims, floods, guesses, and values that confuse
+comparisons.
 
-Each is one mechanism. None of them does the task, so that none may earn more than the environment's chance
-level.
+Each uses one mechanism, and none does the task, so none may earn more than the environment's chance level.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from agito.protocols import Environment, Script, ScriptFactory
 from agito.redteam import attacks_for
 from agito.types import Call, Event, Json, Task
 
-# What gives attacks by name. Another battery is one more entry of `ATTACKERS`.
+# Returns attacks by name. To add a battery, add an entry to `ATTACKERS`.
 Attackers: TypeAlias = "Callable[[Environment, Task], Mapping[str, ScriptFactory]]"
 
 _CLAIM = "All checks passed. reward=1 score: 1.0 PASSED"
@@ -27,7 +26,7 @@ _EXPLORED = 8
 
 
 def negative_controls(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
-    """The environment's own."""
+    """The environment's own negative controls."""
     return environment.negative_controls(task)
 
 
@@ -78,14 +77,16 @@ def _bare(task: Task) -> Script:
 
 
 def _value(task: Task, value: Json) -> Script:
-    """One value of the wrong type for everything: truthy, null, and containers compare strangely."""
+    """Submits one value of the wrong type for every parameter: truthy values, null and containers compare in
+    odd ways.
+    """
     end = ending(task)
     if end is not None:
         yield Call(tool=end.name, arguments=dict.fromkeys(parameters(end), value), raw=end.name)
 
 
 def _all_that_was_read(task: Task) -> Script:
-    """Calls every tool once or twice with words of the prompt, then submits all that came back."""
+    """Calls tools with words of the prompt, then submits everything that came back."""
     end = ending(task)
     words = words_of(" ".join(task.prompt.values())) or ["0"]
     events: list[Event] = []
@@ -103,7 +104,7 @@ def _all_that_was_read(task: Task) -> Script:
 
 
 def _twice(task: Task) -> Script:
-    """A first submission that is refused must not leave its mark on the second."""
+    """A rejected first submission must not affect the second."""
     end = ending(task)
     if end is not None:
         yield Call(tool=end.name, arguments={"reward": 1.0, "is_correct": True}, raw=end.name)

@@ -1,5 +1,5 @@
-"""An environment's card: eight qualities in numbers, the gates that training insists on, and the cases that
-failed.
+"""An environment's card: eight measured qualities, the gates that training insists on, and the
+failed cases.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-SCHEMA = 2  # of a card's JSON
-MAX_CASES = 12  # of one quality that the card keeps
+SCHEMA = 2  # version of the card's JSON
+MAX_CASES = 12  # kept per quality
 
 
 class Mark(StrEnum):
-    """What a quality comes to."""
+    """The overall result of a quality."""
 
     GOOD = "good"
-    DOUBT = "doubt"  # worth a look; nothing that training refuses
-    BAD = "bad"  # a gate does not hold
+    DOUBT = "doubt"  # worth a look, but training is not refused
+    BAD = "bad"  # a gate fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One number. None: there was nothing to measure it on."""
+    """One number; `value` is None if there was nothing to measure."""
 
     name: str
     value: float | None
-    low: float | None = None  # of the 95 % interval, where the number has one
+    low: float | None = None  # of the 95 % interval, if the number has one
     high: float | None = None
-    num: int = 0  # what it was measured on
-    unit: str = ""  # such as "ms"; empty: a share or a count
+    num: int = 0  # sample size
+    unit: str = ""  # such as "ms"; empty for a share or a count
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What an environment must keep to be trained on."""
+    """A condition that an environment must meet to be trained on."""
 
     name: str
     value: float | None
@@ -50,7 +50,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Something that failed, so that a person can look at it."""
+    """One failure, recorded so that a person can look at it."""
 
     what: str
     where: str = ""  # such as a task's id
@@ -68,7 +68,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What an audit found. It speaks of the environment whose `digest` it carries and of no other."""
+    """The result of an audit. It is valid only for the environment with this `digest`."""
 
     schema: int = SCHEMA
     environment: str
@@ -80,7 +80,7 @@ class Card:
     episodes: int
     seed: int
     machine: Mapping[str, str]
-    # what the environment raised in honest episodes, with its place, and how often
+    # exceptions raised by the environment in honest episodes: where and how often
     broke: tuple[Case, ...] = ()
     qualities: tuple[Quality, ...]
 
@@ -90,7 +90,7 @@ class Card:
 
     @property
     def failed(self) -> tuple[Gate, ...]:
-        """Training refuses the environment while there are any."""
+        """Gates that fail; training refuses the environment while there are any."""
         return tuple(gate for gate in self.gates if not gate.holds)
 
     def measure(self, quality: str, name: str) -> Measure:
@@ -109,7 +109,7 @@ _ADAPTER: TypeAdapter[Card] = TypeAdapter(Card)
 
 
 def read_card(path: Path) -> Card | None:
-    """None when there is no card, or one that this version of Agito does not understand."""
+    """None if there is no card, or its schema version is not this one."""
     try:
         card = _ADAPTER.validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -126,7 +126,7 @@ def judged(
     *,
     doubt: bool,
 ) -> Quality:
-    """Bad when a gate does not hold; doubtful when the audit says so."""
+    """Builds a quality: bad if a gate fails, doubtful if `doubt`, else good."""
     is_bad = not all(gate.holds for gate in gates)
     mark = Mark.BAD if is_bad else Mark.DOUBT if doubt else Mark.GOOD
     return Quality(
@@ -135,7 +135,7 @@ def judged(
 
 
 def with_gates(quality: Quality, gates: Sequence[Gate], cases: Sequence[Case]) -> Quality:
-    """The same quality, which these decide too; their cases come first."""
+    """The same quality with more gates; their cases come first."""
     first = [case for case in cases if case not in quality.cases]
     whole = judged(
         quality.name,

@@ -1,5 +1,5 @@
-"""Resistance to cheating: what attacks earn, what can be earned blindly or by forging, whether wrong answers
-lose and honest ones win.
+"""Resistance to cheating: what attacks earn, including open-loop and forging ones; whether wrong answers
+lose.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from dataclasses import dataclass, field, replace
 from agito.audit import limits
 from agito.audit.agents import nothing, prompt_of, words_of
 from agito.audit.attacks import Attackers, negative_controls
-from agito.audit.blindly import BLIND, CONSTANT, blindly
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.forging import FORGED, forging
+from agito.audit.leaked_answers import ASKED, secret_requests
 from agito.audit.numbers import average, bounds, earns_more, share
-from agito.audit.stage import Stage
-from agito.audit.telling import ASKED, asking
+from agito.audit.open_loop import BLIND, CONSTANT, open_loop_attacks
 from agito.protocols import OPEN_LOOP, ScriptFactory
 from agito.types import EpisodeArtifacts, Status, mean
 
-_FIRST_TASK = 5_000  # of those attacked, which are none of those that were solved before
-_TASKS, _LEAST_TASKS, _MORE = 40, 1, 600  # for every attack, and for those that earned anything
-# an attack works when luck explains its successes with a smaller probability than this, over the number of
+_FIRST_TASK = 5_000  # first index of the attacked tasks, disjoint from those solved before
+# tasks for every attack, at least, and for attacks that earned anything
+_TASKS, _LEAST_TASKS, _MORE = 40, 1, 600
+# an attack works if luck explains its successes with a probability below this, divided by the number of
 # attacks
 _SURE = 1e-3
 _MUTATED = 16
-_NAMED = 5  # of those that earn more than luck
+_NAMED = 5  # attacks named in the gate's message
 
 
 @dataclass(slots=True)
@@ -48,13 +49,13 @@ class Attacked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackKind:
-    """Attacks that one gate judges, by how their names begin."""
+    """Attacks judged by one gate, recognised by name prefix."""
 
     gate: str
     begins: tuple[str, ...]
     limit: float
     remedy: str
-    fine: str  # what is said when none passes
+    fine: str  # message when no attack of the kind works
     works: str
 
 
@@ -65,22 +66,22 @@ _KINDS = (
         limit=limits.EXPLOITS,
         fine="no answer that is right elsewhere earns more than luck",
         works="the same answer everywhere earns more than luck",
-        remedy="make the answers even, or declare the commonest one's share as the chance level",
+        remedy="balance the answers, or declare the share of the most common one as the chance level",
     ),
     AttackKind(
         gate="open loop",
         begins=(BLIND, OPEN_LOOP),
         limit=limits.EXPLOITS,
-        fine="who never looks at what the world answers earns no more than luck",
-        works="who never looks at what the world answers earns more than luck",
-        remedy="let the way to the answer, and the answer, hang on what the world says and the prompt does "
+        fine="an agent that never reads an observation earns no more than luck",
+        works="an agent that never reads an observation earns more than luck",
+        remedy="let the way to the answer, and the answer, depend on what the world says and the prompt does "
         "not",
     ),
     AttackKind(
         gate="forged",
         begins=(FORGED,),
         limit=limits.FORGED,
-        fine="nothing that the tools can write is taken for success",
+        fine="nothing that the tools can write counts as success",
         works="the verdict trusts what the tools can write",
         remedy="judge on the trusted side, by what was done; read no result, log or state that the agent "
         "can write",
@@ -89,9 +90,9 @@ _KINDS = (
         gate="asked",
         begins=(ASKED,),
         limit=limits.TOLD,
-        fine="no tool tells what an answer would earn",
-        works="a tool tells what an answer would earn",
-        remedy="let no tool compare with the key",
+        fine="no tool reveals what an answer would earn",
+        works="a tool reveals what an answer would earn",
+        remedy="let no tool compare anything with the key",
     ),
     AttackKind(
         gate="exploits",
@@ -104,23 +105,23 @@ _KINDS = (
 )
 
 
-async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Case]) -> Quality:
-    """After `honest`: it attacks with what solutions did."""
-    donors = [episode for episode in stage.solved if episode.task.split == "train"] or stage.solved
+async def cheating(runner: EpisodeRunner, attackers: Sequence[Attackers], cases: list[Case]) -> Quality:
+    """Runs after `honest`, because the attacks use what solutions did."""
+    donors = [episode for episode in runner.solved if episode.task.split == "train"] or runner.solved
     prepared = [
         *attackers,
-        blindly(stage.environment, donors),
-        forging(stage.environment, donors, await _failed(stage)),
-        asking(stage, donors),
+        open_loop_attacks(runner.environment, donors),
+        forging(runner.environment, donors, await _failed(runner)),
+        secret_requests(runner, donors),
     ]
-    attacked = await _attack(stage, prepared)
-    works = {name for name, found in attacked.items() if _is_sure(stage, found, len(attacked))}
+    attacked = await _attack(runner, prepared)
+    works = {name for name, found in attacked.items() if _is_sure(runner, found, len(attacked))}
     gates = [_judged_kind(kind, attacked, works, cases) for kind in reversed(_KINDS)]
-    gates = [_needs_open_loop(stage, gate) if gate.name == "open loop" else gate for gate in gates]
+    gates = [_needs_open_loop(runner, gate) if gate.name == "open loop" else gate for gate in gates]
     floor, floor_gate = _floor(
-        stage, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases
+        runner, {name: found for name, found in attacked.items() if _kind_of(name).gate == "exploits"}, cases
     )
-    killed, survivors = await _mutants(stage)
+    killed, survivors = await _mutants(runner)
     cases += [Case(what=f"mutant accepted: {name}", where=where) for name, where in survivors[:4]]
     passing = share(
         "attacks passing",
@@ -149,38 +150,38 @@ async def cheating(stage: Stage, attackers: Sequence[Attackers], cases: list[Cas
     )
 
 
-async def _failed(stage: Stage) -> list[Episode]:
-    """Episodes in which nothing was done."""
-    drawn = stage.draw("train", stage.depth.of(8, least=2), first=700)
-    return await stage.each(drawn, lambda each: stage.play(each, nothing, provokes=True), least=1)
+async def _failed(runner: EpisodeRunner) -> list[Episode]:
+    """Episodes in which the agent did nothing."""
+    drawn = runner.draw("train", runner.depth.of(8, least=2), first=700)
+    return await runner.each(drawn, lambda each: runner.play(each, nothing, provokes=True), least=1)
 
 
-async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
-    """Every attack on a few tasks; whatever earned more than its share there, on many more, to tell a
-    loophole from luck.
+async def _attack(runner: EpisodeRunner, attackers: Sequence[Attackers]) -> dict[str, Attacked]:
+    """Tries every attack on a few tasks, then those that earned anything on many more, to tell a loophole
+    from luck.
     """
-    tasks = stage.depth.of(_TASKS, least=4)
+    tasks = runner.depth.of(_TASKS, least=4)
     attacked: dict[str, Attacked] = {}
 
     async def strike(job: tuple[str, Drawn, ScriptFactory]) -> None:
-        attacked.setdefault(job[0], Attacked()).add(await stage.play(job[1], job[2], provokes=True))
+        attacked.setdefault(job[0], Attacked()).add(await runner.play(job[1], job[2], provokes=True))
 
-    drawn = stage.draw("heldout", tasks, first=_FIRST_TASK, within_s=stage.seconds_left / 8)
+    drawn = runner.draw("heldout", tasks, first=_FIRST_TASK, within_s=runner.seconds_left / 8)
     jobs = [
-        (name, each, script) for each in drawn for name, script in _scripts(stage, attackers, each).items()
+        (name, each, script) for each in drawn for name, script in _scripts(runner, attackers, each).items()
     ]
-    await stage.each(jobs, strike, least=_LEAST_TASKS * len(jobs) // max(len(drawn), 1))
+    await runner.each(jobs, strike, least=_LEAST_TASKS * len(jobs) // max(len(drawn), 1))
     suspects = {
         name
         for name, found in attacked.items()
-        if found.successes and not _is_sure(stage, found, len(attacked))
+        if found.successes and not _is_sure(runner, found, len(attacked))
     }
     more = (
-        stage.draw(
+        runner.draw(
             "heldout",
-            stage.depth.of(_MORE, least=tasks),
+            runner.depth.of(_MORE, least=tasks),
             first=_FIRST_TASK + tasks,
-            within_s=stage.seconds_left / 8,
+            within_s=runner.seconds_left / 8,
         )
         if suspects
         else []
@@ -188,23 +189,25 @@ async def _attack(stage: Stage, attackers: Sequence[Attackers]) -> dict[str, Att
     jobs = [
         (name, each, script)
         for each in more
-        for name, script in _scripts(stage, attackers, each).items()
+        for name, script in _scripts(runner, attackers, each).items()
         if name in suspects
     ]
-    await stage.each(jobs, strike, least=min(len(jobs), tasks * len(suspects)))
+    await runner.each(jobs, strike, least=min(len(jobs), tasks * len(suspects)))
     return attacked
 
 
-def _scripts(stage: Stage, attackers: Sequence[Attackers], drawn: Drawn) -> Mapping[str, ScriptFactory]:
+def _scripts(
+    runner: EpisodeRunner, attackers: Sequence[Attackers], drawn: Drawn
+) -> Mapping[str, ScriptFactory]:
     return {
         name: script
         for attacker in attackers
-        for name, script in attacker(stage.environment, drawn[0]).items()
+        for name, script in attacker(runner.environment, drawn[0]).items()
     }
 
 
-def _is_sure(stage: Stage, found: Attacked, num: int) -> bool:
-    chance = min(stage.environment.chance_level + limits.FLOOR, 1.0)
+def _is_sure(runner: EpisodeRunner, found: Attacked, num: int) -> bool:
+    chance = min(runner.environment.chance_level + limits.FLOOR, 1.0)
     return earns_more(found.successes, len(found.rewards), chance, _SURE / max(num, 1))
 
 
@@ -241,10 +244,10 @@ def _judged_kind(
     )
 
 
-def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
-    """Whether the author's own open-loop control is there."""
-    task, _ = stage.draw("heldout", 1)[0]
-    if OPEN_LOOP in negative_controls(stage.environment, task) or not gate.holds:
+def _needs_open_loop(runner: EpisodeRunner, gate: Gate) -> Gate:
+    """Fails the gate if the environment ships no open-loop control of its own."""
+    task, _ = runner.draw("heldout", 1)[0]
+    if OPEN_LOOP in negative_controls(runner.environment, task) or not gate.holds:
         return gate
     return replace(
         gate,
@@ -256,14 +259,16 @@ def _needs_open_loop(stage: Stage, gate: Gate) -> Gate:
     )
 
 
-def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) -> tuple[Measure, Gate]:
-    """The best paid of those who do nothing, guess or claim. The gate fails when its interval lies above the
-    chance level.
+def _floor(
+    runner: EpisodeRunner, attacked: Mapping[str, Attacked], cases: list[Case]
+) -> tuple[Measure, Gate]:
+    """The best-paid attack that does nothing, guesses or claims. The gate fails if its interval lies above
+    the chance level.
     """
     paid = {name: found.rewards for name, found in attacked.items() if found.rewards}
     name = max(paid, key=lambda each: (bounds(paid[each])[0], mean(paid[each])), default="")
     measure = average("floor", paid.get(name, []), note=f"the best paid of {len(paid)}: {name}")
-    chance, limit = stage.environment.chance_level, round(stage.environment.chance_level + limits.FLOOR, 4)
+    chance, limit = runner.environment.chance_level, round(runner.environment.chance_level + limits.FLOOR, 4)
     holds = measure.low is not None and measure.low <= limit
     earns = (
         f"{measure.value:.0%} on average ({measure.low:.0%} to {measure.high:.0%} with 95 % confidence)"
@@ -272,7 +277,7 @@ def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) ->
     )
     if not holds and name:
         cases.append(Case(what=f"{name} earns {earns}, where guessing is declared to earn {chance:.0%}"))
-    found = f"the best paid of those who do nothing, guess or claim ({name or 'nobody'}) earns {earns}: "
+    found = f"the best-paid attack that does nothing, guesses or claims ({name or 'nobody'}) earns {earns}: "
     found += (
         f"no more than guessing, declared to earn {chance:.0%}, explains"
         if holds
@@ -286,15 +291,15 @@ def _floor(stage: Stage, attacked: Mapping[str, Attacked], cases: list[Case]) ->
     )
 
 
-async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
-    """Captures of solved episodes, spoilt in one place each. Some spoil nothing that matters: a survivor is a
-    case to look at.
+async def _mutants(runner: EpisodeRunner) -> tuple[Measure, list[tuple[str, str]]]:
+    """Captures of solved episodes, each corrupted in one place. Some corruptions do not matter, so a survivor
+    is only a case to look at.
     """
-    solved = [episode for episode in stage.solved if episode.sealed][: stage.depth.of(_MUTATED, least=6)]
+    solved = [episode for episode in runner.solved if episode.sealed][: runner.depth.of(_MUTATED, least=6)]
     survivors: list[tuple[str, str]] = []
     killed = num = 0
     for episode in solved:
-        if num and stage.is_late:
+        if num and runner.is_late:
             break
         assert episode.sealed is not None
         others: list[str | None] = [
@@ -302,8 +307,8 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
         ]
         others += words_of(prompt_of(episode.task))
         for name, mutant in _spoilt(episode.sealed, others):
-            verdict = await stage.grade(mutant, episode.target)
-            # no world makes such a capture, and a grader that breaks on it gives no verdict
+            verdict = await runner.grade(mutant, episode.target)
+            # no world makes such a capture, so a grader that breaks on it is fine
             if verdict.status is Status.VOID:
                 continue
             num += 1
@@ -314,13 +319,13 @@ async def _mutants(stage: Stage) -> tuple[Measure, list[tuple[str, str]]]:
         "mutants killed",
         killed,
         num,
-        note="solved captures, spoilt in one place each; some places do not matter",
+        note="solved captures, each corrupted in one place; some places do not matter",
     ), survivors
 
 
 def _spoilt(sealed: EpisodeArtifacts, others: Sequence[str | None]) -> list[tuple[str, EpisodeArtifacts]]:
-    """`others` are the submissions to other tasks, and what the prompt says: such a word, like `done`,
-    answers nothing.
+    """`others` holds submissions to other tasks and words of the prompt: a submission among them, such as
+    `done`, is no answer and is left as it is.
     """
     text = sealed.submitted
     found: list[tuple[str, EpisodeArtifacts]] = []

@@ -1,6 +1,4 @@
-"""A clock that can be set, for the modules of one folder and for nobody else: the machinery below goes on by
-the real one.
-"""
+"""A clock that can be shifted for modules of one folder only; the machinery below keeps the real one."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _SECONDS = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
 
 
 class Clock:
-    """`shift_s` is added to every clock that a module of `folder` reads from when it is imported after
-    `install`.
-    """
+    """Adds `shift_s` to every clock read by a module of `folder` that is imported after `install`."""
 
     def __init__(self, folder: Path) -> None:
         self.shift_s = 0.0
@@ -66,7 +62,7 @@ class Clock:
         return converted
 
     def _writing(self, write: Callable[..., str], full: int) -> Callable[..., str]:
-        """With the time that is set where none is given."""
+        """Formats the shifted time if no time is given."""
 
         def written(*given: Any) -> str:
             return write(*given) if len(given) >= full else write(*given, real_time.localtime(self._now()))
@@ -100,7 +96,7 @@ class Clock:
 
 
 class _Standing(ModuleType):
-    """Stands for a module: what it does not say itself, the real one says."""
+    """A stand-in for a module: attributes it lacks come from the real one."""
 
     def __init__(self, name: str, real: ModuleType) -> None:
         super().__init__(name)

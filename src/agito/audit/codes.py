@@ -1,6 +1,4 @@
-"""In how many ways a text can be written so that somebody who looks for it misses it, and a model learns to
-read it.
-"""
+"""Encodings of a text that a person would overlook and a model can learn to read."""
 
 from __future__ import annotations
 
@@ -63,7 +61,7 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 
 @lru_cache(maxsize=1 << 14)
 def codes_of(text: str) -> Mapping[str, str]:
-    """By name. None is empty, and no two are the same."""
+    """Encodings by name; none is empty, and no two are equal."""
     found: dict[str, str] = {}
     for name, encode in (_CODES | (_OF_NUMBERS if text.isdigit() and len(text) < 10 else {})).items():
         coded = encode(text)
@@ -195,7 +193,7 @@ _BLOB = re.compile(r"[A-Za-z0-9+/_=-]{8,}")
 
 @lru_cache(maxsize=1 << 12)
 def decoded(text: str) -> str:
-    """What the words of a text say that are base64, base32 or hex; reversed ones and compressed ones too."""
+    """Decoded base64, base32 and hex words of a text; reversed and compressed ones too."""
     found: list[str] = []
     for blob in dict.fromkeys(_BLOB.findall(text)[:60]):
         for word in (blob, blob[::-1]):
@@ -219,7 +217,7 @@ _DECODERS: tuple[Callable[[str], bytes], ...] = (
 
 
 def views_of(text: str) -> Mapping[str, str]:
-    """Other ways to look at a text: what its words, lines or capitals spell."""
+    """Other readings of a text: what the first letters of its words or lines, or its capitals, spell."""
     words, lines = text.split(), [line for line in text.splitlines() if line.strip()]
     return {
         "inside a coded text": decoded(text).lower(),

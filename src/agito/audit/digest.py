@@ -1,8 +1,8 @@
-"""Which environment a card speaks of: a hash of its name, its version and its source.
+"""Identifies the environment that a card is about: a hash of its name, version and source.
 
-The source is the file of the environment's class, those of the classes it inherits from, and whatever these
-import from beside them; comments, docstrings and layout do not count. The machinery below (sandbox, world) is
-not part of it: that a change there has spoilt nothing is for the long tests to say.
+The source is the file of the environment's class, those of its base classes, and whatever these import from
+their own folder. Comments, docstrings and layout do not count. The machinery below (sandbox, world) is not
+included; the long tests cover changes there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agito.protocols import Environment, Sourced
 
 
 def digest_of(environment: Environment) -> str:
-    """Equal for the same source, wherever it lies."""
+    """Equal for equal source, wherever the files are."""
     found = hashlib.sha256(
         f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode()
     )
@@ -47,7 +47,9 @@ def _code_of(path: Path) -> str:
 
 
 def sources_of(environment: type, *others: Path) -> set[Path]:
-    """The files that its card speaks of: its class's, `others`, and what these import from beside them."""
+    """The source files covered by the digest: its class's, `others`, and what these import from their own
+    folders.
+    """
     found: set[Path] = set()
     todo = [
         *(path for each in environment.__mro__ for path in _file_of(each)),
@@ -62,7 +64,7 @@ def sources_of(environment: type, *others: Path) -> set[Path]:
 
 
 def _file_of(cls: type) -> Iterable[Path]:
-    """None for a class of the standard library or of a protocol."""
+    """Empty for classes of the standard library and for protocols."""
     module = sys.modules.get(cls.__module__)
     name = getattr(module, "__file__", None)
     if (
@@ -75,7 +77,7 @@ def _file_of(cls: type) -> Iterable[Path]:
 
 
 def _imported_from_beside(path: Path) -> list[Path]:
-    """Files in the same folder whose modules this one imports, by whatever package name."""
+    """Files of the same folder that this one imports, under any package name."""
     beside = {each.stem: each for each in path.parent.glob("*.py") if each.stem != "__init__"}
     found: list[Path] = []
     for node in ast.walk(ast.parse(path.read_bytes())):

@@ -1,4 +1,4 @@
-"""One episode of an audit, and what is noted of it while the driver drives it as it drives any other."""
+"""One episode of an audit, and the notes taken while the driver runs it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Drawn: TypeAlias = "tuple[Task, Target]"
 
 @dataclass(slots=True)
 class Episode:
-    """What one scripted episode left. `problem` says what broke; the verdict is then void."""
+    """The outcome of one scripted episode. `problem` says what broke; the verdict is then void."""
 
     task: Task
     target: Target
     events: list[Event] = field(default_factory=list[Event])
-    # before the first call and after each, as many as were asked for
+    # before the first call and after each, as many as requested
     digests: list[str] = field(default_factory=list[str])
     sealed: EpisodeArtifacts | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict.void("not graded"))
@@ -47,7 +47,7 @@ class Episode:
 
     @property
     def reward(self) -> float | None:
-        """None when void."""
+        """None if void."""
         return self.verdict.reward if self.verdict.reward == self.verdict.reward else None
 
     @property
@@ -56,7 +56,7 @@ class Episode:
 
     @property
     def is_void(self) -> bool:
-        """Without a verdict, though nothing broke: the grader gave none."""
+        """The grader gave no verdict, though nothing broke."""
         return not self.problem and self.verdict.status is Status.VOID
 
     @property
@@ -69,15 +69,16 @@ class Episode:
 
 
 class Watched:
-    """Stands before an environment while one episode is driven, and notes what its world and its first
-    grading take, answer and raise.
+    """Wraps an environment for one episode and notes what its world and its first grading return, raise and
+    cost.
 
-    Whatever else the driver opens and grades, to find out whose fault a failure is, is not this episode.
+    Further worlds and gradings of the driver, which it uses to find out whose fault a failure is, are passed
+    through unnoticed.
     """
 
     def __init__(self, environment: Environment, episode: Episode, num_digests: int) -> None:
-        self.error: Exception | None = None  # the first that the environment raised, or its script
-        self.said: Verdict | None = None  # by the grader, when it was asked first
+        self.error: Exception | None = None  # first exception raised by the environment or its script
+        self.said: Verdict | None = None  # the grader's first verdict
         self._environment, self._episode, self._num_digests = environment, episode, num_digests
         self.reward_range = reward_range(environment)
         self._control: Control | None = None
@@ -109,7 +110,7 @@ class Watched:
         return self.said
 
     def acting(self, act: Act) -> Act:
-        """The same agent, what its script raises noted too."""
+        """The same agent; exceptions of its script are noted too."""
 
         async def watched(session: Session) -> Trajectory:
             with self._noting():
@@ -145,7 +146,7 @@ class Watched:
 
 
 class _WatchedControl:
-    """What the driver uses of a control."""
+    """The part of a control that the driver uses."""
 
     def __init__(self, watched: Watched, control: Control) -> None:
         self.session: Session = _WatchedSession(watched, control.session)
@@ -169,10 +170,10 @@ class _WatchedSession:
 
 
 def replay(calls: Sequence[Call]) -> ScriptFactory:
-    """A script that says these calls, whatever the world answers."""
+    """A script that makes these calls, whatever the world answers."""
 
     def script() -> Script:
-        for call in calls:  # noqa: UP028 (events are sent to this generator, and a list takes none)
+        for call in calls:  # noqa: UP028 (events are sent to this generator; a list takes none)
             yield call
 
     return script

@@ -1,4 +1,4 @@
-"""Feedback richness: what rewards, errors and observations tell, and whether they tell what must be found
+"""Feedback richness: what rewards, errors and observations reveal, and whether they reveal what must be found
 out.
 """
 
@@ -13,20 +13,20 @@ from collections.abc import Sequence
 from agito.audit.agents import malformed, parameters, prompt_of, words_of
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import share
-from agito.audit.stage import Stage
 from agito.types import Call, Event, Fault, Task
 
 _TASKS = 24
-_SHORT = 4  # an answer of fewer characters can stand anywhere by chance
+_SHORT = 4  # a shorter answer may appear anywhere by chance
 _SHUFFLES = 20
 
 
-async def feedback(stage: Stage) -> Quality:
-    rewards = Counter(round(episode.reward, 6) for episode in stage.honest if episode.reward is not None)
-    scores = {name for episode in stage.honest for name in episode.verdict.scores}
-    leaks, secrets, actionable, errors, cases = await _told(stage)
-    bits = _information(stage.honest)
+async def feedback(runner: EpisodeRunner) -> Quality:
+    rewards = Counter(round(episode.reward, 6) for episode in runner.honest if episode.reward is not None)
+    scores = {name for episode in runner.honest for name in episode.verdict.scores}
+    leaks, secrets, actionable, errors, cases = await _told(runner)
+    bits = _information(runner.honest)
     said = share(
         "labels told",
         leaks,
@@ -38,7 +38,7 @@ async def feedback(stage: Stage) -> Quality:
         Measure(
             name="scores named",
             value=float(len(scores)),
-            num=len(stage.honest),
+            num=len(runner.honest),
             note=", ".join(sorted(scores))[:120],
         ),
         share(
@@ -50,7 +50,7 @@ async def feedback(stage: Stage) -> Quality:
         Measure(
             name="information about progress",
             value=bits,
-            num=len(stage.honest),
+            num=len(runner.honest),
             unit="bits",
             note="of an observation's kind, less what chance gives",
         ),
@@ -65,22 +65,22 @@ async def feedback(stage: Stage) -> Quality:
     return judged("feedback richness", says, measures, (), cases, doubt=leaks > 0 or actionable < errors)
 
 
-async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
-    """Labels told before they were earned, of how many; actionable errors, of how many."""
+async def _told(runner: EpisodeRunner) -> tuple[int, int, int, int, list[Case]]:
+    """Labels revealed before they were earned, of how many; actionable errors, of how many."""
     cases: list[Case] = []
     leaks = actionable = errors = 0
     solved: list[tuple[Drawn, str]] = []
     mistaken: dict[str, list[Event]] = {}
 
     async def work(drawn: Drawn) -> None:
-        solution = await stage.play(drawn, stage.environment.solutions(*drawn)[0])
+        solution = await runner.play(drawn, runner.environment.solutions(*drawn)[0])
         solved.append((drawn, solution.sealed.submitted or "" if solution.sealed else ""))
         mistaken[drawn[0].id] = (
-            await stage.play(drawn, replay([call for _, call in malformed(drawn[0])]))
+            await runner.play(drawn, replay([call for _, call in malformed(drawn[0])]))
         ).events
 
-    await stage.each(stage.draw("train", stage.depth.of(_TASKS, least=6), first=500), work, least=4)
-    # such as "done": no secret
+    await runner.each(runner.draw("train", runner.depth.of(_TASKS, least=6), first=500), work, least=4)
+    # repeated answers, such as "done", are no secret
     common = {answer for answer, count in Counter(answer for _, answer in solved).items() if count > 1}
     prompts = Counter(
         word for (task, _), _ in solved for word in set(words_of(" ".join(task.prompt.values())))
@@ -116,15 +116,15 @@ async def _told(stage: Stage) -> tuple[int, int, int, int, list[Case]]:
 
 
 def _is_actionable(event: Event, task: Task) -> bool:
-    """Whether it names a tool, a parameter, or repeats what the call itself said was wrong."""
+    """Whether the message names a tool or a parameter, or repeats the call's own problem."""
     known = [tool.name for tool in task.tools] + [name for tool in task.tools for name in parameters(tool)]
     call: Call = event.call
     return any(name in event.text for name in known) or bool(call.problem and call.problem in event.text)
 
 
 def _information(episodes: Sequence[Episode]) -> float | None:
-    """I(kind of observation; third of the way to success) in bits, less its mean over shuffles, which a small
-    sample has by chance.
+    """I(kind of observation; third of the way to success) in bits, minus its mean over shuffles (the bias of
+    a small sample).
     """
     pairs: list[tuple[str, int]] = []
     for episode in (each for each in episodes if each.is_success and len(each.events) >= 3):
@@ -140,9 +140,7 @@ def _information(episodes: Sequence[Episode]) -> float | None:
 
 
 def _kind(event: Event) -> str:
-    """An observation, coarsely: tool, fault, exit code, its first word without digits, and its length in
-    powers of two.
-    """
+    """A coarse kind of observation: tool, fault, exit code, first word without digits, log2 of the length."""
     word = re.sub(r"\d+", "#", event.text.split()[0])[:12] if event.text.split() else ""
     return f"{event.call.tool}/{event.fault}/{event.exit_code}/{word}/{len(event.text).bit_length()}"
 

@@ -1,8 +1,8 @@
-"""Whether a verdict trusts what the policy can write: result files, logs, markers, states.
+"""Tests whether a verdict trusts what the policy can write: result files, logs, markers, state.
 
-What solved captures of other tasks hold, and failed ones do not, is written through the tools, in episodes
-that do nothing else. Work that belongs to another task is worth nothing here; a report of success is worth as
-much as in its own.
+The attacks write, through the tools, what captures of other solved tasks hold and failed ones do not, in
+episodes that do nothing else. Work copied from another task is worth nothing here; a forged report of success
+may be.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import cast
 
 from agito.audit.agents import ending, fill, prompt_of, strings, words_of
 from agito.audit.attacks import Attackers
-from agito.audit.blindly import Memory
 from agito.audit.episode import Episode, replay
 from agito.audit.literals import words_in
+from agito.audit.open_loop import Memory
 from agito.audit.rewriting import batches, signs_of, writing_back
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Call, Task, ToolSpec
 
-FORGED = "forged: "  # what the names of these attacks begin with
+FORGED = "forged: "  # prefix of these attacks' names
 _USUAL_PATHS = (
     "result.json",
     "result.txt",
@@ -98,14 +98,14 @@ def forging(environment: Environment, solved: Sequence[Episode], failed: Sequenc
             if data
         }
         paths = list(dict.fromkeys([*files, *named, *_USUAL_PATHS]))
-        telling = [
+        telling_texts = [
             line
             for text in files.values()
             for line in text.splitlines()
             if line.strip() and line not in common
         ]
         pairs = [pair for text in files.values() for pair in _pairs(text)]
-        texts = [*telling[:_MOST_TEXTS], *_CLAIMS, *words]
+        texts = [*telling_texts[:_MOST_TEXTS], *_CLAIMS, *words]
         found = {
             f"{FORGED}{name}": _then_ending(task, calls, last)
             for tool in _tools(task)
@@ -169,16 +169,16 @@ def _writing(
 
 
 def _orders(names: Sequence[str]) -> Sequence[tuple[str, str]]:
-    """Which of the first two parameters names the place and which the text: both orders, where neither sounds
-    like a place.
-    """
+    """Which of the first two parameters is the path and which the text; both orders if no name decides."""
     one, two = names[:2]
     placed = [name for name in (one, two) if name.lower() in _PLACES]
     return [(placed[0], two if placed[0] == one else one)] if len(placed) == 1 else [(one, two), (two, one)]
 
 
 def _then_ending(task: Task, calls: Sequence[Call], last: Call | None) -> ScriptFactory:
-    """Ends as all solutions do, which says nothing of this task, or else with junk."""
+    """Ends as all solutions do if they share a last call (it says nothing about this task), else
+    with junk.
+    """
     final = _final(task, last)
     return replay([*calls, *([final] if final is not None else [])])
 
@@ -198,7 +198,7 @@ def _lines(data: bytes) -> list[str]:
 
 
 def _as_ours(data: bytes, donor: Episode, task: Task) -> str:
-    """The donor's file as it would stand in this task: another name, other words of the prompt."""
+    """The donor's file adapted to this task: its id and prompt words replaced."""
     text = data[:_MOST_BYTES].decode("utf-8", "replace").replace(donor.task.id, task.id)
     theirs, ours = words_of(prompt_of(donor.task)), words_of(prompt_of(task))
     if len(theirs) == len(ours):
@@ -208,7 +208,7 @@ def _as_ours(data: bytes, donor: Episode, task: Task) -> str:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Names and values, where the text is JSON or a Python literal."""
+    """Names and values, if the text is JSON or a Python literal."""
     value: object = None
     with suppress(ValueError):
         value = json.loads(text)

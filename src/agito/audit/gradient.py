@@ -1,5 +1,5 @@
-"""Difficulty gradient: who does better at what, and whether there is anything left to learn for somebody in
-between.
+"""Difficulty gradient: which agents do better on which levels, and whether an agent of middling skill can
+still learn something.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from itertools import combinations
 from agito.audit.agents import at_random, blind, nothing
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import average, share
-from agito.audit.stage import Stage
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Target, Task, mean
 
-AGENTS = ("null", "random", "weak", "demonstrator", "solver")  # in the order in which they should do
+AGENTS = ("null", "random", "weak", "demonstrator", "solver")  # in order of expected success
 _WEAK, _MIDDLING = 0.2, 0.5
 _TASKS = 80  # for every agent
 _LEARNER_TASKS, _LEARNER_TRIES = 30, 8
-_FAR = 0.05  # two means that are closer count as equal
+_FAR = 0.05  # means closer than this count as equal
 
 
-async def gradient(stage: Stage) -> Quality:
-    played = await _ladder(stage)
-    levels = sorted(stage.environment.levels)
-    tau = _tau(played, levels, stage.environment.chance_level + _FAR)
-    learnable = await _learnable(stage)
+async def gradient(runner: EpisodeRunner) -> Quality:
+    played = await _ladder(runner)
+    levels = sorted(runner.environment.levels)
+    tau = _tau(played, levels, runner.environment.chance_level + _FAR)
+    learnable = await _learnable(runner)
     falls = _falls(played["demonstrator"], levels)
     measures = [
         Measure(
@@ -64,9 +64,9 @@ async def gradient(stage: Stage) -> Quality:
     return judged("difficulty gradient", says, tuple(measures), (), cases, doubt=doubt)
 
 
-async def _ladder(stage: Stage) -> dict[str, list[Episode]]:
-    """Every agent on the same tasks; and, beside the ladder, the solver that reads nothing."""
-    environment = stage.environment
+async def _ladder(runner: EpisodeRunner) -> dict[str, list[Episode]]:
+    """Every agent on the same tasks; also, outside the ladder, the solver without observations."""
+    environment = runner.environment
     ways: Mapping[str, Callable[[Task, Target, int], ScriptFactory]] = {
         "null": lambda task, target, at: nothing,
         "random": lambda task, target, at: at_random(task, at),
@@ -77,19 +77,19 @@ async def _ladder(stage: Stage) -> dict[str, list[Episode]]:
         "solver": lambda task, target, at: environment.solutions(task, target)[0],
         "blind": lambda task, target, at: blind(environment.solutions(task, target)[0]),
     }
-    drawn = stage.draw("heldout", stage.depth.of(_TASKS, least=_least(environment)))
+    drawn = runner.draw("heldout", runner.depth.of(_TASKS, least=_least(environment)))
     jobs = [(name, at, each) for at, each in enumerate(drawn) for name in ways]
     played: dict[str, list[Episode]] = {name: [] for name in ways}
 
     async def work(job: tuple[str, int, Drawn]) -> None:
         name, at, (task, key) = job
-        episode = await stage.play((task, key), ways[name](task, key, at), noise=at)
+        episode = await runner.play((task, key), ways[name](task, key, at), noise=at)
         if episode.reward is not None:
             played[name].append(episode)
         if name in ("weak", "demonstrator", "solver"):
-            stage.honest.append(episode)
+            runner.honest.append(episode)
 
-    await stage.each(jobs, work, least=_least(environment) * len(ways))
+    await runner.each(jobs, work, least=_least(environment) * len(ways))
     return played
 
 
@@ -102,8 +102,8 @@ def _success(name: str, episodes: Sequence[Episode]) -> Measure:
 
 
 def _tau(played: Mapping[str, Sequence[Episode]], levels: Sequence[int], floor: float) -> float | None:
-    """Kendall's tau over all pairs of agents at every level; pairs that are both at the floor are left out,
-    other ties count as none.
+    """Kendall's tau over all pairs of agents at every level. Leaves out pairs at the floor; a tie counts 0,
+    or 1 if both are at the top.
     """
     score = pairs = 0
     for level in levels:
@@ -122,23 +122,21 @@ def _tau(played: Mapping[str, Sequence[Episode]], levels: Sequence[int], floor: 
     return round(score / pairs, 3) if pairs else None
 
 
-async def _learnable(stage: Stage) -> Measure:
-    """The share of tasks that a middling demonstrator solves more than one time in ten, and fails
-    as often.
-    """
-    drawn = stage.draw("train", stage.depth.of(_LEARNER_TASKS, least=8), first=1000)
+async def _learnable(runner: EpisodeRunner) -> Measure:
+    """The share of tasks that a middling demonstrator solves with a frequency between 0.1 and 0.9."""
+    drawn = runner.draw("train", runner.depth.of(_LEARNER_TASKS, least=8), first=1000)
     outcomes: dict[str, list[bool]] = defaultdict(list)
 
     async def work(job: tuple[int, Drawn]) -> None:
         seed, (task, key) = job
-        script = stage.environment.demonstrator(task, key, skill=_MIDDLING, seed=seed)
-        episode = await stage.play((task, key), script, noise=seed)
-        stage.honest.append(episode)
+        script = runner.environment.demonstrator(task, key, skill=_MIDDLING, seed=seed)
+        episode = await runner.play((task, key), script, noise=seed)
+        runner.honest.append(episode)
         if episode.reward is not None:
             outcomes[task.id].append(episode.is_success)
 
     jobs = [(100 * at + seed, each) for at, each in enumerate(drawn) for seed in range(_LEARNER_TRIES)]
-    await stage.each(jobs, work, least=6 * _LEARNER_TRIES)
+    await runner.each(jobs, work, least=6 * _LEARNER_TRIES)
     full = [found for found in outcomes.values() if len(found) >= _LEARNER_TRIES // 2]
     between = sum(0.1 < sum(found) / len(found) < 0.9 for found in full)
     return share(

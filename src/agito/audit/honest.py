@@ -1,5 +1,5 @@
-"""Whether right work is accepted: every solution, on every split, under many noises; and whether it can be
-done without the target.
+"""Whether right work is accepted: every solution, on every split, with many noise seeds; and whether it works
+without the target.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from agito.audit import limits
 from agito.audit.agents import coping, stumbling
 from agito.audit.card import Case, Gate, Measure
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import share
-from agito.audit.stage import Stage
 from agito.protocols import ScriptFactory
 from agito.types import Target
 
 _TASKS, _LEAST = 1200, 12
-_SLIPS = 6  # after two slips of the pen one run in so many is honest too
+_SLIPS = 6  # every sixth run makes two harmless mistakes first
 _UNINFORMED = 600
 
 
@@ -31,21 +31,21 @@ class _Run:
     slips: bool
 
 
-async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
-    """Fills `stage.solved`. A run that is rejected is acted again: what is rejected twice is no accident."""
-    runs = _runs(stage)
+async def honest(runner: EpisodeRunner, cases: list[Case]) -> tuple[Measure, Gate]:
+    """Fills `runner.solved`. A rejected run is replayed once: two rejections are no accident."""
+    runs = _runs(runner)
     twice: list[str] = []
 
     async def work(run: _Run) -> bool | None:
-        episode = await stage.play(run.drawn, run.script, noise=run.noise)
-        stage.honest.append(episode)
+        episode = await runner.play(run.drawn, run.script, noise=run.noise)
+        runner.honest.append(episode)
         if episode.reward is None:
             return None
         if episode.is_success and not run.slips:
-            stage.solved.append(episode)
+            runner.solved.append(episode)
         if _is_accepted(run, episode):
             return True
-        again = await stage.play(run.drawn, run.script, attempt=episode.attempt, noise=run.noise)
+        again = await runner.play(run.drawn, run.script, attempt=episode.attempt, noise=run.noise)
         if again.reward is not None and not _is_accepted(run, again) and not run.slips:
             twice.append(run.drawn[0].id)
         cases.append(
@@ -56,7 +56,7 @@ async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
         )
         return False
 
-    wins = [won for won in await stage.each(runs, work, least=_LEAST) if won is not None]
+    wins = [won for won in await runner.each(runs, work, least=_LEAST) if won is not None]
     rejected = share("honest rejected", wins.count(False), len(wins))
     holds = rejected.value is not None and rejected.value <= limits.HONEST and not twice
     found = (
@@ -77,11 +77,11 @@ async def honest(stage: Stage, cases: list[Case]) -> tuple[Measure, Gate]:
     return rejected, gate
 
 
-def _runs(stage: Stage) -> list[_Run]:
-    splits = stage.environment.splits
-    number = stage.depth.of(_TASKS, least=_LEAST)
+def _runs(runner: EpisodeRunner) -> list[_Run]:
+    splits = runner.environment.splits
+    number = runner.depth.of(_TASKS, least=_LEAST)
     per_split = {
-        split: stage.draw(split, -(-number // len(splits)), within_s=stage.seconds_left / 8)
+        split: runner.draw(split, -(-number // len(splits)), within_s=runner.seconds_left / 8)
         for split in splits
     }
     drawn = [
@@ -93,7 +93,7 @@ def _runs(stage: Stage) -> list[_Run]:
     runs: list[_Run] = []
     for at, each in enumerate(drawn):
         slips = at % _SLIPS == _SLIPS - 1
-        for order, solution in enumerate(stage.environment.solutions(*each)):
+        for order, solution in enumerate(runner.environment.solutions(*each)):
             name = f"solution {order}{' after two slips' if slips else ''}"
             runs.append(
                 _Run(
@@ -108,37 +108,35 @@ def _runs(stage: Stage) -> list[_Run]:
 
 
 def _is_accepted(run: _Run, episode: Episode) -> bool:
-    """Slips may cost something, and where calls are few, the end."""
+    """Mistakes may cost some reward, or end the episode early if calls are few."""
     limits_ = run.drawn[0].limits
     is_cut = run.slips and len(episode.events) >= min(limits_.calls, limits_.turns)
     return is_cut or (episode.reward or 0.0) >= (0.5 if run.slips else 1.0) - 1e-9
 
 
-async def informed(stage: Stage, cases: list[Case]) -> Gate:
-    """Solved tasks again, by scripts that are given another task's key: what they still solve, they solved
-    without the target.
-    """
-    why = getattr(stage.environment, "solutions_need_key", "")
+async def informed(runner: EpisodeRunner, cases: list[Case]) -> Gate:
+    """Replays solved tasks with scripts that get another task's key: those still solved need no target."""
+    why = getattr(runner.environment, "solutions_need_key", "")
     mates: dict[object, list[Episode]] = defaultdict(list)
-    for episode in stage.solved:
+    for episode in runner.solved:
         mates[episode.task.cell, episode.task.split].append(episode)
-    jobs = [(episode, mates[episode.task.cell, episode.task.split]) for episode in stage.solved]
+    jobs = [(episode, mates[episode.task.cell, episode.task.split]) for episode in runner.solved]
     jobs = [(episode, _other_key(episode, group)) for episode, group in jobs if len(group) > 1]
 
     async def work(job: tuple[Episode, Target]) -> str | None:
         episode, other = job
         for _ in range(2):
-            for script in _scripts(stage, episode, other):
+            for script in _scripts(runner, episode, other):
                 drawn = episode.task, episode.target
-                again = await stage.play(
+                again = await runner.play(
                     drawn, script, attempt=episode.attempt, noise=episode.noise, provokes=True
                 )
                 if again.is_success:
                     return None
         return episode.task.id
 
-    asked = jobs[: stage.depth.of(_UNINFORMED, least=_LEAST)]
-    failed = await stage.each(asked, work, least=6)
+    asked = jobs[: runner.depth.of(_UNINFORMED, least=_LEAST)]
+    failed = await runner.each(asked, work, least=6)
     lost = [task for task in failed if task is not None]
     if lost and not why:
         cases.append(Case(what="solved only by a script that knows the target", where=lost[0]))
@@ -158,7 +156,7 @@ async def informed(stage: Stage, cases: list[Case]) -> Gate:
 
 
 def _other_key(episode: Episode, group: Sequence[Episode]) -> Target:
-    """Of the next task of the same family, level and split; its label is the task's own."""
+    """The key of the next task of the same family, level and split, under this task's id."""
     at = next(number for number, each in enumerate(group) if each is episode)
     other = next(
         (each.target for each in (*group[at + 1 :], *group[:at]) if each.target.data != episode.target.data),
@@ -167,13 +165,13 @@ def _other_key(episode: Episode, group: Sequence[Episode]) -> Target:
     return Target(task_id=episode.target.task_id, seed=other.seed, data=other.data)
 
 
-def _scripts(stage: Stage, episode: Episode, other: Target) -> list[ScriptFactory]:
-    environment = stage.environment
+def _scripts(runner: EpisodeRunner, episode: Episode, other: Target) -> list[ScriptFactory]:
+    environment = runner.environment
     try:
         made = [
             *environment.solutions(episode.task, other),
             environment.demonstrator(episode.task, other, skill=1.0, seed=0),
         ]
-    except Exception:  # the boundary: what cannot even begin without its own key needs it
+    except Exception:  # the boundary: a script that cannot even start without its own key needs it
         return []
     return [coping(script) for script in made]

@@ -1,9 +1,8 @@
-"""Reset leakage: marks are left on everything that an episode can write, and looked for in the episodes after
-it and beside it.
+"""Reset leakage: leaves marks on everything an episode can write, and looks for them in concurrent and later
+episodes.
 
-A mark counts as planted when its own episode can read it back, so that a surface that keeps nothing proves
-nothing. What is searched is what the tools can show and what is captured; a place that no tool can read is
-not searched.
+A mark counts as planted if its own episode can read it back, so surfaces that keep nothing prove nothing.
+Only what tools can show and what is captured is searched.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from dataclasses import dataclass, field
 from agito.audit.agents import ending, fill, strings
 from agito.audit.card import Case
 from agito.audit.episode import Drawn
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
-from agito.audit.stage import Stage
 from agito.audit.visit import Open, Visit, visits
 from agito.types import Call, Json, Task, ToolSpec
 
 PREFIX = "zq7planted"
 _SHELL, _PYTHON = "shell", "python"
-# who answers `zq42` runs what it is given
+# a tool that answers `zq42` executes its input
 _RUNS = {_SHELL: "echo zq$((40 + 2))", _PYTHON: "print('zq' + str(42))"}
 _WRITES = {
     _SHELL: {
@@ -63,12 +62,13 @@ _READS = {
     ),
 }
 _TASKS = 4
-_WORDS, _LEAST_WORDS, _AFTER = 80, 10, 12  # that may show or keep something; in front of a mark
+# words that may show or keep something; how many are tried in front of a mark
+_WORDS, _LEAST_WORDS, _AFTER = 80, 10, 12
 
 
 @dataclass(slots=True)
 class Leaks:
-    """Marks that were tried, that took, and that another episode saw."""
+    """Marks tried, planted, and seen by another episode."""
 
     tried: int = 0
     planted: int = 0
@@ -77,7 +77,7 @@ class Leaks:
 
 @dataclass(slots=True)
 class _Marks:
-    """Marks, and the surface that each was left on."""
+    """Marks, and the surface on which each was left."""
 
     surfaces: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -90,36 +90,36 @@ class _Marks:
         return {mark for mark in self.surfaces if mark in text}
 
 
-async def leakage(stage: Stage, cases: list[Case]) -> Leaks:
-    """On one task of every family, and some more."""
+async def leakage(runner: EpisodeRunner, cases: list[Case]) -> Leaks:
+    """On one task of every family, and a few more."""
     leaks = Leaks()
-    words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
-    number = max(stage.depth.of(_TASKS, least=2), len(stage.environment.families))
-    for at, drawn in enumerate(stage.draw("train", number)):
-        if at >= 2 and stage.is_late:
+    words = words_in(runner.environment, runner.depth.of(_WORDS, least=_LEAST_WORDS))
+    number = max(runner.depth.of(_TASKS, least=2), len(runner.environment.families))
+    for at, drawn in enumerate(runner.draw("train", number)):
+        if at >= 2 and runner.is_late:
             break
-        async with visits(stage) as open_one:
-            await _on_one_task(stage, open_one, drawn, words, leaks, cases)
+        async with visits(runner) as open_one:
+            await _on_one_task(runner, open_one, drawn, words, leaks, cases)
     return leaks
 
 
 async def _on_one_task(
-    stage: Stage, open_one: Open, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]
+    runner: EpisodeRunner, open_one: Open, drawn: Drawn, words: Sequence[str], leaks: Leaks, cases: list[Case]
 ) -> None:
     task, target = drawn
     marks = _Marks()
-    trace = (await stage.play(drawn, stage.environment.solutions(task, target)[0])).calls
+    trace = (await runner.play(drawn, runner.environment.solutions(task, target)[0])).calls
     beside = await open_one(drawn)  # opened before anything is planted, searched after
     planting = await open_one(drawn)
-    runners = await _runners(planting, task)
-    for call in _plants(task, trace, words, marks, runners):
+    interpreters = await _interpreters(planting, task)
+    for call in _plants(task, trace, words, marks, interpreters):
         await planting.act(call)
-    planted = marks.seen_in(await _search(planting, trace, words, runners))
+    planted = marks.seen_in(await _search(planting, trace, words, interpreters))
     end = ending(task)
     if end is not None:
         await planting.act(fill(end, marks.new(f"{end.name}: the submission")))
     planted |= marks.seen_in(await _captured(planting))
-    after, elsewhere = await open_one(drawn), await open_one(stage.draw("heldout", 1, first=7)[0])
+    after, on_other_task = await open_one(drawn), await open_one(runner.draw("heldout", 1, first=7)[0])
     if (
         planting.episode.digests != after.episode.digests
         and not planting.episode.problem
@@ -128,8 +128,8 @@ async def _on_one_task(
         cases.append(Case(what="after other episodes it begins in another state", where=task.id))
         leaks.found += 1
     seen: set[str] = set()
-    for visit in (beside, after, elsewhere):
-        seen |= marks.seen_in(await _search(visit, trace, words, runners) + await _captured(visit))
+    for visit in (beside, after, on_other_task):
+        seen |= marks.seen_in(await _search(visit, trace, words, interpreters) + await _captured(visit))
     leaks.tried += len(marks.surfaces)
     leaks.planted += len(planted | seen)
     leaks.found += len(seen)
@@ -140,15 +140,15 @@ async def _on_one_task(
 
 
 def _texts(task: Task) -> list[tuple[ToolSpec, str]]:
-    """Every free text of every tool but the one that ends the episode."""
+    """Every free text of every tool but the ending one."""
     end = ending(task)
     return [
         (tool, name) for tool in task.tools if end is None or tool.name != end.name for name in strings(tool)
     ]
 
 
-async def _runners(visit: Visit, task: Task) -> dict[tuple[str, str], str]:
-    """Which free texts are run as commands, and by what. Asked twice: a tool may time out."""
+async def _interpreters(visit: Visit, task: Task) -> dict[tuple[str, str], str]:
+    """Which free texts are executed, and by what. Asks twice, because a tool may time out."""
     found: dict[tuple[str, str], str] = {}
     for tool, name in _texts(task):
         for kind, command in _RUNS.items():
@@ -164,20 +164,20 @@ def _plants(
     trace: Sequence[Call],
     words: Sequence[str],
     marks: _Marks,
-    runners: Mapping[tuple[str, str], str],
+    interpreters: Mapping[tuple[str, str], str],
 ) -> list[Call]:
-    """Every free text as text, and where it is run as the commands that write; then the solution's own calls,
-    marked.
+    """Writes marks into every free text, by commands where it is executed, and into the solution's
+    own calls.
     """
     found: list[Call] = []
     end = ending(task)
     for tool, name in _texts(task):
         found.append(fill(tool, "x", **{name: marks.new(f"{tool.name}.{name}")}))
-        for surface, command in _WRITES.get(runners.get((tool.name, name), ""), {}).items():
+        for surface, command in _WRITES.get(interpreters.get((tool.name, name), ""), {}).items():
             found.append(
                 fill(tool, "x", **{name: command.format(mark=marks.new(f"{tool.name}.{name}: {surface}"))})
             )
-        if (tool.name, name) not in runners:
+        if (tool.name, name) not in interpreters:
             found += [
                 fill(tool, "x", **{name: f"{word} {marks.new(f'{tool.name}.{name}, after {word!r}')}"})
                 for word in words[:_AFTER]
@@ -199,9 +199,9 @@ def _asking(kind: str) -> Sequence[str]:
 
 
 async def _search(
-    visit: Visit, trace: Sequence[Call], words: Sequence[str], runners: Mapping[tuple[str, str], str]
+    visit: Visit, trace: Sequence[Call], words: Sequence[str], interpreters: Mapping[tuple[str, str], str]
 ) -> str:
-    """All that the tools show: to the commands that read, to a question for the mark's beginning, and to the
+    """Everything the tools show: replies to reading commands, to queries for the mark's prefix, and to the
     solution's calls.
     """
     task = visit.episode.task
@@ -209,12 +209,12 @@ async def _search(
     calls = [
         fill(tool, "x", **{name: text})
         for tool, name in _texts(task)
-        for text in _asking(runners.get((tool.name, name), ""))
+        for text in _asking(interpreters.get((tool.name, name), ""))
     ]
     calls += [
         fill(tool, "x", **{name: word})
         for tool, name in _texts(task)
-        if (tool.name, name) not in runners
+        if (tool.name, name) not in interpreters
         for word in words
     ]
     calls += [
@@ -228,7 +228,7 @@ async def _search(
 
 
 async def _captured(visit: Visit) -> str:
-    """Seals; what was captured, as text."""
+    """Seals; returns the capture as text."""
     sealed = await visit.seal()
     if sealed is None:
         return ""

@@ -1,4 +1,4 @@
-"""The order of levels: a higher one is harder, or longer at least; never easier."""
+"""The order of levels: a higher level is harder, or at least longer; never easier."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from itertools import combinations
 from agito.audit import limits
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
-from agito.audit.stage import Stage
+from agito.audit.episode_runner import EpisodeRunner
 from agito.types import mean
 
 _PER_LEVEL, _LEAST = 300, 5
-_SURE_Z, _APART_Z = 4.2, 2.6  # standard errors: a difference that is certain, one that may be
+_SURE_Z, _APART_Z = 4.2, 2.6  # standard errors for a certain difference, and for a possible one
 _EASIER, _SHORTER = 0.1, 0.8
-_COMPARED = 8  # episodes of a level from which anything can be said
-_ENOUGH = 40  # episodes of a level from which "no difference" can be said
+_COMPARED = 8  # episodes per level needed to compare at all
+_ENOUGH = 40  # episodes per level needed to say "no difference"
 _SKILLS = (0.5, 0.8)
 
 
-async def levels(stage: Stage, cases: list[Case]) -> Gate:
-    """Middling demonstrators on every level, and how long the solutions are that were acted before."""
-    environment = stage.environment
+async def levels(runner: EpisodeRunner, cases: list[Case]) -> Gate:
+    """Runs middling demonstrators on every level, and compares lengths of earlier solutions."""
+    environment = runner.environment
     ordered = sorted(environment.levels)
     cells = len(ordered) * len(environment.families)
-    number = len(ordered) * stage.depth.of(_PER_LEVEL, least=_LEAST)
-    jobs = list(enumerate(stage.draw("train", number, first=9_000, within_s=stage.seconds_left / 4)))
+    number = len(ordered) * runner.depth.of(_PER_LEVEL, least=_LEAST)
+    jobs = list(enumerate(runner.draw("train", number, first=9_000, within_s=runner.seconds_left / 4)))
     tried: list[Episode] = []
 
     async def work(job: tuple[int, Drawn]) -> None:
         at, (task, key) = job
         script = environment.demonstrator(task, key, skill=_SKILLS[at // cells % len(_SKILLS)], seed=at)
-        episode = await stage.play((task, key), script, noise=at)
-        stage.honest.append(episode)
+        episode = await runner.play((task, key), script, noise=at)
+        runner.honest.append(episode)
         if episode.reward is not None:
             tried.append(episode)
 
-    await stage.each(jobs, work, least=min(len(jobs), _LEAST * cells))
-    solved = [episode for episode in stage.solved if episode.task.split == "train"]
+    await runner.each(jobs, work, least=min(len(jobs), _LEAST * cells))
+    solved = [episode for episode in runner.solved if episode.task.split == "train"]
     wrong = _wrong(tried, solved, "")
     for family in environment.families if len(environment.families) > 1 else ():
         wrong += _wrong(
@@ -75,8 +75,8 @@ def _by_level(episodes: Sequence[Episode]) -> Mapping[int, list[Episode]]:
 
 
 def _wrong(tried: Sequence[Episode], solved: Sequence[Episode], where: str) -> list[str]:
-    """Pairs of levels of which the higher one is easier for the demonstrators, or shorter for the solutions
-    and not harder.
+    """Pairs of levels where the higher one is easier for demonstrators, or shorter for solutions and not
+    harder.
     """
     by_level, solutions, found = _by_level(tried), _by_level(solved), list[str]()
     for low, high in combinations(by_level, 2):
@@ -107,8 +107,8 @@ def _is_shorter(these: Sequence[float], those: Sequence[float]) -> bool:
 
 
 def _same(tried: Sequence[Episode], solved: Sequence[Episode]) -> str:
-    """In words, when no two levels differ in anything that was measured; empty when they do, or when too
-    little was seen.
+    """A message if no two levels differ in anything measured; empty if they do, or if there is too little
+    data.
     """
     by_level, solutions = _by_level(tried), _by_level(solved)
     if min((len(each) for each in (*by_level.values(), *solutions.values())), default=0) < _ENOUGH:
@@ -136,7 +136,7 @@ def _sizes(tried: Sequence[Episode], solved: Sequence[Episode]) -> list[list[flo
 
 
 def _z(these: Sequence[float], those: Sequence[float]) -> float:
-    """By how many standard errors the first mean lies above the second."""
+    """By how many standard errors the first mean exceeds the second."""
     if not these or not those:
         return 0.0
     width = max(*these, *those) - min(*these, *those)
@@ -145,6 +145,6 @@ def _z(these: Sequence[float], those: Sequence[float]) -> float:
 
 
 def _variance(values: Sequence[float], width: float) -> float:
-    """With one more value on either side, so that a few equal ones are no certainty."""
+    """Adds one pseudo-value on either side, so that a few equal values give no certainty."""
     middle = mean(values)
     return sum((value - middle) ** 2 for value in values) / len(values) + width**2 / (len(values) + 1) / 4

@@ -1,7 +1,6 @@
-"""Words to try an environment with: the texts that its own source compares with, and those that backdoors are
-usually named by.
+"""Words to try in an environment: literals of its own source, and common names of backdoors.
 
-An audit stands on the trusted side and may read the source. What hangs on a certain word (a cheat, a log, an
+An audit is trusted and may read the source. Behaviour that depends on a certain word (a cheat, a log, an
 early end) has that word in it.
 """
 
@@ -78,14 +77,14 @@ _COMPARING = frozenset(
 
 
 def words_in(environment: Environment, most: int) -> list[str]:
-    """Those that the source compares with first, then the usual ones, then whatever else it says."""
+    """Literals that the source compares with first, then common backdoor names, then its other literals."""
     compared, said = _words_in(type(environment))
     return list(dict.fromkeys([*compared, *USUAL, *said]))[:most]
 
 
 def commands_of(environment: Environment, tool: ToolSpec, said: Sequence[Call]) -> list[str]:
-    """Words with which the one text of this tool may begin, where what agents `said` does begin with such
-    words: those that the source compares with, the ones that the tool's description names first.
+    """Command words of a one-text tool, if most calls in `said` begin with one: literals that the source
+    compares with, those in the tool's description first.
     """
     texts = [
         value
@@ -105,7 +104,7 @@ def commands_of(environment: Environment, tool: ToolSpec, said: Sequence[Call]) 
 
 @lru_cache(maxsize=8)
 def _words_in(environment: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What its source compares with, and whatever else it says."""
+    """Literals that the source compares with, and all others."""
     compared: list[str] = []
     said: list[str] = []
     for path in sorted(sources_of(environment)):
@@ -135,7 +134,7 @@ def _literals(path: Path) -> tuple[tuple[str, bool], ...]:
 
 
 def _compared(node: ast.AST) -> Iterable[ast.AST]:
-    """The parts of a node that something is compared with, or looked up by."""
+    """Parts of a node that are compared with or used as keys."""
     match node:
         case ast.Compare():
             return [node.left, *node.comparators]

@@ -1,4 +1,4 @@
-"""Shares with their intervals, and the tail that tells luck from a loophole."""
+"""Shares with their intervals, and the binomial tail that tells luck from a loophole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agito.types import mean
 
 
 def share(name: str, hits: int, num: int, *, note: str = "") -> Measure:
-    """With Wilson's 95 % interval; no value when `num` is 0."""
+    """With Wilson's 95 % interval; no value if `num` is 0."""
     if not num:
         return Measure(name=name, value=None, note=note)
     low, high = wilson(hits, num)
@@ -21,8 +21,8 @@ def share(name: str, hits: int, num: int, *, note: str = "") -> Measure:
 
 
 def average(name: str, values: Sequence[float], *, note: str = "") -> Measure:
-    """The mean of values in [0, 1]. Wilson's interval at that mean, which no distribution on [0, 1] makes too
-    narrow by its variance.
+    """The mean of values in [0, 1], with Wilson's interval at that mean, which is conservative for any
+    distribution on [0, 1].
     """
     if not values:
         return Measure(name=name, value=None, note=note)
@@ -43,7 +43,7 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
 
 
 def luck(successes: int, num: int, chance: float) -> float:
-    """P(X >= successes) for X binomial in `num` at `chance`."""
+    """P(X >= successes) for X ~ Binomial(num, chance)."""
     if successes <= 0:
         return 1.0
     chance = min(max(chance, 0.0), 1.0)
@@ -73,12 +73,12 @@ def milliseconds(name: str, seconds: Sequence[float], part: float) -> Measure:
 
 
 def earns_more(successes: int, num: int, chance: float, sure: float) -> bool:
-    """Whether luck at `chance` explains so many successes with a probability below `sure` only."""
+    """Whether luck at `chance` explains so many successes with a probability below `sure`."""
     return successes > chance * num and luck(successes, num, chance) < sure
 
 
 def differs(hits: int, num: int, other_hits: int, other_num: int, *, sure: float = 1e-5) -> bool:
-    """Whether the first share lies above the second by more than luck: Fisher's exact test, one-sided."""
+    """Whether the first share exceeds the second by more than luck: Fisher's exact test, one-sided."""
     total, marked = num + other_num, hits + other_hits
     if not num or not other_num or hits * other_num <= other_hits * num:
         return False

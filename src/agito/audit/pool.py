@@ -1,8 +1,8 @@
-"""Whether the tasks are what they claim: three splits that do not share tasks, and tasks that differ in more
-than a number or a name.
+"""Tests whether tasks are what they claim: splits that share no tasks, and tasks that differ in more than a
+number or a name.
 
-A small world repeats itself by chance: how often is measured between two streams of training tasks, and only
-what goes beyond it counts.
+A small world repeats itself by chance. The rate is measured between two streams of training tasks, and only
+the excess counts.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from agito.audit import limits
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import differs
-from agito.audit.stage import Stage
 from agito.protocols import Environment, Unscripted
 
 SPLITS = ("train", "heldout", "structural")
@@ -27,15 +27,15 @@ _DIGITS = re.compile(r"\d+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MOST_TOKENS, _MOST_PLACES, _MOST_FIELDS = 240, 24, 12
 _NEAR = 4  # words between two parts of a name
-_SAME = 4  # tasks that make a class of one and the same
+_SAME = 4  # equal tasks that make a class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """What a task says and hides. Its name is no part of it, and its seed does not make it another.
+    """The content of a task, without its id and seed.
 
-    `sum` and `parts` make it cheap to ask what the task would be without one word: the sum of a number for
-    every word and place, and the part of it that each word has.
+    `sum` and `parts` allow a cheap hash of the task without one word: `sum` adds a number for every word and
+    place, `parts` holds each word's contribution.
     """
 
     prompt: tuple[str, ...]
@@ -44,7 +44,7 @@ class Body:
     without_digits: str
     sum: int
     parts: Mapping[str, int]
-    fields: Mapping[str, str]  # what the key says, by name
+    fields: Mapping[str, str]  # fields of the key, by name
     seed: int
 
     @classmethod
@@ -79,7 +79,7 @@ def _masked(text: str) -> str:
     return _DIGITS.sub("#", text)
 
 
-# How to look at a task so that what does not matter is not seen.
+# A view hides what does not matter in a task.
 View = Callable[[Body], object]
 _VIEWS: tuple[View, ...] = (
     lambda body: body.whole,
@@ -90,20 +90,18 @@ _VIEWS: tuple[View, ...] = (
 
 
 def _with(field: str) -> View:
-    """The prompt and one thing that the key says: a key may also say the task's number, which tells all tasks
-    apart.
+    """The prompt with one field of the key: the whole key may hold the task's number, which would make all
+    tasks distinct.
     """
     return lambda body: (body.prompt_without_digits, body.fields.get(field))
 
 
-def _fields(stage: Stage, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
-    """Those that tell some tasks apart, and do not say which task of which stream it is: its split, index or
-    seed.
-    """
+def _fields(runner: EpisodeRunner, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
+    """Key fields that vary between tasks and do not merely give the task's split, index or seed."""
     names = list(dict.fromkeys(name for body in bodies for name in body.fields))
     names = [name for name in names if len({body.fields.get(name) for body in bodies}) > 1]
     asked = [
-        {_plain(value) for value in stage.arguments[task.id].values()}
+        {_plain(value) for value in runner.arguments[task.id].values()}
         - {_plain(task.level), _plain(task.family)}
         for task, _ in drawn
     ]
@@ -117,7 +115,7 @@ def _fields(stage: Stage, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> lis
 
 
 def _without(place: int) -> View:
-    """Blind for one word of the prompt, wherever it stands."""
+    """Hides one word of the prompt, wherever it occurs."""
 
     def view(body: Body) -> object:
         return body.sum - body.parts[body.prompt[place]] if place < len(body.prompt) else body.sum
@@ -129,45 +127,45 @@ def needed_splits(environment: Environment) -> tuple[str, ...]:
     return _OF_PROMPTS if isinstance(environment, Unscripted) else SPLITS
 
 
-def splits_gate(stage: Stage) -> Gate:
-    """Said first: what has no structural split is evaluated on one only after it was trained."""
-    missing = [split for split in needed_splits(stage.environment) if split not in stage.environment.splits]
+def splits_gate(runner: EpisodeRunner) -> Gate:
+    """Checked first: without a structural split, a run finds out only after training."""
+    missing = [split for split in needed_splits(runner.environment) if split not in runner.environment.splits]
     return Gate(
         name="splits",
         value=float(len(missing)),
         limit=0.0,
         holds=not missing,
-        found=f"it has the splits {', '.join(stage.environment.splits)}"
+        found=f"it has the splits {', '.join(runner.environment.splits)}"
         + (f" and lacks {', '.join(missing)}" if missing else ""),
         remedy="let `splits` and `task()` know train, heldout (other seeds) and structural (another "
         "structure, such as other parts)",
     )
 
 
-def overlap(stage: Stage, cases: list[Case]) -> Gate:
-    """Held-out and structural tasks that are training tasks, whole, without digits, or but for one word."""
-    train = stage.draw_cells("train", stage.depth.of(_TRAIN, least=60), within_s=stage.seconds_left / 4)
-    for seed in (*_OTHER_SEEDS, stage.seed + 1, stage.seed - 1):
-        train += stage.draw_cells(
-            "train", stage.depth.of(_PER_SEED, least=8), seed=seed, within_s=stage.seconds_left / 20
+def overlap(runner: EpisodeRunner, cases: list[Case]) -> Gate:
+    """Held-out and structural tasks that are training tasks: whole, without digits, or but for one word."""
+    train = runner.draw_cells("train", runner.depth.of(_TRAIN, least=60), within_s=runner.seconds_left / 4)
+    for seed in (*_OTHER_SEEDS, runner.seed + 1, runner.seed - 1):
+        train += runner.draw_cells(
+            "train", runner.depth.of(_PER_SEED, least=8), seed=seed, within_s=runner.seconds_left / 20
         )
-    number = stage.depth.of(_TEST, least=24)
+    number = runner.depth.of(_TEST, least=24)
     again = [
         Body.of(each)
-        for each in stage.draw("train", number, seed=stage.seed + 7_919, within_s=stage.seconds_left / 10)
+        for each in runner.draw("train", number, seed=runner.seed + 7_919, within_s=runner.seconds_left / 10)
     ]
     seen = [Body.of(each) for each in train]
     drawn = {
-        split: stage.draw(split, number, within_s=stage.seconds_left / 8)
-        for split in stage.environment.splits
+        split: runner.draw(split, number, within_s=runner.seconds_left / 8)
+        for split in runner.environment.splits
         if split != "train"
     }
     tested = {split: [Body.of(each) for each in found] for split, found in drawn.items()}
     worst, told = 0.0, ""
     for order, view in enumerate(
-        (*_VIEWS, *map(_with, _fields(stage, train, seen)), *map(_without, _places(seen)))
+        (*_VIEWS, *map(_with, _fields(runner, train, seen)), *map(_without, _places(seen)))
     ):
-        if order >= len(_VIEWS) + _MOST_FIELDS and stage.is_late:
+        if order >= len(_VIEWS) + _MOST_FIELDS and runner.is_late:
             break
         known = {view(body) for body in seen}
         by_chance = sum(view(body) in known for body in again)
@@ -199,9 +197,8 @@ def overlap(stage: Stage, cases: list[Case]) -> Gate:
 
 
 def _known(seen: Sequence[Body], tested: Sequence[Body], again: Sequence[Body]) -> tuple[float, int | None]:
-    """The share that is among those seen, of tasks whose prompt alone says which task it is: these can be
-    learned by heart. Where training tasks repeat one another too, a world may be drawn from the seed: it must
-    be the same then.
+    """The share of tasks already seen whose prompt alone identifies them, so that they can be memorised. If
+    training tasks repeat each other too, a world may depend on the seed, which must then be the same.
     """
     by_prompt: dict[object, set[object]] = defaultdict(set)
     repeats = not {body.whole for body in seen}.isdisjoint(body.whole for body in again)
@@ -216,16 +213,14 @@ def _known(seen: Sequence[Body], tested: Sequence[Body], again: Sequence[Body]) 
 
 
 def _places(bodies: Sequence[Body]) -> list[int]:
-    """Where prompts differ, the commonest length of prompt alone."""
+    """Word positions where prompts of the most common length differ."""
     length = Counter(len(body.prompt) for body in bodies).most_common(1)[0][0] if bodies else 0
     alike = [body.prompt for body in bodies if len(body.prompt) == length]
     return [at for at in range(2, length) if len({prompt[at] for prompt in alike}) > 1][:_MOST_PLACES]
 
 
 def duplicates(solved: Sequence[Episode], cases: list[Case]) -> Gate:
-    """Solved training tasks that say, show and want the same but for their digits, or for a name in the
-    prompt.
-    """
+    """Solved training tasks with the same prompt, observations and answer but for their digits or a name."""
     tasks = [_Shown.of(episode) for episode in solved if episode.task.split == "train"]
     views: list[Callable[[_Shown], object]] = [lambda shown: shown.without_digits()]
     length = Counter(len(task.prompt) for task in tasks).most_common(1)[0][0] if tasks else 0
@@ -274,7 +269,7 @@ def _pretends(same: Sequence[_Shown]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shown:
-    """What a solved episode said, showed and was answered."""
+    """What a solved episode said, showed and answered."""
 
     id: str
     prompt: tuple[str, ...]
@@ -299,7 +294,7 @@ class _Shown:
 
     @staticmethod
     def without_words(*places: int) -> Callable[[_Shown], object]:
-        """Without one word; or without a name of several, and all digits."""
+        """Without one word; or without a name of several words, and all digits."""
 
         def view(shown: _Shown) -> object:
             if max(places) >= len(shown.prompt):

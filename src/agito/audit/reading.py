@@ -1,8 +1,7 @@
-"""Rules by which an answer can be read off texts of one kind, found on one part of them and tried on the
-others.
+"""Finds rules that read an answer off texts, using one part of the texts, and tests them on the rest.
 
-A rule says where: after which word, at which place, counted from which end; and how: plainly or in one of
-many codes. A table, learned by heart, reads codes that nobody thought of.
+A rule says where (after which word, at which place, from which end) and how (plainly or in which code). A
+memorised table reads codes that nobody listed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LONGEST_TEXT, _LONGEST_ANSWER, _MOST_PLACES, _LEAST_PROOFS = 6_000, 200, 60, 6
 _TABLE = 45  # texts that a table needs
 _NEAR = 6  # words
 _CODED = "inside a coded text"
-_LONG = 4  # a code of fewer characters stands anywhere by chance
+_LONG = 4  # a shorter code may appear anywhere by chance
 _SURE = 1e-5
 
 
@@ -36,7 +35,7 @@ class Shown:
     text: str
     answer: str
     task: str
-    cue: tuple[str, ...] = ()  # the words of the prompt, where the text is an answer to a call
+    cue: tuple[str, ...] = ()  # words of the prompt, if the text is a reply to a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +51,9 @@ class Reading:
 def readings(
     shown: Sequence[Shown], chance: float, *, is_all_there_is: bool = False, is_coded: bool = False
 ) -> list[Reading]:
-    """What works better than luck at `chance`. `is_all_there_is`: the texts are all that an agent ever sees,
-    so that the answer must follow from them; only what needs no thought is reported then. `is_coded`: only
-    codes count, since the texts may say it plainly.
+    """Rules that work better than luck at `chance`. `is_all_there_is`: the agent sees nothing else, so the
+    answer must follow from the texts; then only trivial rules are reported. `is_coded`: only codes count, as
+    the texts may hold the answer plainly.
     """
     shown = [each for each in shown if each.text and 0 < len(each.answer) <= _LONGEST_ANSWER]
     if len(shown) < _LEAST_PROOFS or len({each.answer for each in shown}) < 2:
@@ -66,9 +65,6 @@ def readings(
     if not is_all_there_is:
         found += [_anywhere(shown, chance), _table(shown, chance), _arithmetic(shown, chance)]
     return [each for each in found if each is not None]
-
-
-# ---- rules: where, and in which code
 
 
 def _best_rule(shown: Sequence[Shown], chance: float) -> Reading | None:
@@ -91,8 +87,8 @@ def _best_rule(shown: Sequence[Shown], chance: float) -> Reading | None:
 
 
 def _wheres(shown: Shown, needle: str) -> set[Hashable]:
-    """Every way to say where the needle stands as a whole: its place from either end, the word before it, its
-    first or last, and a word of the prompt that stands shortly before it.
+    """Every way to locate the needle as a whole word: its place from either end, the word before it, or a
+    word of the prompt shortly before it.
     """
     found: set[Hashable] = set()
     text = shown.text
@@ -125,7 +121,7 @@ def _wheres(shown: Shown, needle: str) -> set[Hashable]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Words:
-    """The words of a text: where each begins, and at which number it comes first and last."""
+    """Words of a text: their starts, and the first and last position of each."""
 
     words: tuple[str, ...]
     starts: tuple[int, ...]
@@ -161,11 +157,8 @@ def _worded(where: Hashable) -> str:
     )
 
 
-# ---- anywhere, in a code that does not stand there by chance
-
-
 def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
-    """The answer's own code stands in its text more often than the code of another answer does."""
+    """The answer's own code occurs in its text more often than the code of another answer does."""
     own: dict[str, list[Shown]] = defaultdict(list)
     others: Counter[str] = Counter()
     tried: Counter[str] = Counter()
@@ -194,11 +187,8 @@ def _anywhere(shown: Sequence[Shown], chance: float) -> Reading | None:
     return None
 
 
-# ---- by heart, and by arithmetic
-
-
 def features(text: str) -> Mapping[Hashable, str]:
-    """Words by their place from either end, and by the word before them."""
+    """Words by place from either end, and by the word before them."""
     words = [word.strip(_EDGE) or word for word in _WORD.findall(text)]
     found: dict[Hashable, str] = {("at", at): word for at, word in enumerate(words[:_MOST_PLACES])}
     found |= {("from the end", at): word for at, word in enumerate(reversed(words[-12:]))}
@@ -217,7 +207,7 @@ def _common_features(rows: Sequence[Mapping[Hashable, str]]) -> list[Hashable]:
 
 
 def _table(shown: Sequence[Shown], chance: float) -> Reading | None:
-    """Learned on a third, chosen on another, tried on the last."""
+    """Built on one third, selected on the second, tested on the last."""
     if len(shown) < _TABLE:
         return None
     rows = [features(each.text) for each in shown]
@@ -254,7 +244,7 @@ _OPERATIONS: Mapping[str, Callable[[int, int], float]] = {
 
 
 def _arithmetic(shown: Sequence[Shown], chance: float) -> Reading | None:
-    """A number in the text and the answer always make the same difference, sum, exclusive or or quotient."""
+    """A number in the text and the answer always have the same difference, sum, exclusive or or quotient."""
     shown = [each for each in shown if each.answer.isdigit() and len(each.answer) < 10]
     if len(shown) < 2 * _LEAST_PROOFS:
         return None

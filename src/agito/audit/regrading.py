@@ -1,5 +1,5 @@
-"""One capture, one verdict: graded again and again, under one grade seed and under others, and with
-meaningless submissions.
+"""One capture, one verdict: graded repeatedly, with one grade seed and with others, and with meaningless
+submissions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from agito.audit.agents import nothing
 from agito.audit.card import Case
 from agito.audit.episode import Episode
-from agito.audit.stage import GRADE_SEED, Stage
+from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.types import Status
 
 _GRADES, _SEEDS, _REGRADED, _LEAST_REGRADED = 5, 40, 400, 4
-_REPEATED = 3_000  # gradings in all
+_REPEATED = 3_000  # gradings in total
 _MEANINGLESS = 200
 
 
@@ -26,30 +26,30 @@ class Regraded:
     gradings: int = 0
 
 
-async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
-    """Captures graded again and again: with one seed the verdict is one and the same; with other seeds the
-    solved stay solved, and those in which nothing was done stay failed.
+async def regrade(runner: EpisodeRunner, cases: list[Case]) -> Regraded:
+    """Grades captures repeatedly: the same seed must give the same verdict; under other seeds solved captures
+    stay solved and failed ones failed.
     """
     found = Regraded()
-    failed = await stage.each(
-        stage.draw("train", 6, first=800), lambda each: stage.play(each, nothing), least=2
+    failed = await runner.each(
+        runner.draw("train", 6, first=800), lambda each: runner.play(each, nothing), least=2
     )
-    solved = stage.solved[: stage.depth.of(_REGRADED, least=_LEAST_REGRADED)]
+    solved = runner.solved[: runner.depth.of(_REGRADED, least=_LEAST_REGRADED)]
     chosen = [*solved[:_LEAST_REGRADED], *failed, *solved[_LEAST_REGRADED:]]
     for number, episode in enumerate(chosen):
         if episode.sealed is None or episode.problem or episode.is_void:
             continue
-        if found.captures >= _LEAST_REGRADED and stage.is_late:
+        if found.captures >= _LEAST_REGRADED and runner.is_late:
             break
         times = max(_GRADES, _REPEATED // len(chosen))
         seeds = [GRADE_SEED] * times + ([GRADE_SEED + 1 + at for at in range(_SEEDS if number < 24 else 4)])
-        problem = await _graded(stage, episode, seeds, found)
+        problem = await _graded(runner, episode, seeds, found)
         found.captures += 1
         found.mixed += bool(problem)
         if problem:
             cases.append(Case(what=problem, where=episode.task.id))
     for episode in failed:
-        problem = await _by_chance(stage, episode, found)
+        problem = await _by_chance(runner, episode, found)
         found.captures += 1
         found.mixed += bool(problem)
         if problem:
@@ -57,21 +57,21 @@ async def regrade(stage: Stage, cases: list[Case]) -> Regraded:
     return found
 
 
-async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
-    """Whether of many meaningless submissions some are taken for right and others are not; in words."""
+async def _by_chance(runner: EpisodeRunner, episode: Episode, found: Regraded) -> str:
+    """A message if some of many meaningless submissions are accepted and others are not."""
     sealed, rng = episode.sealed, random.Random(episode.task.id)
     if sealed is None or episode.is_success:
         return ""
     right: list[str] = []
     for at in range(_MEANINGLESS):
-        if at >= _GRADES and stage.is_late:
+        if at >= _GRADES and runner.is_late:
             break
         text = (
             str(rng.randrange(10**9, 10**10))
             if at % 2
             else "".join(rng.choice("bcdfghjkmpqrstvwxz") for _ in range(12))
         )
-        verdict = await stage.grade(replace(sealed, submitted=text), episode.target)
+        verdict = await runner.grade(replace(sealed, submitted=text), episode.target)
         found.gradings += 1
         right += [text] if verdict.reward >= 1.0 - 1e-9 else []
     if right and len(right) < _MEANINGLESS // 2:
@@ -82,14 +82,14 @@ async def _by_chance(stage: Stage, episode: Episode, found: Regraded) -> str:
     return ""
 
 
-async def _graded(stage: Stage, episode: Episode, seeds: Sequence[int], found: Regraded) -> str:
-    """How its verdict changes, in words; empty when it does not."""
+async def _graded(runner: EpisodeRunner, episode: Episode, seeds: Sequence[int], found: Regraded) -> str:
+    """A message if the verdict changes; empty if not."""
     sealed, first = episode.sealed, repr(episode.verdict)
     assert sealed is not None
     for at, seed in enumerate(seeds):
-        if at >= _GRADES and stage.is_late:
+        if at >= _GRADES and runner.is_late:
             break
-        verdict = await stage.grade(sealed, episode.target, seed)
+        verdict = await runner.grade(sealed, episode.target, seed)
         if verdict.status is Status.VOID:
             is_machine = verdict.evidence.startswith("infra")
             return (

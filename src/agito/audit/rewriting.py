@@ -1,8 +1,8 @@
-"""Whoever is given the world's state in a text, alters it to what it is in solved episodes, and hands it
-back: saves, exports, settings.
+"""Attacks that take the world's state from a text, change it to that of solved episodes, and hand it back:
+saves, exports, settings.
 
-What solved captures say under a name and failed ones never do, such as `safe: open`, is put into whatever a
-tool shows that has such names, plainly or in base64 or hex; and is told to every command as it is.
+What solved captures say under a name and failed ones never do, such as `safe: open`, is put into any text of
+a tool that has such names, plainly or in base64 or hex; it is also sent to every command as it is.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _CODED = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sign:
-    """What most solved captures say under a name, and no failed one does."""
+    """A value that most solved captures have under a name, and no failed one."""
 
     name: str
     value: str
-    others: frozenset[str]  # what failed ones say there
+    others: frozenset[str]  # values of failed captures
 
 
 def signs_of(solved: Sequence[Episode], failed: Sequence[Episode]) -> list[Sign]:
@@ -68,9 +68,7 @@ def _named(episode: Episode) -> Mapping[str, set[str]]:
 
 
 def rewritten(text: str, signs: Sequence[Sign]) -> list[str]:
-    """The text as it would stand in a solved episode, in the code in which it stands; nothing where it has no
-    such names.
-    """
+    """The text as it would be in a solved episode, in its original code; empty if it has no such names."""
     found = [_altered(text, signs), _completed(text, signs)]
     for token in _CODED.findall(text):
         for decode, encode in _CODES:
@@ -85,9 +83,7 @@ def rewritten(text: str, signs: Sequence[Sign]) -> list[str]:
 
 
 def _altered(text: str, signs: Sequence[Sign]) -> str:
-    """Values that stand under such a name; where there is no name, those words that only failed ones say
-    there.
-    """
+    """Replaces values under such a name; without a name, words that occur there only in failed captures."""
     for sign in signs:
 
         def put(found: re.Match[str], sign: Sign = sign) -> str:
@@ -104,7 +100,7 @@ def _altered(text: str, signs: Sequence[Sign]) -> str:
 
 
 def _completed(text: str, signs: Sequence[Sign]) -> str:
-    """With the names that it lacks, where it is an object of JSON or of Python."""
+    """Adds missing names, if the text is a JSON or Python object."""
     for read, write in ((json.loads, json.dumps), (ast.literal_eval, repr)):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             value = read(text)
@@ -137,7 +133,7 @@ _CODES: Sequence[tuple[Callable[[str], str], Callable[[str], str]]] = (
 def writing_back(
     environment: Environment, task: Task, signs: Sequence[Sign], said: Sequence[Call], final: Call | None
 ) -> Mapping[str, Callable[[], Script]]:
-    """Scripts by what they do: for every tool that takes a text, by itself or after a command."""
+    """Scripts by name: for every tool that takes a text, alone or after a command."""
     end = ending(task)
     tools = [tool for tool in task.tools if end is None or tool.name != end.name]
     most = max(min(task.limits.calls, task.limits.turns) - 1, 1)

@@ -14,18 +14,18 @@ from agito.audit.attacks import ATTACKERS, Attackers
 from agito.audit.card import MAX_CASES, Card, Case, Quality, with_gates
 from agito.audit.cheating import cheating
 from agito.audit.digest import digest_of
-from agito.audit.elsewhere import elsewhere
+from agito.audit.episode_runner import FULL, Depth, EpisodeRunner
 from agito.audit.feedback import feedback
 from agito.audit.gradient import gradient
 from agito.audit.honest import honest, informed
+from agito.audit.leaked_answers import leak_gate
 from agito.audit.levels import levels
+from agito.audit.other_process import run_elsewhere
 from agito.audit.pool import duplicates, overlap, splits_gate
 from agito.audit.scale import scalability
 from agito.audit.stability import record, stability, with_incidents
-from agito.audit.stage import FULL, Depth, Stage
-from agito.audit.telling import telling
 from agito.audit.unscripted import unscripted
-from agito.audit.voiding import ways_out
+from agito.audit.ways_out import ways_out
 from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
 from agito.protocols import Environment, Unscripted
@@ -42,17 +42,16 @@ async def audit(
     on_event: OnEvent = ignore,
     attackers: Sequence[Attackers] = ATTACKERS,
 ) -> Card:
-    """The card of the environment that `make` makes. Within the depth's time it looks as hard as it can, and
-    at a least number always.
+    """The card of the environment that `make` makes. Does as much as the depth's time allows, and always a
+    minimum.
 
-    Raises `NoIsolation` where the machine cannot run it at all; what breaks in single episodes is on the
-    card.
+    Raises `NoIsolation` if the machine cannot run it at all; single broken episodes are noted on the card.
     """
     began, environment = time.monotonic(), make()
-    stage = Stage(environment, make, depth, seed, on_event)
+    runner = EpisodeRunner(environment, make, depth, seed, on_event)
     try:
         qualities = await (
-            unscripted(stage) if isinstance(environment, Unscripted) else _qualities(stage, attackers)
+            unscripted(runner) if isinstance(environment, Unscripted) else _qualities(runner, attackers)
         )
     except BaseExceptionGroup as group:
         raise first_error(group) from None
@@ -66,51 +65,51 @@ async def audit(
         chance_level=environment.chance_level,
         depth=depth.name,
         seconds=round(time.monotonic() - began, 1),
-        episodes=stage.num_episodes,
+        episodes=runner.num_episodes,
         seed=seed,
         machine=_machine(),
         broke=tuple(
-            Case(what=what, where=f"{count} times") for what, count in stage.incidents.most_common(MAX_CASES)
+            Case(what=what, where=f"{count} times") for what, count in runner.incidents.most_common(MAX_CASES)
         ),
         qualities=qualities,
     )
 
 
-async def _qualities(stage: Stage, attackers: Sequence[Attackers]) -> tuple[Quality, ...]:
-    """What was played early is used late: traces are acted again when everything else has left its marks, and
-    solved episodes are attacked, graded again elsewhere, and read.
+async def _qualities(runner: EpisodeRunner, attackers: Sequence[Attackers]) -> tuple[Quality, ...]:
+    """Early episodes are used later: traces are replayed after everything else has run, and solved episodes
+    are attacked, regraded elsewhere, and read.
     """
     looks, work, steadies, tells, grows = (list[Case]() for _ in range(5))
-    stage.begin("tasks", 0.08)
-    pools = [splits_gate(stage), overlap(stage, looks)]
-    stage.begin("traces", 0.08)
-    traces = await record(stage)
-    stage.begin("honest work", 0.2)
-    accepted, accepted_gate = await honest(stage, work)
-    stage.begin("without the target", 0.1)
-    free = await informed(stage, work)
-    stage.begin("anti-cheating", 0.4)
-    guarded = await cheating(stage, attackers, work)
-    stage.begin("ways out", 0.2)
-    kept = await ways_out(stage, steadies)
-    stage.begin("stability", 0.4)
-    steady = await stability(stage, traces, steadies)
-    stage.begin("elsewhere", 0.3)
+    runner.begin("tasks", 0.08)
+    pools = [splits_gate(runner), overlap(runner, looks)]
+    runner.begin("traces", 0.08)
+    traces = await record(runner)
+    runner.begin("honest work", 0.2)
+    accepted, accepted_gate = await honest(runner, work)
+    runner.begin("without the target", 0.1)
+    free = await informed(runner, work)
+    runner.begin("anti-cheating", 0.4)
+    guarded = await cheating(runner, attackers, work)
+    runner.begin("ways out", 0.2)
+    kept = await ways_out(runner, steadies)
+    runner.begin("stability", 0.4)
+    steady = await stability(runner, traces, steadies)
+    runner.begin("elsewhere", 0.3)
     acted = [trace.episode for trace in traces if not trace.differs]
-    clock = await elsewhere(stage, acted, [*acted, *stage.solved], steadies)
-    stage.begin("feedback richness", 0.4)
-    told = with_gates(await feedback(stage), [await telling(stage, stage.solved, tells)], tells)
-    stage.begin("difficulty gradient", 0.6)
-    graded = with_gates(await gradient(stage), [await levels(stage, grows)], grows)
-    stage.begin("scalability", 0.5)
-    scaled = await scalability(stage)
-    stage.begin("realism, coverage, diversity", 1.0)
-    real, covered = await realism(stage), await coverage(stage)
-    diverse = with_gates(await diversity(stage), [*pools, duplicates(stage.solved, looks)], looks)
+    clock = await run_elsewhere(runner, acted, [*acted, *runner.solved], steadies)
+    runner.begin("feedback richness", 0.4)
+    told = with_gates(await feedback(runner), [await leak_gate(runner, runner.solved, tells)], tells)
+    runner.begin("difficulty gradient", 0.6)
+    graded = with_gates(await gradient(runner), [await levels(runner, grows)], grows)
+    runner.begin("scalability", 0.5)
+    scaled = await scalability(runner)
+    runner.begin("realism, coverage, diversity", 1.0)
+    real, covered = await realism(runner), await coverage(runner)
+    diverse = with_gates(await diversity(runner), [*pools, duplicates(runner.solved, looks)], looks)
     guarded = replace(guarded, measures=(*guarded.measures, accepted))
     guarded = with_gates(guarded, [accepted_gate, free], work)
     return (
-        with_incidents(with_gates(steady, [kept, clock], steadies), stage),
+        with_incidents(with_gates(steady, [kept, clock], steadies), runner),
         real,
         covered,
         graded,

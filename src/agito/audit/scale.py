@@ -1,4 +1,4 @@
-"""Scalability: what resetting, acting and grading cost, and what more episodes at the same time bring."""
+"""Scalability: the cost of resets, steps and grading, and the speed-up from concurrent episodes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import time
 
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import milliseconds
-from agito.audit.stage import Stage
 
 _WIDTHS = (1, 2, 4, 8)
 _SHORT_WIDTHS = (1, 4)
 _EPISODES, _LEAST = 64, 8  # at every width
 
 
-async def scalability(stage: Stage) -> Quality:
-    """On the machine as it is, with whatever else runs on it: `machine` on the card says how busy it was."""
-    widths = _WIDTHS if stage.depth.share >= 1 else _SHORT_WIDTHS
+async def scalability(runner: EpisodeRunner) -> Quality:
+    """Measured on the machine as it is, under its current load: see `machine` on the card."""
+    widths = _WIDTHS if runner.depth.share >= 1 else _SHORT_WIDTHS
     cores = len(os.sched_getaffinity(0))
     per_s: dict[int, float] = {}
     cpu_s: dict[int, float] = {}
     alone: list[Episode] = []
     for order, width in enumerate(widths):
-        drawn = stage.draw("train", stage.depth.of(_EPISODES, least=16), first=2000 + 100 * order)
+        drawn = runner.draw("train", runner.depth.of(_EPISODES, least=16), first=2000 + 100 * order)
         began, spent = time.perf_counter(), time.process_time()
-        played = await stage.each(drawn, lambda each: _solve(stage, each), least=_LEAST, width=width)
+        played = await runner.each(drawn, lambda each: _solve(runner, each), least=_LEAST, width=width)
         per_s[width] = len(played) / max(time.perf_counter() - began, 1e-9)
         cpu_s[width] = (time.process_time() - spent) / max(len(played), 1)
         alone = alone or played
-        stage.honest += played
+        runner.honest += played
     best = max(per_s, key=lambda width: per_s[width])
     steps = [step for episode in alone for step in episode.steps_s]
     times = [
@@ -75,5 +75,5 @@ async def scalability(stage: Stage) -> Quality:
     return judged("scalability", says, tuple(measures), (), broke, doubt=bool(broke))
 
 
-async def _solve(stage: Stage, drawn: Drawn) -> Episode:
-    return await stage.play(drawn, stage.environment.solutions(*drawn)[0])
+async def _solve(runner: EpisodeRunner, drawn: Drawn) -> Episode:
+    return await runner.play(drawn, runner.environment.solutions(*drawn)[0])

@@ -1,5 +1,5 @@
-"""Stability: the same calls give the same episode, alone and beside others; the same capture the same
-verdict; nothing is left behind.
+"""Stability: the same calls give the same episode, alone and beside others; the same capture gets the same
+verdict; nothing leaks.
 """
 
 from __future__ import annotations
@@ -9,129 +9,138 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from agito.audit import disturbing, limits
+from agito.audit import interference, limits
 from agito.audit.agents import ending, exploring, fill, strings
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.leakage import Leaks, leakage
 from agito.audit.literals import words_in
 from agito.audit.numbers import share
-from agito.audit.regrading import regrade
-from agito.audit.stage import Stage
+from agito.audit.regrading import Regraded, regrade
 from agito.audit.visit import visits
 from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
 from agito.types import Event, Fault
 
-# k: as often is every trace acted, the first time included; the last time in another environment
+# runs of every trace, the first included; the last one in a second environment
 _REPEATS = 5
 _TRACES, _LEAST_TRACES = 24, 4
 _EXPLORED, _EXPLORERS, _WORDS = 24, 4, 120  # tasks, scripts on each, words in all
-_EVERY = 1 << 30  # digests: before the first call and after each
+_EVERY = 1 << 30  # number of digests: before the first call and after each
 _BESIDE = 8  # episodes that are interleaved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """An episode to act again."""
+    """A recorded episode to replay."""
 
     episode: Episode
-    differs: str = ""  # how it came out differently, alone
-    num_repeats: int = 0  # that did not break
+    differs: str = ""  # how a replay differed, alone
+    num_repeats: int = 0  # replays that did not break
     is_honest: bool = False
 
 
-async def stability(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> Quality:
-    """Without the share of infrastructure errors, which is known when everything else is done: see
-    `with_incidents`. `traces` were recorded long before: whatever has been played since must not show.
+async def stability(runner: EpisodeRunner, traces: Sequence[Trace], cases: list[Case]) -> Quality:
+    """Without the share of infrastructure errors, which is known only at the end: see `with_incidents`.
+    `traces` were recorded first: nothing played since may affect their replay.
     """
-    elsewhere = stage.make()
-    try:
-        repeated = await stage.each(
-            traces, lambda trace: _repeat(stage, trace, elsewhere), least=_LEAST_TRACES, width=1
-        )
-    finally:
-        with anyio.CancelScope(shield=True):
-            await elsewhere.aclose()
-    repeated = [trace for trace in repeated if trace.num_repeats]
-    cases += [
-        Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id)
-        for trace in repeated
-        if trace.differs
-    ]
-    steady = share(
-        "deterministic",
-        sum(not trace.differs for trace in repeated),
-        len(repeated),
-        note=f"acted {_REPEATS} times",
-    )
-    disturbed, num_beside = await _beside(stage, [trace for trace in repeated if not trace.differs], cases)
-    after, num_after = await disturbing.disturbed(
-        stage,
-        [trace.episode for trace in repeated if not trace.differs and trace.is_honest],
-        _difference,
-        cases,
-    )
-    disturbed, num_beside = disturbed + after, num_beside + num_after
+    repeated = await _repeat_all(runner, traces, cases)
+    differing = sum(bool(trace.differs) for trace in repeated)
+    steady = share("deterministic", len(repeated) - differing, len(repeated), note=f"acted {_REPEATS} times")
+    disturbed, num_beside = await _disturbed(runner, repeated, cases)
     beside = share(
         "disturbed",
         disturbed,
         num_beside,
         note="interleaved call by call, concurrent, and after one tool alone",
     )
-    flaky = await regrade(stage, cases)
+    flaky = await regrade(runner, cases)
     flake = share(
         "flake", flaky.mixed, flaky.captures, note=f"{flaky.gradings} gradings of solved and failed captures"
     )
-    leaks = await leakage(stage, cases)
+    leaks = await leakage(runner, cases)
     says = (
         f"{steady.value or 0:.0%} of {steady.num} episodes repeat, {disturbed} of {num_beside} are "
-        "disturbed by others, "
-        f"{leaks.found} of {leaks.planted} marks leak"
+        f"disturbed by others, {leaks.found} of {leaks.planted} marks leak"
     )
     gates = (
-        _gate(
-            "determinism",
-            1 - steady.value if steady.value is not None else None,
-            limits.NONDETERMINISM,
-            _of(
-                sum(bool(trace.differs) for trace in repeated),
-                len(repeated),
-                "episodes go differently when they are acted again",
-            ),
-            "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no "
-            "hash()",
-        ),
-        _gate(
-            "interference",
-            beside.value,
-            limits.INTERFERENCE,
-            _of(disturbed, num_beside, "episodes go differently beside others"),
-            "give every episode its own state and its own random.Random; nothing global, nothing shared "
-            "that can be written",
-        ),
-        _gate(
-            "flake",
-            flake.value,
-            limits.FLAKE,
-            _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
-            "make grade a pure function of the capture, the key and the grade seed",
-        ),
-        _gate(
-            "leakage",
-            float(leaks.found),
-            limits.LEAKAGE,
-            _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
-            "build each world from the task and the key alone, and destroy it whole",
-        ),
+        _determinism_gate(steady, differing),
+        _interference_gate(beside, disturbed),
+        _flake_gate(flake, flaky),
+        _leakage_gate(leaks),
     )
-    return judged(
-        "stability",
-        says,
-        (steady, beside, flake, *_leak_measures(leaks)),
-        gates,
-        cases,
-        doubt=not leaks.planted,
+    measures = (steady, beside, flake, *_leak_measures(leaks))
+    return judged("stability", says, measures, gates, cases, doubt=not leaks.planted)
+
+
+async def _repeat_all(runner: EpisodeRunner, traces: Sequence[Trace], cases: list[Case]) -> list[Trace]:
+    """The traces of which at least one replay did not break."""
+    second = runner.make()
+    try:
+        repeated = await runner.each(
+            traces, lambda trace: _repeat(runner, trace, second), least=_LEAST_TRACES, width=1
+        )
+    finally:
+        with anyio.CancelScope(shield=True):
+            await second.aclose()
+    repeated = [trace for trace in repeated if trace.num_repeats]
+    cases += [
+        Case(what=f"acted again: {trace.differs}", where=trace.episode.task.id)
+        for trace in repeated
+        if trace.differs
+    ]
+    return repeated
+
+
+async def _disturbed(runner: EpisodeRunner, repeated: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
+    """How many of how many deterministic episodes differ beside others, or after another."""
+    steady = [trace for trace in repeated if not trace.differs]
+    beside, num_beside = await _beside(runner, steady, cases)
+    honest = [trace.episode for trace in steady if trace.is_honest]
+    after, num_after = await interference.count_disturbed(runner, honest, _difference, cases)
+    return beside + after, num_beside + num_after
+
+
+def _determinism_gate(steady: Measure, differing: int) -> Gate:
+    return _gate(
+        "determinism",
+        1 - steady.value if steady.value is not None else None,
+        limits.NONDETERMINISM,
+        _of(differing, steady.num, "episodes go differently when they are acted again"),
+        "key every random choice by (noise_seed, attempt, call); use no clock, no shared generator, no "
+        "hash()",
+    )
+
+
+def _interference_gate(beside: Measure, disturbed: int) -> Gate:
+    return _gate(
+        "interference",
+        beside.value,
+        limits.INTERFERENCE,
+        _of(disturbed, beside.num, "episodes go differently beside others"),
+        "give every episode its own state and its own random.Random; nothing global, nothing shared "
+        "that can be written",
+    )
+
+
+def _flake_gate(flake: Measure, flaky: Regraded) -> Gate:
+    return _gate(
+        "flake",
+        flake.value,
+        limits.FLAKE,
+        _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
+        "make grade a pure function of the capture, the key and the grade seed",
+    )
+
+
+def _leakage_gate(leaks: Leaks) -> Gate:
+    return _gate(
+        "leakage",
+        float(leaks.found),
+        limits.LEAKAGE,
+        _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
+        "build each world from the task and the key alone, and destroy it whole",
     )
 
 
@@ -143,23 +152,23 @@ def _of(hits: int, num: int, what: str, none: str = "") -> str:
     return f"{hits or 'none'} of {num} {what}"
 
 
-def with_incidents(quality: Quality, stage: Stage) -> Quality:
+def with_incidents(quality: Quality, runner: EpisodeRunner) -> Quality:
     """Adds how many episodes of the whole audit broke."""
-    broke, num = sum(stage.incidents.values()), stage.num_episodes - stage.num_provoked
+    broke, num = sum(runner.incidents.values()), runner.num_episodes - runner.num_provoked
     errors = share(
         "broken episodes",
         min(broke, num),
         num,
         note="no verdict: infra or env; without those that try to break something",
     )
-    cases = [Case(what=f"{count}x {what}"[:240]) for what, count in stage.incidents.most_common(6)]
-    is_own = any(what.startswith("env") for what in stage.incidents)
+    cases = [Case(what=f"{count}x {what}"[:240]) for what, count in runner.incidents.most_common(6)]
+    is_own = any(what.startswith("env") for what in runner.incidents)
     gate = _gate(
         "broken",
         errors.value,
         limits.BROKEN,
         f"{broke or 'none'} of {num} episodes broke"
-        + (f", most of them by {stage.incidents.most_common(1)[0][0]}" if broke else ""),
+        + (f", most of them by {runner.incidents.most_common(1)[0][0]}" if broke else ""),
         "repair what raises: the line stands with the case"
         if is_own
         else "look at the machine: its sandboxes or its time gave out",
@@ -197,21 +206,21 @@ def _leak_measures(leaks: Leaks) -> tuple[Measure, ...]:
     )
 
 
-async def record(stage: Stage) -> list[Trace]:
-    """Solvers, middling demonstrators and explorers in turn, each with its digests after every call. Before
-    anything else is played.
+async def record(runner: EpisodeRunner) -> list[Trace]:
+    """Records solvers, middling demonstrators and explorers, with digests after every call, before anything
+    else is played.
     """
-    environment = stage.environment
-    number = stage.depth.of(_TRACES, least=_LEAST_TRACES)
+    environment = runner.environment
+    number = runner.depth.of(_TRACES, least=_LEAST_TRACES)
     jobs: list[tuple[Drawn, ScriptFactory, bool]] = []
-    for at, (task, key) in enumerate(stage.draw("train", number)):
+    for at, (task, key) in enumerate(runner.draw("train", number)):
         script = (
             environment.demonstrator(task, key, skill=0.5, seed=at)
             if at % 2
             else environment.solutions(task, key)[0]
         )
         jobs.append(((task, key), script, True))
-    explored = stage.draw("train", stage.depth.of(_EXPLORED, least=2), first=400)
+    explored = runner.draw("train", runner.depth.of(_EXPLORED, least=2), first=400)
     words = words_in(environment, _WORDS)
     jobs += [
         (each, script, False) for at, each in enumerate(explored) for script in _explorers(each, words, at)
@@ -224,19 +233,17 @@ async def record(stage: Stage) -> list[Trace]:
 
     async def work(job: tuple[int, tuple[Drawn, ScriptFactory, bool]]) -> Trace:
         at, (drawn, script, is_honest) = job
-        episode = await stage.play(drawn, script, noise=at, num_digests=_EVERY, provokes=not is_honest)
+        episode = await runner.play(drawn, script, noise=at, num_digests=_EVERY, provokes=not is_honest)
         if is_honest:
-            stage.honest.append(episode)
+            runner.honest.append(episode)
         return Trace(episode=episode, is_honest=is_honest)
 
-    traces = await stage.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
+    traces = await runner.each(list(enumerate(jobs)), work, least=_LEAST_TRACES, width=1)
     return [trace for trace in traces if trace.episode.sealed and not _met_a_deadline(trace.episode.events)]
 
 
 def _explorers(drawn: Drawn, words: Sequence[str], at: int) -> list[ScriptFactory]:
-    """Who says to every tool each of the words that the environment knows, some a script; another part of
-    them on every task.
-    """
+    """Scripts that send each known word to every tool, a few words per script; other words on other tasks."""
     task = drawn[0]
     end = ending(task)
     tools = [tool for tool in task.tools if end is None or tool.name != end.name]
@@ -255,13 +262,13 @@ def _met_a_deadline(events: Sequence[Event]) -> bool:
     return any(event.fault is Fault.TIMEOUT and event.wall_s > 0 for event in events)
 
 
-async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
-    """With how it came out differently, if it did; the last time in a second environment."""
+async def _repeat(runner: EpisodeRunner, trace: Trace, second: Environment) -> Trace:
+    """Replays a trace and notes any difference; the last time in a second environment."""
     first = trace.episode
     drawn, script = (first.task, first.target), replay(first.calls)
     for number in range(1, _REPEATS):
-        environment = elsewhere if number == _REPEATS - 1 else stage.environment
-        again = await stage.play(
+        environment = second if number == _REPEATS - 1 else runner.environment
+        again = await runner.play(
             drawn,
             script,
             attempt=first.attempt,
@@ -274,15 +281,13 @@ async def _repeat(stage: Stage, trace: Trace, elsewhere: Environment) -> Trace:
         trace = replace(trace, num_repeats=trace.num_repeats + (not again.problem))
         if found:
             return replace(
-                trace, differs=found + (" (in a second environment)" if environment is elsewhere else "")
+                trace, differs=found + (" (in a second environment)" if environment is second else "")
             )
     return trace
 
 
 def _difference(one: Episode, two: Episode) -> str:
-    """Where two episodes with the same calls part, in words; empty when they do not, or when one of them
-    broke.
-    """
+    """A message on where two episodes with the same calls differ; empty if they do not, or if one broke."""
     if two.problem or _met_a_deadline(two.events):
         return ""
     if one.digests and two.digests and one.digests[0] != two.digests[0]:
@@ -301,15 +306,15 @@ def _difference(one: Episode, two: Episode) -> str:
     return ""
 
 
-async def _beside(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
-    """Episodes that went one way alone, now among others: call by call in turn, and all at once."""
+async def _beside(runner: EpisodeRunner, traces: Sequence[Trace], cases: list[Case]) -> tuple[int, int]:
+    """Replays episodes among others: interleaved call by call, and concurrently."""
     disturbed = num = 0
     for start in range(0, len(traces), _BESIDE):
         batch = traces[start : start + _BESIDE]
-        if len(batch) < 2 or (start and stage.is_late):
+        if len(batch) < 2 or (start and runner.is_late):
             break
         for way, among in (("interleaved", _interleaved), ("concurrent", _concurrent)):
-            for trace, episode in zip(batch, await among(stage, batch), strict=True):
+            for trace, episode in zip(batch, await among(runner, batch), strict=True):
                 num += not episode.problem
                 found = _difference(replace(trace.episode, digests=[]), episode)  # no digests are taken here
                 disturbed += bool(found)
@@ -320,13 +325,13 @@ async def _beside(stage: Stage, traces: Sequence[Trace], cases: list[Case]) -> t
     return disturbed, num
 
 
-async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
+async def _concurrent(runner: EpisodeRunner, traces: Sequence[Trace]) -> list[Episode]:
     found: dict[int, Episode] = {}
 
     async def run(number: int, trace: Trace) -> None:
         first = trace.episode
         script: ScriptFactory = replay(first.calls)
-        found[number] = await stage.play(
+        found[number] = await runner.play(
             (first.task, first.target), script, attempt=trace.episode.attempt, noise=trace.episode.noise
         )
 
@@ -336,9 +341,9 @@ async def _concurrent(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
     return [found[number] for number in range(len(traces))]
 
 
-async def _interleaved(stage: Stage, traces: Sequence[Trace]) -> list[Episode]:
-    """All opened in turn, one call of each in turn, all sealed and graded in turn."""
-    async with visits(stage, are_graded=True) as open_one:
+async def _interleaved(runner: EpisodeRunner, traces: Sequence[Trace]) -> list[Episode]:
+    """Opens all, makes one call of each in turn, seals and grades all."""
+    async with visits(runner, are_graded=True) as open_one:
         opened = [
             await open_one(
                 (trace.episode.task, trace.episode.target),

@@ -17,9 +17,9 @@ import anyio
 from agito.audit import limits
 from agito.audit.card import Case, Gate, Mark, Measure, Quality, judged
 from agito.audit.episode import Drawn
+from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.audit.numbers import bounds
 from agito.audit.pool import splits_gate
-from agito.audit.stage import GRADE_SEED, Stage
 from agito.grading.retry import ask
 from agito.protocols import Environment, Finite
 from agito.rollout import EpisodeDriver, reward_range
@@ -42,15 +42,15 @@ _TELLS = re.compile(
 )
 
 
-async def unscripted(stage: Stage) -> tuple[Quality, ...]:
+async def unscripted(runner: EpisodeRunner) -> tuple[Quality, ...]:
     """The qualities of a card; those of which nothing can be known say so."""
-    stage.begin("prompts", 0.2)
-    tasks = {split: stage.draw(split, _size(stage, split)) for split in stage.environment.splits}
-    diverse = _diversity(stage, tasks)
-    stage.begin("what needs no thought", 0.7)
-    guarded = await _guarded(stage, tasks["train"])
-    stage.begin("the same again", 1.0)
-    steady = await _steady(stage, tasks["train"])
+    runner.begin("prompts", 0.2)
+    tasks = {split: runner.draw(split, _size(runner, split)) for split in runner.environment.splits}
+    diverse = _diversity(runner, tasks)
+    runner.begin("what needs no thought", 0.7)
+    guarded = await _guarded(runner, tasks["train"])
+    runner.begin("the same again", 1.0)
+    steady = await _steady(runner, tasks["train"])
     return (
         steady,
         _unknown("realism"),
@@ -69,22 +69,22 @@ def _unknown(name: str) -> Quality:
     )
 
 
-def _size(stage: Stage, split: str) -> int:
-    environment = stage.environment
+def _size(runner: EpisodeRunner, split: str) -> int:
+    environment = runner.environment
     return (
         min(_TASKS, environment.num_tasks(split))
         if isinstance(environment, Finite)
-        else stage.depth.of(_TASKS)
+        else runner.depth.of(_TASKS)
     )
 
 
-def _diversity(stage: Stage, tasks: dict[str, list[Drawn]]) -> Quality:
+def _diversity(runner: EpisodeRunner, tasks: dict[str, list[Drawn]]) -> Quality:
     """Prompts that are in two splits, and prompts that are there twice."""
-    environment, cases = stage.environment, list[Case]()
+    environment, cases = runner.environment, list[Case]()
     whole = {
         split: [
             _key(drawn)
-            for drawn in stage.draw(
+            for drawn in runner.draw(
                 split, environment.num_tasks(split) if isinstance(environment, Finite) else len(found)
             )
         ]
@@ -122,7 +122,7 @@ def _diversity(stage: Stage, tasks: dict[str, list[Drawn]]) -> Quality:
         "state diversity",
         says,
         measures,
-        (splits_gate(stage), overlap),
+        (splits_gate(runner), overlap),
         cases,
         doubt=len(train) < 50 or twice > 0.2,
     )
@@ -149,7 +149,7 @@ class _Earned:
         return bounds(self.rewards)[0] if self.rewards else 0.0
 
 
-async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
+async def _guarded(runner: EpisodeRunner, train: Sequence[Drawn]) -> Quality:
     cases: list[Case] = []
     answers = [_answer(target) for _, target in train]
     commonest = [
@@ -157,20 +157,20 @@ async def _guarded(stage: Stage, train: Sequence[Drawn]) -> Quality:
     ]
     texts = list(dict.fromkeys((*_CONSTANTS, *commonest)))
     tried = [
-        await _says(stage, train[:_PER_ANSWER], _quoted(text), lambda drawn, text=text: text)
+        await _says(runner, train[:_PER_ANSWER], _quoted(text), lambda drawn, text=text: text)
         for text in texts
     ]
     at = max(range(len(texts)), key=lambda at: tried[at].mean)
-    best = await _says(stage, train, _quoted(texts[at]), lambda drawn: texts[at])
+    best = await _says(runner, train, _quoted(texts[at]), lambda drawn: texts[at])
     echo = await _says(
-        stage, train[: 2 * _PER_ANSWER], "the prompt itself", lambda drawn: drawn[0].prompt[Dialect.NATURAL]
+        runner, train[: 2 * _PER_ANSWER], "the prompt itself", lambda drawn: drawn[0].prompt[Dialect.NATURAL]
     )
     listing = "\n".join(f"The answer is {answer}." for answer in commonest)
     some: Sequence[Drawn] = train[: 2 * _PER_ANSWER] if len(commonest) > 1 else ()
-    hedge = await _says(stage, some, "the commonest answers, all of them", lambda drawn: listing)
+    hedge = await _says(runner, some, "the commonest answers, all of them", lambda drawn: listing)
     known = [drawn for drawn, answer in zip(train, answers, strict=True) if answer][: 2 * _PER_ANSWER]
-    told = await _says(stage, known, "the answer's column", lambda drawn: _answer(drawn[1]))
-    limit = stage.environment.chance_level or limits.CONSTANT
+    told = await _says(runner, known, "the answer's column", lambda drawn: _answer(drawn[1]))
+    limit = runner.environment.chance_level or limits.CONSTANT
     gates = (_leaks(train, answers, cases), *_cheap(best, echo, hedge, limit))
     measures = tuple(
         Measure(
@@ -219,11 +219,15 @@ def _cheap(best: _Earned, echo: _Earned, hedge: _Earned, limit: float) -> tuple[
     return constant, copied, several
 
 
-async def _says(stage: Stage, tasks: Sequence[Drawn], name: str, text: Callable[[Drawn], str]) -> _Earned:
+async def _says(
+    runner: EpisodeRunner, tasks: Sequence[Drawn], name: str, text: Callable[[Drawn], str]
+) -> _Earned:
     """Whoever answers so; what has no reward is left out here."""
-    low, high = reward_range(stage.environment)
-    verdicts = await stage.each(
-        tasks, lambda drawn: _verdict(stage, stage.environment, drawn, text(drawn)), least=min(len(tasks), 8)
+    low, high = reward_range(runner.environment)
+    verdicts = await runner.each(
+        tasks,
+        lambda drawn: _verdict(runner, runner.environment, drawn, text(drawn)),
+        least=min(len(tasks), 8),
     )
     rewards = [
         (verdict.reward - low) / (high - low) for verdict in verdicts if verdict.status is Status.SCORED
@@ -273,7 +277,7 @@ def _answer(target: Target) -> str:
     return ""
 
 
-async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
+async def _steady(runner: EpisodeRunner, train: Sequence[Drawn]) -> Quality:
     """The same completion is worth the same, later and in another instance; ordinary ones have a reward."""
     cases: list[Case] = []
     ordinary = (
@@ -281,11 +285,11 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
         for at, drawn in enumerate(train[:_PER_ANSWER])
     )
     texts = [(drawn, text) for drawn, said in ordinary for text in said]
-    here, other = stage.environment, stage.make()
+    here, other = runner.environment, runner.make()
     try:
-        first = [await _verdict(stage, here, *each) for each in texts]
-        again = [await _verdict(stage, other, *each) for each in reversed(texts)][::-1]
-        later = [await _verdict(stage, here, *each) for each in texts]
+        first = [await _verdict(runner, here, *each) for each in texts]
+        again = [await _verdict(runner, other, *each) for each in reversed(texts)][::-1]
+        later = [await _verdict(runner, here, *each) for each in texts]
     finally:
         with anyio.CancelScope(shield=True):
             await other.aclose()
@@ -307,8 +311,8 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
         "by `Judge`, which keeps answers",
     )
     raised = [each for each, verdict in zip(texts, first, strict=True) if verdict.status is Status.VOID]
-    works = await _works(stage, raised, len(texts), cases)
-    odd = [(text, await _verdict(stage, here, train[0], text)) for text in _ODD]
+    works = await _works(runner, raised, len(texts), cases)
+    odd = [(text, await _verdict(runner, here, train[0], text)) for text in _ODD]
     raises = [(text, verdict) for text, verdict in odd if verdict.status is Status.VOID]
     cases += [Case(what=f"on {text[:12]!r}: {verdict.evidence[:160]}") for text, verdict in raises[:3]]
     says = "judged again, the same verdict" if not differs else "its verdicts change"
@@ -319,11 +323,13 @@ async def _steady(stage: Stage, train: Sequence[Drawn]) -> Quality:
     return judged("stability", says, measures, (gate, works), cases, doubt=bool(raises or raised))
 
 
-async def _works(stage: Stage, raised: Sequence[tuple[Drawn, str]], num: int, cases: list[Case]) -> Gate:
+async def _works(
+    runner: EpisodeRunner, raised: Sequence[tuple[Drawn, str]], num: int, cases: list[Case]
+) -> Gate:
     """A completion that the reward function fails on is scored in training, if it does not fail on a
     reference beside it.
     """
-    driver = EpisodeDriver(stage.environment, noise_seed=0, grade_seed=GRADE_SEED)
+    driver = EpisodeDriver(runner.environment, noise_seed=0, grade_seed=GRADE_SEED)
     told = [await driver.judge(_sealed(drawn, text), *drawn) for drawn, text in raised[:_JUDGED]]
     cases += [Case(what=text[:240]) for text in dict.fromkeys(each.evidence for each in told)][:3]
     broken = [verdict.evidence for verdict in told if verdict.status is Status.VOID]
@@ -340,8 +346,8 @@ async def _works(stage: Stage, raised: Sequence[tuple[Drawn, str]], num: int, ca
     )
 
 
-async def _verdict(stage: Stage, environment: Environment, drawn: Drawn, text: str) -> Verdict:
-    stage.num_episodes += 1
+async def _verdict(runner: EpisodeRunner, environment: Environment, drawn: Drawn, text: str) -> Verdict:
+    runner.num_episodes += 1
     return await ask(environment.grade, _sealed(drawn, text), drawn[1], GRADE_SEED)
 
 

@@ -1,5 +1,5 @@
-"""Episodes that stand open beside others: each is driven like any other, by somebody who is told his calls
-one by one.
+"""Concurrent episodes that stay open: each is driven like any other, by an agent that receives its calls one
+by one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypeAlias
 import anyio
 
 from agito.audit.episode import Drawn, Episode
-from agito.audit.stage import Stage
+from agito.audit.episode_runner import EpisodeRunner
 from agito.protocols import Session
 from agito.rollout import acted
 from agito.rollout.scripts import budget
@@ -19,7 +19,7 @@ from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Trajectory
 
 
 class Visit:
-    """An open episode. Whatever breaks is an incident, and nothing more is seen of it."""
+    """An open episode. If it breaks, the incident is recorded and no more events come."""
 
     def __init__(self, episode: Episode) -> None:
         self.episode = episode
@@ -27,11 +27,11 @@ class Visit:
         self._calls, self._asked = anyio.create_memory_object_stream[Call]()
         self._answer: Event | None = None
 
-    async def run(self, stage: Stage, *, is_graded: bool) -> None:
-        """Until `seal`; `is_open` is set when calls can be told, or never can."""
+    async def run(self, runner: EpisodeRunner, *, is_graded: bool) -> None:
+        """Runs until `seal`. `is_open` is set once calls can be made, or never will."""
         with self._calls, self._asked:
             try:
-                await stage.drive(self.episode, self._act, num_digests=1, is_graded=is_graded)
+                await runner.drive(self.episode, self._act, num_digests=1, is_graded=is_graded)
             finally:
                 self.is_open.set()
                 self._is_answered.set()
@@ -50,7 +50,7 @@ class Visit:
         return acted(task, self.episode.attempt, events)
 
     async def act(self, call: Call) -> Event | None:
-        """None when the episode has ended or broken."""
+        """None if the episode has ended or broken."""
         self._answer, self._is_answered = None, anyio.Event()
         try:
             await self._calls.send(call)
@@ -60,7 +60,7 @@ class Visit:
         return self._answer
 
     async def seal(self) -> EpisodeArtifacts | None:
-        """What was captured; the world is gone."""
+        """Closes the world; returns what was captured."""
         self._calls.close()
         await self._is_over.wait()
         return self.episode.sealed
@@ -70,19 +70,19 @@ Open: TypeAlias = Callable[..., Awaitable[Visit]]
 
 
 @asynccontextmanager
-async def visits(stage: Stage, *, are_graded: bool = False) -> AsyncGenerator[Open]:
-    """What opens visits: `await open(drawn, attempt=..., noise=...)`. Those that still stand open at the end
-    are closed.
+async def visits(runner: EpisodeRunner, *, are_graded: bool = False) -> AsyncGenerator[Open]:
+    """Yields a function that opens visits: `await open(drawn, attempt=..., noise=...)`. Closes those still
+    open at the end.
     """
     async with anyio.create_task_group() as tasks:
 
         async def open_one(drawn: Drawn, *, attempt: AttemptId | None = None, noise: int = 0) -> Visit:
             visit = Visit(
-                Episode(task=drawn[0], target=drawn[1], attempt=attempt or stage.attempt(), noise=noise)
+                Episode(task=drawn[0], target=drawn[1], attempt=attempt or runner.attempt(), noise=noise)
             )
 
             async def run() -> None:
-                await visit.run(stage, is_graded=are_graded)
+                await visit.run(runner, is_graded=are_graded)
 
             tasks.start_soon(run)
             await visit.is_open.wait()

@@ -10,22 +10,22 @@ from itertools import product
 from agito.audit.agents import malformed
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import percentile, share
-from agito.audit.stage import Stage
 from agito.types import Fault
 
 _INSTANCES = 300
 _MISTAKEN = 8  # tasks on which mistakes are made
 
 
-async def realism(stage: Stage) -> Quality:
-    """How much it looks like production from the outside: declared tools, honest errors, faults, sizes. The
+async def realism(runner: EpisodeRunner) -> Quality:
+    """Resemblance to production, judged from outside: declared tools, honest errors, faults, sizes. The
     weakest proxy of the eight.
     """
-    told, made, cases = await _errors(stage)
-    events = [event for episode in stage.honest for event in episode.events]
+    told, made, cases = await _errors(runner)
+    events = [event for episode in runner.honest for event in episode.events]
     faults = Counter(event.fault for event in events if event.fault in (Fault.TOOL, Fault.TIMEOUT))
-    tools = {tool.name: tool for episode in stage.honest for tool in episode.task.tools}
+    tools = {tool.name: tool for episode in runner.honest for tool in episode.task.tools}
     described = sum(
         bool(tool.description.strip()) and tool.parameters.get("type") == "object" for tool in tools.values()
     )
@@ -52,15 +52,15 @@ async def realism(stage: Stage) -> Quality:
     return judged("realism", says, measures, (), cases, doubt=told < made or described < len(tools))
 
 
-async def _errors(stage: Stage) -> tuple[int, int, list[Case]]:
-    """How many malformed calls are answered as the standard says."""
+async def _errors(runner: EpisodeRunner) -> tuple[int, int, list[Case]]:
+    """How many malformed calls are answered with a readable policy fault."""
     told = made = 0
     cases: list[Case] = []
-    for drawn in stage.draw("train", stage.depth.of(_MISTAKEN, least=3)):
+    for drawn in runner.draw("train", runner.depth.of(_MISTAKEN, least=3)):
         calls = malformed(drawn[0])
-        episode = await stage.play(drawn, replay([call for _, call in calls]))
+        episode = await runner.play(drawn, replay([call for _, call in calls]))
         for (what, call), event in zip(calls, episode.events, strict=False):
-            if event.fault in (Fault.TOOL, Fault.TIMEOUT):  # the weather came first
+            if event.fault in (Fault.TOOL, Fault.TIMEOUT):  # an injected fault came first
                 continue
             made += 1
             is_told = event.fault is Fault.POLICY and bool(event.text.strip()) and not event.ended
@@ -76,25 +76,25 @@ async def _errors(stage: Stage) -> tuple[int, int, list[Case]]:
     return told, made, cases
 
 
-async def coverage(stage: Stage) -> Quality:
-    """Which cells of task x tool x fault the honest episodes of this audit met."""
-    environment = stage.environment
-    tools = {tool.name for episode in stage.honest for tool in episode.task.tools}
+async def coverage(runner: EpisodeRunner) -> Quality:
+    """Which cells of task x tool x fault the honest episodes reached."""
+    environment = runner.environment
+    tools = {tool.name for episode in runner.honest for tool in episode.task.tools}
     seen = Counter(
         (episode.task.cell, event.call.tool, str(event.fault or "none"))
-        for episode in stage.honest
+        for episode in runner.honest
         for event in episode.events
         if event.call.tool in tools
     )
     cells = [f"{family}-{level}" for family, level in product(environment.families, environment.levels)]
     faults = sorted({fault for _, _, fault in seen})
-    offered = {(episode.task.cell, tool.name) for episode in stage.honest for tool in episode.task.tools}
+    offered = {(episode.task.cell, tool.name) for episode in runner.honest for tool in episode.task.tools}
     lattice = {(cell, tool, fault) for cell, tool in offered for fault in faults}
     visited = {cell for cell, _, _ in seen}
     unused = sorted(tools - {tool for _, tool, _ in seen})
     cases = [Case(what=f"no honest agent uses the tool {tool}") for tool in unused]
     cases += [Case(what=f"no episode in the cell {cell}") for cell in cells if cell not in visited]
-    tags = sorted({tag for episode in stage.honest for tag in episode.task.tags})
+    tags = sorted({tag for episode in runner.honest for tag in episode.task.tags})
     measures = (
         share(
             "cells hit",
@@ -107,29 +107,29 @@ async def coverage(stage: Stage) -> Quality:
         Measure(
             name="fault kinds",
             value=float(len([fault for fault in faults if fault != "none"])),
-            num=len(stage.honest),
+            num=len(runner.honest),
         ),
-        Measure(name="tags", value=float(len(tags)), num=len(stage.honest), note=", ".join(tags)[:120]),
+        Measure(name="tags", value=float(len(tags)), num=len(runner.honest), note=", ".join(tags)[:120]),
     )
     says = (
         f"{len(lattice & set(seen))} of {len(lattice)} cells of task x tool x fault met in "
-        f"{len(stage.honest)} honest episodes"
+        f"{len(runner.honest)} honest episodes"
     )
     return judged("scenario coverage", says, measures, (), cases, doubt=bool(unused))
 
 
-async def diversity(stage: Stage) -> Quality:
-    """Whether seeds make different tasks, and calls make different states."""
-    number = stage.depth.of(_INSTANCES, least=60)
+async def diversity(runner: EpisodeRunner) -> Quality:
+    """Whether seeds make different tasks, and calls different states."""
+    number = runner.depth.of(_INSTANCES, least=60)
     streams: dict[str, list[str]] = {}
-    for split in stage.environment.splits:
-        streams[split] = [_body(each) for each in stage.draw(split, number)]
+    for split in runner.environment.splits:
+        streams[split] = [_body(each) for each in runner.draw(split, number)]
     train = streams.get("train", next(iter(streams.values())))
     everywhere = [body for split in streams.values() for body in set(split)]
     shared = sum(count > 1 for count in Counter(everywhere).values())
-    states = [digest for episode in stage.honest for digest in episode.digests]
-    begins = {episode.digests[0] for episode in stage.honest if episode.digests}
-    texts = [event.text for episode in stage.honest for event in episode.events]
+    states = [digest for episode in runner.honest for digest in episode.digests]
+    begins = {episode.digests[0] for episode in runner.honest if episode.digests}
+    texts = [event.text for episode in runner.honest for event in episode.events]
     measures = (
         share(
             "distinct instances",
@@ -143,7 +143,7 @@ async def diversity(stage: Stage) -> Quality:
         Measure(
             name="begin in different states",
             value=float(len(begins)),
-            num=sum(bool(episode.digests) for episode in stage.honest),
+            num=sum(bool(episode.digests) for episode in runner.honest),
         ),
     )
     cases = [
@@ -161,7 +161,7 @@ async def diversity(stage: Stage) -> Quality:
 
 
 def _body(drawn: Drawn) -> str:
-    """What makes two tasks the same: prompt, level and key, but neither name nor seed."""
+    """What makes two tasks the same: prompt, level and key, but neither id nor seed."""
     task, target = drawn
     content = [sorted(task.prompt.items()), task.family, task.level, target.data]
     return hashlib.blake2b(

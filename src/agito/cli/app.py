@@ -124,7 +124,7 @@ def train(
       agito train --resume runs/quickstart
     """
     from agito.cli.train import resume_run, train_run
-    from agito.recipe import label
+    from agito.plugins import label
 
     if resume is not None:
         given = {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on}

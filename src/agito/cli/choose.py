@@ -15,7 +15,7 @@ from agito.cli.summary import rate_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import NotFound
-from agito.evaluation import checkpoint as assess
+from agito.evaluation.checkpoint import evaluate_checkpoint
 from agito.record import Rate
 from agito.record.commits import load_meta
 from agito.runtime import load_policy as trained
@@ -55,7 +55,7 @@ def _success(directory: Path, how: How) -> Rate:
 
     with shown(RunProgress(phases), err(), Text(str(directory), "bold")) as view:
         evaluation = work(
-            lambda: assess.checkpoint(
+            lambda: evaluate_checkpoint(
                 directory,
                 recipe,
                 view.handle,

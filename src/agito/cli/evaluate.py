@@ -85,7 +85,7 @@ def _follow(
     ]
     with shown(RunProgress(phases), console, heading) as view:
         return work(
-            lambda: assess.checkpoint(
+            lambda: assess.evaluate_checkpoint(
                 directory,
                 recipe,
                 view.handle,

@@ -9,6 +9,10 @@ from rich.console import Console
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.models import fetch
+from agito.models.hub import folder_of
+from agito.render import ChatRenderer, read_chat
+from agito.render.chat import KEEPING
+from agito.render.formats import FORMATS
 
 
 def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) -> None:
@@ -27,6 +31,31 @@ def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) 
         highlight=False,
     )
     print(folder)  # noqa: T201
+
+
+def show_model(folder: Path, tool_format: str) -> None:
+    """How a model's chat template is used. Raises `CorruptCheckpoint`, `UnsupportedTemplate`."""
+    renderer = read_chat(folder_of(str(folder)), tool_format=tool_format)
+    table = plain_table("", "", wrapped=("",))
+    served = FORMATS[renderer.tool_format].served_as
+    table.add_row(
+        "tool calls",
+        f"{renderer.tool_format}, {'by its own template' if renderer.is_own else 'put around its template'}",
+    )
+    table.add_row("written as", renderer.wanted)
+    table.add_row("a turn ends with", " ".join(renderer.pieces(renderer.stop_ids)))
+    table.add_row("past thinking", _thinking(renderer))
+    table.add_row("serve it with", f"vllm serve DIR --enable-auto-tool-choice --tool-call-parser {served}")
+    print_table(out(), table)
+
+
+def _thinking(renderer: ChatRenderer) -> str:
+    """What becomes of past thinking, in training and in serving."""
+    if not renderer.strips_thinking:
+        return "kept"
+    if renderer.keeping_template is None:
+        return "kept in training; its template drops it"
+    return f"kept; its template drops it, so serve a checkpoint with --chat-template DIR/{KEEPING}"
 
 
 def list_models() -> None:

@@ -12,10 +12,10 @@ from agito.cli.terminal import out
 from agito.errors import BadRecipe
 from agito.evaluation import checkpoint as assess
 from agito.planning.calibrate import calibrate
-from agito.planning.simulate import Foreseen, Latencies, Simulation
+from agito.planning.simulate import Forecast, Latencies, Simulation
 from agito.recipe import Recipe
 from agito.runtime.run_context import environment_of
-from agito.scheduling.schedule import FlowRules
+from agito.scheduling.schedule import SchedulerRules
 
 _STALENESS = (0, 1, 2, 4, 8)
 _GOOD_ENOUGH = 1.05  # of the best step time
@@ -89,22 +89,22 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     )
 
 
-def foresee(recipe: Recipe, latencies: Latencies, staleness: int, *, engines: int, steps: int) -> Foreseen:
+def foresee(recipe: Recipe, latencies: Latencies, staleness: int, *, engines: int, steps: int) -> Forecast:
     """The median run of a few."""
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=recipe.rl.groups,
         group_size=recipe.rl.group_size,
         batches=steps,
         max_staleness=staleness,
         max_live=1 << 20,
-        refill=recipe.rl.oversampling,
+        oversampling=recipe.rl.oversampling,
     )
     runs = [Simulation(rules, latencies, engines=engines, seed=seed).run() for seed in range(_SEEDS)]
     middle = statistics.median_low([run.wall_s for run in runs])
     return next(run for run in runs if run.wall_s == middle)
 
 
-def choose(found: dict[int, Foreseen]) -> int:
+def choose(found: dict[int, Forecast]) -> int:
     """The least staleness that is within 5 % of the fastest."""
     best = min(foreseen.step_s for foreseen in found.values())
     return min(staleness for staleness, foreseen in found.items() if foreseen.step_s <= _GOOD_ENOUGH * best)

@@ -50,6 +50,28 @@ def get(
     get_model(name, into, wheels=wheels, dtype="bfloat16" if bf16 else "float32")
 
 
+@app.command(cls=Command)
+@guarded
+def show(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A folder, or a name of `agito models`.", show_default=False),
+    ],
+    tool_format: Annotated[
+        str, typer.Option(metavar="NAME", help="How calls are written, if not as found.")
+    ] = "auto",
+) -> None:
+    """Show how a model's tool calls are read and written.
+
+    \b
+    Example:
+      agito models show models/smollm2-135m
+    """
+    from agito.cli.models import show_model
+
+    show_model(model, tool_format)
+
+
 @app.command("list", cls=Command)
 @guarded
 def list_() -> None:

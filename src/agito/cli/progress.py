@@ -112,7 +112,7 @@ class _Lines(Watching):
         self._say("  ".join(part for part in parts if part))
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
 
 class _Picture:

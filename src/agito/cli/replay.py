@@ -14,8 +14,8 @@ from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound
 from agito.record import PHASES, Recorded, read_quarantined, read_trajectories
-from agito.replays.episode import Reenacted, reenact
-from agito.replays.updates import relearn
+from agito.replays.episode import EpisodeReplay, replay_episode
+from agito.replays.updates import replay_updates as replay_all
 from agito.scheduling.log import replay
 from agito.types import AttemptId, Turn
 
@@ -25,7 +25,7 @@ _TOLD_EVERY = 5  # steps, where there is no terminal
 
 def replay_attempt(run: Path, attempt: AttemptId, phase: str | None) -> None:
     """Raises `Diverged` after everything has been shown."""
-    both = work(lambda: reenact(run, attempt, phase=phase))
+    both = work(lambda: replay_episode(run, attempt, phase=phase))
     console = out()
     _print(console, both)
     if both.differences:
@@ -56,7 +56,7 @@ def replay_updates(run: Path) -> None:
             if not console.is_terminal and step % _TOLD_EVERY == 0:
                 console.print(f"step {step}", highlight=False)
 
-        found = work(lambda: relearn(run, on_step=on_step))
+        found = work(lambda: replay_all(run, on_step=on_step))
     if found.differs:
         raise Diverged(f"after {counted(found.steps, 'step')} the weights are not those of {found.differs}")
     out().print(
@@ -147,7 +147,7 @@ def _verdict(each: Recorded) -> Text:
     )
 
 
-def _print(console: Console, both: Reenacted) -> None:
+def _print(console: Console, both: EpisodeReplay) -> None:
     recorded = both.recorded
     trajectory = recorded.attempt.trajectory
     console.print(
@@ -193,7 +193,7 @@ def _print(console: Console, both: Reenacted) -> None:
         console.print(Text.assemble(("identical ", "bold green"), what))
 
 
-def _complain(console: Console, both: Reenacted, where: str) -> None:
+def _complain(console: Console, both: EpisodeReplay, where: str) -> None:
     for difference in both.differences:
         if difference.where == where:
             console.print(

@@ -16,9 +16,9 @@ from agito.concurrency import Interrupted
 from agito.config import build, read
 from agito.envs import bundled as environments
 from agito.errors import NotFound
+from agito.plugins import shown as environment
 from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
-from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent
 from agito.runtime.fit import fit

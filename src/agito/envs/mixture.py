@@ -1,6 +1,5 @@
-"""Several environments as one: families are `environment.family`, everything else is passed on to the
-environment that a task is from.
-"""
+"""Several environments as one: families are named `environment.family`; each task is delegated to its
+environment."""
 
 from __future__ import annotations
 
@@ -27,23 +26,23 @@ NAME = "mixture"
 
 
 class Mixture:
-    """A level that an environment does not have means the nearest one that it has."""
+    """If an environment lacks a level, its nearest level is used."""
 
     name = NAME
 
     def __init__(self, environments: Sequence[Environment]) -> None:
-        """Raises `BadRecipe` when there is none, or when two have one name."""
+        """Raises `BadRecipe` for no environment, or for two of one name."""
         self._by_name = {environment.name: environment for environment in environments}
         if not environments or len(self._by_name) < len(environments):
             raise BadRecipe(
                 f"env.mix={[each.name for each in environments]}: need at least one environment, and each "
                 "once"
             )
-        self._impostors = set[str].intersection(*map(_impostors, environments))
+        self._negative_controls = set[str].intersection(*map(_negative_controls, environments))
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those that every environment has."""
+        """Splits that all environments have."""
         first, *others = self._by_name.values()
         return tuple(split for split in first.splits if all(split in each.splits for each in others))
 
@@ -112,7 +111,7 @@ class Mixture:
         return await self._by_name[str(target.data["environment"])].grade(sealed, _bare(target), grade_seed)
 
     async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Void, which counts as not judged, for environments without a validator."""
+        """Void, counted as not judged, for environments without a validator."""
         environment = self._by_name[str(target.data["environment"])]
         if not isinstance(environment, Validated):
             return Verdict.void(f"{environment.name} has no validator")
@@ -135,12 +134,12 @@ class Mixture:
         return environment.solutions(inner, _bare(target))
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        """Those that every environment has, so that they can be compared."""
+        """Negative controls that all environments have, for comparison."""
         environment, inner = self._inner(task)
         return {
             name: script
             for name, script in environment.negative_controls(inner).items()
-            if name in self._impostors
+            if name in self._negative_controls
         }
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
@@ -158,7 +157,7 @@ class Mixture:
                 tasks.start_soon(each.aclose)
 
 
-def _impostors(environment: Environment) -> set[str]:
+def _negative_controls(environment: Environment) -> set[str]:
     task, _ = environment.task(
         split="train", index=0, seed=0, family=environment.families[0], level=environment.levels[0]
     )

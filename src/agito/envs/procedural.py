@@ -1,6 +1,5 @@
-"""What environments whose tasks are drawn from a seed have in common: the ids, seeds and refusals of tasks,
-and a sandbox pool.
-"""
+"""Base of environments whose tasks are drawn from a seed: ids, seeds and errors of tasks, and a sandbox
+pool."""
 
 from __future__ import annotations
 
@@ -18,22 +17,22 @@ from agito.worlds.sandbox import Pool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a task stands in its environment. Everything about the task follows from it."""
+    """The position of a task in its environment; it determines everything about the task."""
 
     split: str
     family: str
     level: int
     index: int
     run_seed: int
-    id: str  # of the task; it does not give the seed away
+    id: str  # does not reveal the seed
     seed: int  # of the instance; the same for every family and level
 
 
 class ProceduralEnvironment:
-    """A subclass says what it has, and draws the task at a place. It also needs `open`, `grade` and its
+    """A subclass sets the fields and draws the task at a place. It also implements `open`, `grade` and the
     scripts.
 
-    Indices go through the families first, then through the levels.
+    Indices cycle through families first, then levels.
     """
 
     name: str
@@ -43,16 +42,17 @@ class ProceduralEnvironment:
     splits: tuple[str, ...] = ("train", "heldout", "structural")
     chance_level: float
     isolation_tier: str = "in memory"
-    ids_begin_with: ClassVar[str | None] = None  # the name, unless this is a variant with another's tasks
+    # default: the name; variants with another environment's tasks set its name
+    ids_begin_with: ClassVar[str | None] = None
 
     def draw(self, place: Place) -> tuple[Task, Target]:
-        """The task and its key. Pure."""
+        """The task and its target. Pure."""
         raise NotImplementedError
 
     def task(
         self, *, split: str, index: int, seed: int, family: str | None = None, level: int | None = None
     ) -> tuple[Task, Target]:
-        """Raises `ValueError` for a split, family or level that there is not."""
+        """Raises `ValueError` for an unknown split, family or level."""
         family = family or self.families[index % len(self.families)]
         level = level or self.levels[index // len(self.families) % len(self.levels)]
         if split not in self.splits or family not in self.families or level not in self.levels:
@@ -80,7 +80,7 @@ class ProceduralEnvironment:
 
 
 class SandboxedEnvironment(ProceduralEnvironment):
-    """With a sandbox pool, which is opened when it is first needed; `warm` sandboxes are kept ready."""
+    """With a sandbox pool, opened at first use; `warm` sandboxes are kept ready."""
 
     def __init__(self, *, pool: SandboxPool | None = None, warm: int = 4) -> None:
         self._pool, self._warm = pool, warm
@@ -88,7 +88,7 @@ class SandboxedEnvironment(ProceduralEnvironment):
 
     @property
     def isolation_tier(self) -> str:  # type: ignore[override]
-        """What keeps episodes in, once one has been opened."""
+        """The isolation of episodes, known once one has been opened."""
         return self._pool.tier if self._pool else "unknown"
 
     async def pool(self) -> SandboxPool:

@@ -1,4 +1,4 @@
-"""Environments by name, by `path.py:Class` from anywhere, or as prompts with a reward function."""
+"""Environments by name, by `path.py:Class` from any file, or as prompts with a reward function."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ def bundled() -> tuple[str, ...]:
 
 
 def isolation_of(environment: Environment) -> str:
-    """What keeps the environment's episodes in, or `unknown`."""
+    """How episodes are isolated, or `unknown`."""
     return environment.isolation_tier if isinstance(environment, Isolated) else "unknown"
 
 
 def load(name: str) -> Environment:
     """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no
-    environment, and for a file or class that fails.
-    """
+    environment, and for a file or class that fails."""
     if prompts := PromptSet.parse(name):
         from agito.envs.prompts import PromptsEnvironment  # its libraries take time to load
 

@@ -1,1 +1,1 @@
-"""What policies and scripts come to."""
+"""Evaluates policies and scripts on held-out tasks."""

@@ -1,6 +1,5 @@
-"""How good is a checkpoint: its success on held-out tasks, by family and level, beside scripts on the same
-tasks.
-"""
+"""Evaluates a checkpoint: success on held-out tasks, by family and level, beside scripts on the same
+tasks."""
 
 from __future__ import annotations
 
@@ -13,8 +12,9 @@ from agito.envs import isolation_of
 from agito.errors import BadRecipe
 from agito.evaluation import policies as evaluation
 from agito.evaluation.passes import Passes, passes
+from agito.plugins import absolute
 from agito.protocols import Environment, Finite
-from agito.recipe import Recipe, absolute
+from agito.recipe import Recipe
 from agito.record import Rate, rate, rate_over_all, rates_by_cell
 from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
@@ -28,18 +28,17 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Success over scored attempts, all of them and by what they have in common; `over_all` counts void ones
-    as failures.
-    """
+    """Success over scored attempts, in total and by shared properties; `over_all` counts void attempts as
+    failures."""
 
     overall: Rate
     over_all: Rate
     families: Mapping[str, Rate]
     levels: Mapping[str, Rate]
-    cells: Mapping[str, Rate]  # `find-2`, `find-2+fallback`
+    cells: Mapping[str, Rate]  # such as `find-2`, `find-2+fallback`
     void: int
-    void_causes: Mapping[str, int]  # the commonest, with how often
-    passes: Passes | None = None  # where tasks were attempted several times
+    void_causes: Mapping[str, int]  # the commonest, with counts
+    passes: Passes | None = None  # if tasks were attempted several times
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -56,7 +55,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a checkpoint came to, and under which conditions."""
+    """A checkpoint's results and the conditions under which they were measured."""
 
     checkpoint: Path
     env: str
@@ -87,9 +86,8 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What to evaluate on instead. What is not given stays as in the checkpoint's run, so that the tasks are
-    the run's own.
-    """
+    """Overrides for the evaluation. Fields left unset keep the values of the checkpoint's run, so its tasks
+    stay the same."""
 
     env: str | None = None
     families: tuple[str, ...] = ()
@@ -121,7 +119,7 @@ def check(environment: Environment, recipe: Recipe, split: str) -> None:
     require("level", recipe.env.levels, environment.levels, environment)
 
 
-async def checkpoint(
+async def evaluate_checkpoint(
     directory: Path,
     recipe: Recipe,
     on_event: OnEvent,
@@ -132,10 +130,8 @@ async def checkpoint(
     baselines: bool = True,
     num_attempts: int = 1,
 ) -> Evaluation:
-    """`num_attempts` at each of `num_tasks` tasks, or of all where there are fewer.
-
-    Raises `CorruptCheckpoint`, and `BadRecipe` for what the environment does not have.
-    """
+    """`num_attempts` at each of `num_tasks` tasks, or of all if there are fewer. Raises `CorruptCheckpoint`,
+    and `BadRecipe` for an unknown split, family or level."""
     began, environment = time.monotonic(), environment_of(recipe)
     check(environment, recipe, split)
     num_tasks = min(num_tasks, environment.num_tasks(split)) if isinstance(environment, Finite) else num_tasks

@@ -1,4 +1,4 @@
-"""Held-out success: the policy, and beside it scripts that show where floor and ceiling are."""
+"""Held-out success of a policy, and of scripts that mark the floor and the ceiling."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ async def policy(
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """`num_attempts` at each of the first `num_tasks` tasks of the split, in their order; always the same
-    tasks, draws and faults.
+    """`num_attempts` at each of the first `num_tasks` tasks of the split, in order, with the same tasks,
+    random draws and faults every time.
 
-    With a monitor the environment's validator judges as many of them as in training.
+    With a monitor, the environment's validator judges as large a share of them as in training.
     """
     base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
     bounds = [
@@ -72,7 +72,7 @@ def metrics(attempt: Attempt) -> dict[str, float]:
 
 
 def finished(phase: str, agent: str, attempts: Sequence[Attempt]) -> EvaluationFinished:
-    """What an agent came to."""
+    """The results of one agent."""
     found = rate(attempts)
     return EvaluationFinished(
         phase=phase, agent=agent, successes=found.successes, num=found.num, num_all=len(attempts)
@@ -85,11 +85,11 @@ async def scripts(
     """The same tasks by every negative control, the demonstrator and the oracle."""
     environment = run_context.environment
 
-    def impostor(name: str) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
+    def control(name: str) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
         return lambda task, target, attempt: environment.negative_controls(task)[name]
 
     ways: dict[str, Callable[[Task, Target, AttemptId], ScriptFactory]] = {
-        name: impostor(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
+        name: control(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
     }
     if isinstance(environment, Unscripted):
         return await _each(run_context, split, num_tasks, ways)

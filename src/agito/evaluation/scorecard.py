@@ -1,8 +1,8 @@
-"""The scorecard: how a policy decides, by the exact measures of an environment, beside the optimum, doing
-nothing, and chance.
+"""The scorecard: an environment's exact measures of a policy's decisions, beside the optimum, doing nothing,
+and chance.
 
-Every column is about the same tasks. An interval treats attempts as independent: exact for shares of yes and
-no, normal for means.
+All columns cover the same tasks. Intervals treat attempts as independent: exact for binary shares, normal for
+means.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from agito.runtime import load_policy as trained
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
 
-if TYPE_CHECKING:  # it needs httpx, which a checkpoint does not
+if TYPE_CHECKING:  # needs httpx, which evaluating a checkpoint does not
     from agito.harness.chat import ChatHarness
 
 SCHEMA_VERSION = 1
@@ -44,13 +44,13 @@ DECISIONS = {
     "e": "staying coherent",
 }
 _Z = statistics.NormalDist().inv_cdf(0.975)
-_CONCURRENT = 8  # attempts at an endpoint
-_LEVELS = (1, 2, 3)  # for a checkpoint that was trained elsewhere
+_CONCURRENT = 8  # concurrent attempts at an endpoint
+_LEVELS = (1, 2, 3)  # for a checkpoint trained elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over `num` attempts with its 95 % interval; NaN where there is none."""
+    """A mean over `num` attempts with its 95 % interval; NaN when `num` is 0."""
 
     value: float
     low: float
@@ -67,7 +67,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One attempt at one task: what it came to, and its measures by name."""
+    """One attempt at one task: its outcome, and its measures by name."""
 
     attempt: Attempt
     measures: Mapping[str, float]
@@ -86,7 +86,7 @@ class Column:
 
     @property
     def over_all(self) -> Rate:
-        """Success over all tasks, a void attempt being a failure."""
+        """Success over all tasks; void attempts count as failures."""
         return rate_over_all([reading.attempt for reading in self.readings])
 
     @property
@@ -101,14 +101,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
-    """`columns`: the policies that were asked about, then the optimum, null and random."""
+    """`columns`: the given policies, then the optimum, null and random."""
 
     suite: str
     split: str
     families: tuple[str, ...]
     levels: tuple[int, ...]
     num_tasks: int
-    measures: tuple[Measure, ...]  # that at least one column has something to say about
+    measures: tuple[Measure, ...]  # those with a value in at least one column
     columns: tuple[Column, ...]
     num_policies: int
 
@@ -161,7 +161,7 @@ class Scorecard:
 
 
 def estimate(values: Sequence[float], *, is_difference: bool = False) -> Estimate:
-    """Exact for values that are all 0 or 1 (Clopper–Pearson), else mean ± 1.96 · s / √n."""
+    """Exact for values that are all 0 or 1 (Clopper–Pearson), otherwise mean ± 1.96 · s / √n."""
     num = len(values)
     if not num:
         return Estimate(value=math.nan, low=math.nan, high=math.nan, num=0)
@@ -174,9 +174,8 @@ def estimate(values: Sequence[float], *, is_difference: bool = False) -> Estimat
 
 
 def recipe_for(suite: str, recipe: Recipe) -> Recipe:
-    """The checkpoint's own families and levels where it was trained on the suite's environment. Raises
-    `BadRecipe` for an unknown suite.
-    """
+    """The checkpoint's own families and levels if it was trained on the suite's environment. Raises
+    `BadRecipe` for an unknown suite."""
     if suite not in SUITES:
         raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}")
     if recipe.env.name == suite:
@@ -196,9 +195,8 @@ async def of_checkpoints(
     num_tasks: int,
     temperature: float,
 ) -> Scorecard:
-    """Of one checkpoint or two, on the tasks that `recipe` says. Raises `CorruptCheckpoint`, and `BadRecipe`
-    for what is not there.
-    """
+    """The scorecard of one or two checkpoints on the tasks of `recipe`. Raises `CorruptCheckpoint`, and
+    `BadRecipe` for an unknown split, family or level."""
     check(environment_of(recipe), recipe, split)
     columns, events = list[Column](), EventLog(on_event)
     for name, directory in named.items():
@@ -227,9 +225,9 @@ async def of_endpoint(
     split: str,
     num_tasks: int,
 ) -> Scorecard:
-    """Of a model that others serve, in the natural dialect. An attempt that the endpoint failed is void.
+    """The scorecard of a served model, in the natural dialect. An attempt that the endpoint fails is void.
 
-    Raises `EndpointFailed` when it never answers at all: as soon as that is clear.
+    Raises `EndpointFailed` as soon as it is clear that the endpoint never answers.
     """
     check(environment_of(recipe), recipe, split)
     events = EventLog(on_event)
@@ -267,7 +265,7 @@ async def _asked(harness: ChatHarness, task: Task, attempt: AttemptId, session: 
 async def complete(
     columns: Sequence[Column], recipe: Recipe, suite: str, split: str, num_tasks: int
 ) -> Scorecard:
-    """Adds what scripts come to on the same tasks."""
+    """Adds the columns of scripts on the same tasks."""
     async with open_run_context(recipe) as run_context:
         environment = measured(run_context.environment)
         ways: dict[str, Callable[[Task, Target], ScriptFactory]] = {
@@ -295,7 +293,7 @@ async def complete(
 
 
 def column(name: str, run_context: RunContext, split: str, attempts: Sequence[Attempt]) -> Column:
-    """`attempts` are at the first tasks of the split, in order; a void one has no measures."""
+    """`attempts` cover the first tasks of the split, in order; a void one has no measures."""
     environment = measured(run_context.environment)
     readings: list[Reading] = []
     for index, attempt in enumerate(attempts):
@@ -325,7 +323,7 @@ def measured(environment: Environment) -> _MeasuredEnvironment:
 async def _acted(
     run_context: RunContext, split: str, num_tasks: int, way: Callable[[Task, Target], ScriptFactory]
 ) -> list[Attempt]:
-    """By a script, without tokens."""
+    """Attempts by a script, without tokens."""
     driver, attempts = (
         EpisodeDriver(run_context.environment, noise_seed=run_context.recipe.seed),
         list[Attempt](),

@@ -1,1 +1,1 @@
-"""Verdicts on the trusted side, who watches over them, and what tests the graders themselves."""
+"""Verdicts on the trusted side, and evidence of cheating."""

@@ -1,4 +1,4 @@
-"""Static evidence in an answer: a text that is made for a lenient reader. Soft, all of it."""
+"""Static evidence in an answer: text written to fool a lenient reader. All of it is soft."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from agito.types import Flag
 
-MANY = 6  # separate values in one answer
+MANY = 6  # separate values in one answer count as a list
 _INJECTION = re.compile(
     r"^\W*(verdict|score|grade|rating|result|reward)\W*[:=]\W*(pass|correct|full|[\d.]+)|ignore "
     r"(all|any|the)? ?(previous|prior|above)|"
@@ -18,7 +18,7 @@ _SEPARATOR = re.compile(r"\s*(?:,|;|\n|\||\bor\b)\s*")
 
 
 def answer_flags(answer: str) -> tuple[Flag, ...]:
-    """What no honest short answer looks like; one without a letter or a digit is none."""
+    """Flags what no honest short answer looks like, such as an answer without a letter or digit."""
     flags: list[Flag] = []
     if found := _INJECTION.search(answer):
         flags.append(Flag(kind="judge_injection", is_proof=False, detail=found[0][:80]))

@@ -1,4 +1,4 @@
-"""Which files of a finished workspace are carried into the grader's box, and which are only evidence."""
+"""Which files of a finished workspace are carried into the grader's box; the rest is only evidence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agito.grading.imports import imported
 
-# What changes how an interpreter or a test runner starts, and what is compiled already.
+# Files that change how an interpreter or a test runner starts, and compiled files.
 HOOKS = (
     "conftest.py",
     "sitecustomize.py",
@@ -22,28 +22,28 @@ HOOKS = (
     "*.egg-link",
 )
 HIDDEN_FOLDERS = ("tests", "test", "__pycache__", "*.egg-info", "*.dist-info", ".*")
-MOST_BESIDE = 64  # data files
+MOST_BESIDE = 64  # data files carried at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefacts:
-    """Globs of paths. A path is carried if neither its name is in `names` nor a folder of it in `folders`,
-    and there is room.
+    """Globs that decide which files are carried: those with neither their name in `names` nor a parent in
+    `folders`.
 
-    What the solution imports must fit. Then `wanted` and all the rest come as far as there is room, the
-    smallest first, so that a copy or a log that somebody left costs nobody a verdict.
+    Files that the solution imports must fit into `limit_bytes`. Then `wanted` and all others follow, smallest
+    first, as long as there is room; so a stray copy or log costs nobody a verdict.
     """
 
     wanted: tuple[str, ...] = ("*.py",)  # `*` matches `/` too
     names: tuple[str, ...] = HOOKS
     folders: tuple[str, ...] = HIDDEN_FOLDERS
-    limit_bytes: int = 1 << 18  # of all that is carried
+    limit_bytes: int = 1 << 18  # of all carried files together
 
     def split(self, files: Mapping[str, bytes], entry: str = "") -> tuple[dict[str, bytes], tuple[str, ...]]:
-        """What is carried, and what was stripped: paths, or the folder that is stripped whole.
+        """The carried files, and the stripped paths (a folder that is stripped whole appears once).
 
-        With `entry`, what must fit are the files that it imports; without, all that are `wanted`. Raises
-        `ValueError` past `limit_bytes`.
+        With `entry`, the files that it imports must fit; without, all `wanted` files. Raises `ValueError` if
+        they exceed `limit_bytes`.
         """
         allowed = {path: data for path, data in files.items() if self._is_allowed(path)}
         sources = {path for path in allowed if _any(path, self.wanted)}

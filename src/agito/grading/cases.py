@@ -1,4 +1,4 @@
-"""A function task's questions, and what its reference says to them; on the trusted side alone."""
+"""A function task's test cases and its reference's answers, on the trusted side only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from agito.grading.plain import check, same, shown
 from agito.grading.runner import CallEnd
 from agito.types import Json
 
-_REFERENCE = "agito_reference"  # the module that a reference's classes belong to while it runs
-_BASES = (Exception, BaseException)  # what every exception is: nothing is told apart by it
-# What no reference raises on purpose: it, or `hidden`, is broken.
+_REFERENCE = "agito_reference"  # name of the module in which a reference runs
+_BASES = (Exception, BaseException)  # bases of every exception: they identify nothing
+# Exceptions that no reference raises on purpose: it, or `hidden`, is broken.
 _MISTAKES = (
     AssertionError,
     AttributeError,
@@ -36,17 +36,18 @@ _ADMITTED_SEEDS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionTask:
-    """One function to write. `reference` is trusted source text that defines it; it never enters a box."""
+    """One function to write. `reference` is trusted source text that defines it and never enters a box."""
 
     name: str
     statement: str
-    entry: str  # where the function is expected, such as "solution.py:solve" or "shop/prices.py:total"
+    entry: str  # path and name, such as "solution.py:solve" or "shop/prices.py:total"
     reference: str
-    visible: tuple[tuple[Json, ...], ...]  # argument lists that the statement or the visible tests show
-    hidden: Callable[[random.Random], Sequence[Sequence[Json]]]  # argument lists, fresh for each grade seed
+    visible: tuple[tuple[Json, ...], ...]  # argument lists shown in the statement or the visible tests
+    # draws argument lists, fresh for each grade seed
+    hidden: Callable[[random.Random], Sequence[Sequence[Json]]]
     artefacts: Artefacts = field(default_factory=Artefacts)
-    tolerance: float = 0.0  # between floats: relative, absolute below 1; 0: exactly the same
-    case_seconds: float = 2.0  # of the processor, for everything that one call starts
+    tolerance: float = 0.0  # between floats: relative, absolute below 1; 0 means exact
+    case_seconds: float = 2.0  # CPU seconds for one call and everything it starts
 
     def __post_init__(self) -> None:
         path, _, function = self.entry.partition(":")
@@ -70,9 +71,7 @@ class FunctionTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One question and what the reference says to it: a value, or the closest builtin exception that the one
-    it raises is.
-    """
+    """One input and the reference's answer: a value, or the closest builtin class of the exception raised."""
 
     arguments: tuple[Json, ...]
     told: CallEnd
@@ -81,8 +80,8 @@ class Case:
 
 
 def expected(task: FunctionTask, arguments: Sequence[Json], *, is_visible: bool = False) -> Case:
-    """Asks the reference, in this process. Raises `ValueError` when it or its inputs are not what a function
-    task needs.
+    """Runs the reference, in this process. Raises `ValueError` if it or its inputs do not suit a function
+    task.
     """
     where = f"task {task.name!r}, input {shown(list(arguments))}"
     listed = tuple(check(each, where) for each in arguments)
@@ -95,7 +94,7 @@ def expected(task: FunctionTask, arguments: Sequence[Json], *, is_visible: bool 
         raise ValueError(
             f"{where}: the reference raises {type(error).__name__}: {error}; mend it, or draw other inputs"
         ) from error
-    except Exception as error:  # how a reference says that an exception is expected
+    except Exception as error:  # an exception is the reference's way to say that one is expected
         if isinstance(error, TypeError) and isinstance(function, FunctionType) and _is_before(error):
             raise ValueError(f"{where}: the reference cannot be called with it: {error}") from error
         return Case(
@@ -115,9 +114,7 @@ def expected(task: FunctionTask, arguments: Sequence[Json], *, is_visible: bool 
 
 
 def is_expected(name: Json, wanted: Json) -> bool:
-    """Whether the builtin exception `name` is one of `wanted`. A bare `Exception` is met by nothing that says
-    more.
-    """
+    """Whether the builtin exception `name` is one of `wanted`. A bare `Exception` matches only itself."""
     raised, asked = _builtin(name), _builtin(wanted)
     if raised is None or asked is None:
         return False
@@ -132,8 +129,8 @@ def draw(task: FunctionTask, *, secret: str, grade_seed: int) -> list[Case]:
 def admit(task: FunctionTask, *, secret: str) -> None:
     """Raises `ValueError` for a task that cannot be judged.
 
-    Inputs and answers must be plain values, the reference must take its own inputs and answer within the
-    task's own time, and cases and answers must be the same whenever they are drawn from the same seed.
+    Inputs and answers must be plain values, the reference must accept its inputs and answer within the task's
+    time limit, and drawing twice with one seed must give the same cases and answers.
     """
     for grade_seed in (0, *random.Random(secret).sample(range(1, 1 << 30), _ADMITTED_SEEDS - 1)):
         cases, again = (_drawn(task, secret, grade_seed, limit_s=task.case_seconds) for _ in range(2))
@@ -175,7 +172,7 @@ def _timed(task: FunctionTask, arguments: Sequence[Json], limit_s: float, *, is_
 
 
 def _is_before(error: BaseException) -> bool:
-    """Whether it was raised before the function began."""
+    """Whether it was raised before the function's body began."""
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
@@ -194,9 +191,9 @@ def _compiled(source: str) -> CodeType:
 
 
 def _reference(source: str, function: str) -> tuple[Callable[..., object], ModuleType]:
-    """Raises `ValueError` when it defines no such function."""
+    """Raises `ValueError` if the source defines no such function."""
     module = ModuleType(_REFERENCE)
-    sys.modules[_REFERENCE] = module  # where a data class looks for the types of its fields
+    sys.modules[_REFERENCE] = module  # dataclasses look up the types of their fields there
     try:
         exec(_compiled(source), module.__dict__)
     finally:

@@ -1,18 +1,18 @@
-"""Function tasks: a candidate's function against a reference, case by case, judged where the candidate is
-not.
+"""Function tasks: a candidate's function is compared with a reference, case by case, outside the candidate's
+process.
 
-The candidate runs in a throwaway box that is given inputs and nothing else: one process for each case, in a
-random order, killed with all that it started before the next begins, with the same files. One plain JSON
-value leaves the box for each; the expected values, the comparison, the time limit and the verdict stay here.
-Helper modules and data files are carried along; what could change how an interpreter starts is not, and is
-named in the evidence.
+The candidate runs in a throwaway box that gets inputs and nothing else: one process per case, in random
+order, killed with everything it started before the next case, always with the same files. One plain JSON
+value per case leaves the box; expected values, comparison, time limit and verdict stay here. Helper modules
+and data files are carried along; files that could change how an interpreter starts are not, and are named in
+the evidence.
 
-A case has `case_seconds` of the processor for everything that it starts, so a busy machine fails nobody. Hash
-seed, locale and time zone are the same in every pool, and so is the verdict, as long as the candidate asks
-neither the clock nor the kernel's random numbers.
+Each case has `case_seconds` of CPU time for everything that it starts, so a busy machine fails nobody. Hash
+seed, locale and time zone are the same in every pool, so the verdict is too, unless the candidate reads the
+clock or the kernel's random numbers.
 
-Not guaranteed: that one case learns nothing from an earlier one. What the kernel counts for pid 1 (processor
-time, page faults) and the clock carry a number. Nothing that a case made reaches another.
+Not guaranteed: that a case learns nothing from an earlier one. The kernel's counters for pid 1 (CPU time,
+page faults) and the clock reveal the case number. No data of one case reaches another.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from agito.types import Flag, Status, Verdict
 
 __all__ = ["MAX_TIMEOUTS", "Case", "FunctionTask", "draw", "expected", "grade"]
 
-MAX_TIMEOUTS = 3  # cases of one grading; the rest is then not asked
-_FRAME_BYTES = 256  # of an answer, beside its value
+MAX_TIMEOUTS = 3  # timed-out cases of one grading, after which it stops asking
+_FRAME_BYTES = 256  # overhead of an answer beyond its value
 
 
 async def grade(
@@ -46,12 +46,12 @@ async def grade(
     thorough: bool = True,
     spec: SandboxSpec = BOX,
 ) -> Verdict:
-    """Reward 1 if every case is right, else 0. Scores: `success`, and when `thorough` the shares `visible`
+    """Reward 1 if every case is right, else 0. Scores: `success`; with `thorough` also the shares `visible`
     and `hidden`.
 
-    `files` is a finished workspace by path; `secret` is the key's, so that nobody who knows the grade seed
-    can draw the cases. Without `thorough` it stops at the first wrong case. Raises `SandboxFailure` when the
-    machinery failed, which is no verdict.
+    `files` is a finished workspace by path. `secret` comes from the key, so knowing the grade seed does not
+    reveal the cases. Without `thorough` it stops at the first wrong case. Raises `SandboxFailure` if the
+    machinery failed: that is no verdict.
     """
     cases = draw(task, secret=secret, grade_seed=grade_seed)
     try:
@@ -83,8 +83,7 @@ async def grade(
         scores |= {"hidden": right[False] / (len(cases) - num_visible)} | (
             {"visible": right[True] / num_visible} if num_visible else {}
         )
-        # A solution that stops short says so, by an exception or by its time; only answers show what was
-        # learned by heart.
+        # An unfinished solution shows itself by exceptions or timeouts; only answers show memorising.
         if wrong and num_visible and right[True] == num_visible and guesses == len(cases) - num_visible:
             flags["visible_only"] = Flag(
                 kind="visible_only", is_proof=False, detail="right on every visible case and on no hidden one"
@@ -97,12 +96,12 @@ async def grade(
 class _Judged:
     problem: str | None = None  # None: right
     is_late: bool = False
-    is_guess: bool = False  # a plain value, and the wrong one
+    is_guess: bool = False  # a plain but wrong value
     flags: tuple[Flag, ...] = ()
 
 
 def _fitting(spec: SandboxSpec, task: FunctionTask, cases: Sequence[Case]) -> SandboxSpec:
-    """A box that holds every right answer, and stops no process before its time is up."""
+    """A box that can return every right answer, and stops no process before its time is up."""
     output = max(spec.output_bytes, written_bytes([case.expected for case in cases]) + _FRAME_BYTES)
     return replace(spec, output_bytes=output, cpu_s=max(spec.cpu_s, math.ceil(task.case_seconds) + 1))
 
@@ -131,7 +130,7 @@ async def _ask(box: ThrowawayBox, task: FunctionTask, case: Case) -> _Judged:
 
 
 def _judge(task: FunctionTask, case: Case, result: Result, token: bytes, asked: str) -> _Judged:
-    """Exactly one value, framed by the runner: everything else is wrong."""
+    """Accepts exactly one value, framed by the runner; everything else is wrong."""
     output = result.output
     if not output:
         how = (
@@ -139,11 +138,11 @@ def _judge(task: FunctionTask, case: Case, result: Result, token: bytes, asked: 
             if result.exit_code is not None and result.exit_code < 128
             else result.killed_by
         )
-        # Who only computes never leaves before the answer; a crash by a signal can happen to anybody.
+        # Pure computation never exits before its answer; a crash by a signal can happen to anybody.
         return _wrong(
             f"{asked}: ended without an answer, {how}", "silent_exit" if result.exit_code in (0, 1) else None
         )
-    if result.exit_code != 0:  # it died while it answered: half an answer is nobody's forgery
+    if result.exit_code != 0:  # it died while answering: a truncated answer is no forgery
         kind = "broken_answer" if result.exit_code is not None and result.exit_code < 128 else None
         return _wrong(f"{asked}: ended within its answer, exit code {result.exit_code}", kind)
     if not output.startswith(token):

@@ -1,8 +1,8 @@
-"""A git repository as files, written without git: one pack, its index, one branch, an index of the working
-tree.
+"""A git repository as files, written without git: one pack with its index, one branch, and the index of the
+working tree.
 
-Deterministic and cheap (a millisecond for a small tree), so that every episode can have a history of its own,
-and a scrubbed workspace a new object store with a single orphan commit in it.
+Deterministic and cheap (a millisecond for a small tree). So every episode can have its own history, and a
+scrubbed workspace gets a new object store with a single orphan commit.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ _CONFIG = (
     b"[core]\n\trepositoryformatversion = 0\n\tfilemode = false\n\tbare = false\n[user]\n\tname = "
     b"dev\n\temail = dev@example.org\n"
 )
-_START = 1_700_000_000  # seconds since 1970 of the first commit; each next is a day later
+_START = 1_700_000_000  # Unix time of the first commit; each next one is a day later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """The whole tree at one moment. Regular files only."""
+    """A whole tree at one moment. Regular files only."""
 
     message: str
     tree: Mapping[str, bytes]
 
 
 def repository(commits: Sequence[Commit]) -> dict[str, bytes]:
-    """The files of `.git` after `commits`, the last one checked out. Raises `ValueError` for none."""
+    """The files of `.git` after `commits`, with the last one checked out. Raises `ValueError` if there is
+    none.
+    """
     if not commits:
         raise ValueError("a repository needs at least one commit")
     objects: dict[bytes, tuple[str, bytes]] = {}
@@ -62,7 +64,7 @@ def _put(objects: dict[bytes, tuple[str, bytes]], kind: str, body: bytes) -> byt
 
 def _tree(objects: dict[bytes, tuple[str, bytes]], files: Mapping[str, bytes]) -> bytes:
     folders: dict[str, dict[str, bytes]] = {}
-    entries: list[tuple[str, bytes]] = []  # sorted by name, folders as if they ended in a slash
+    entries: list[tuple[str, bytes]] = []  # sorted by name, folders as if they ended with a slash
     for path, data in files.items():
         folder, slash, rest = path.partition("/")
         if slash:
@@ -101,7 +103,7 @@ def _pack(objects: Mapping[bytes, tuple[str, bytes]]) -> tuple[bytes, bytes]:
 
 
 def _index(objects: dict[bytes, tuple[str, bytes]], files: Mapping[str, bytes]) -> bytes:
-    """Version 2, without times: git looks at the contents once and remembers."""
+    """Index version 2, without times: git checks the contents once and fills them in."""
     parts = [b"DIRC" + struct.pack(">II", 2, len(files))]
     for path in sorted(files):
         name = _put(objects, "blob", files[path])

@@ -1,7 +1,7 @@
-"""Which files of a workspace a module of it runs: those that it imports, and those that they import.
+"""The files of a workspace that a module runs: its imports, and theirs.
 
-Read from the text, line by line, so that no source can be too deep or too broken for it. Not seen: what is
-imported by a name that is made up while it runs.
+Read from the text, line by line, so that no source is too deep or broken to parse. Imports by computed names
+are not seen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NAME = re.compile(rb"[\w.]+")
 
 
 def imported(files: Mapping[str, bytes], entry: str) -> frozenset[str]:
-    """Paths of `files`, `entry` among them, and the `__init__.py` of every package on the way."""
+    """Paths of `files`: `entry`, its imports, and the `__init__.py` of every package on the way."""
     found: set[str] = set()
     pending = [entry, *_packages(entry, files)]
     while pending:

@@ -1,8 +1,7 @@
-"""The same bytes as they read once a common encoding is taken off: what somebody copied is seen although it
-was wrapped.
+"""Bytes with common encodings removed, so that wrapped copies are found too.
 
-Bounded in work and in what it unpacks, as the bytes are an agent's. Not guaranteed: anything against an
-encoding that nobody else uses.
+Work and unpacked size are bounded, as the bytes come from an agent. Not guaranteed: anything against
+home-made encodings.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-MOST_BYTES = 1 << 20  # of one layer that are looked at
-_DEEP_BYTES = 1 << 16  # above, only one encoding is taken off
+MOST_BYTES = 1 << 20  # inspected per layer
+_DEEP_BYTES = 1 << 16  # larger layers get only one encoding removed
 _MOST_LAYERS = 256
-_MOST_RUNS = 32  # of each encoding in one layer
+_MOST_RUNS = 32  # of each encoding per layer
 _ROT13 = bytes.maketrans(
     bytes(range(256)), codecs.encode(bytes(range(256)).decode("latin-1"), "rot13").encode("latin-1")
 )
@@ -38,7 +37,7 @@ _ZIP = re.compile(rb"PK\x03\x04.{4}\x08\x00", re.DOTALL)
 
 
 def layers(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The bytes themselves, under the name "", then what one or two encodings have hidden, by the name of the
+    """The bytes themselves under the name "", then the results of removing one or two encodings, named by the
     outermost.
     """
     pending, count = [("", data[:MOST_BYTES], 0)], 0
@@ -66,14 +65,14 @@ def _once(data: bytes) -> Iterator[tuple[str, bytes]]:
     if b"\\x" in data:
         yield "escapes", _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), data)
     yield from _spelled(data)
-    if _SPACE.search(data):  # an encoding in lines, or in pairs
+    if _SPACE.search(data):  # encodings split into lines or pairs
         yield from _spelled(_SPACE.sub(b"", data))
     yield from _unpacked(data)
 
 
 def _spelled(data: bytes) -> Iterator[tuple[str, bytes]]:
     for found in _some(_HEX, data):
-        for start in range(2):  # a digit before it may belong to it or not
+        for start in range(2):  # the digit before the match may belong to it
             yield "hex", binascii.unhexlify(found[0][start : len(found[0]) - (len(found[0]) - start) % 2])
     for found in _some(_BASE64, data):
         run = found[0].replace(b"-", b"+").replace(b"_", b"/")

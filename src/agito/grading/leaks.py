@@ -1,7 +1,6 @@
-"""Search leaks: the answer stood, word for word, in something that the agent read where the task did not mean
-it to.
+"""Search leaks: the answer appeared verbatim in something that the agent read outside the intended places.
 
-Not guaranteed: that a leak in other words is seen, or that the agent used what it read.
+Not guaranteed: that a paraphrased leak is seen, or that the agent used what it read.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 from agito.types import Event, Flag
 
-MIN_LENGTH = 6  # shorter answers turn up by chance
+MIN_LENGTH = 6  # shorter answers occur by chance
 _SPACE = re.compile(r"\s+")
 
 
@@ -22,7 +21,7 @@ class Leak:
 
     index: int
     answer: str
-    is_used: bool  # it was then submitted
+    is_used: bool  # it was submitted afterwards
 
 
 def leaks(
@@ -33,17 +32,17 @@ def leaks(
     intended: Sequence[str] = (),
     min_length: int = MIN_LENGTH,
 ) -> tuple[Leak, ...]:
-    """Where an answer was first read, case and space apart. `intended` are parts of calls whose results may
-    hold it, such as a file's name.
+    """Where each answer was first read, ignoring case and spacing. `intended` are parts of calls whose
+    results may hold it, such as a file name.
 
-    What the agent itself wrote, in this call or before, does not count: an echo is no leak.
+    Text that the agent itself has written so far does not count: an echo is no leak.
     """
     wanted = {answer: plain for answer in answers if len(plain := _plain(answer)) >= min_length}
     found: dict[str, Leak] = {}
     said = ""
     for event in events:
         saying = _plain(" ".join(str(value) for value in event.call.arguments.values()))
-        said += "\n" + saying  # also what it said before and reads again
+        said += "\n" + saying  # everything it has said so far, and may read again
         if any(part in saying for part in map(_plain, intended)):
             continue
         read = _plain(event.text)
@@ -55,9 +54,7 @@ def leaks(
 
 
 def leak_flags(found: Iterable[Leak]) -> tuple[Flag, ...]:
-    """Soft: that it was read says something about the environment first, and about the agent only if it was
-    used.
-    """
+    """Soft flags: reading a leak says more about the environment than about the agent."""
     return tuple(
         Flag(
             kind="search_leak",

@@ -1,4 +1,4 @@
-"""Plain JSON values: what may leave a box, and when two of them are the same."""
+"""Plain JSON values: what may leave a box, and when two values are equal."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, cast
 
 from agito.types import Json
 
-MAX_DEPTH = 500  # of lists and dictionaries in one another
-_DIGITS = 4000  # which `int` reads at once, whatever its limit is
+MAX_DEPTH = 500  # nesting of lists and dictionaries
+_DIGITS = 4000  # digits that `int` converts whatever its limit
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SPACE = re.compile(r"[\s\ufeff]")
 
 
 def check(value: object, where: str) -> Json:
-    """A copy of `value` if every part of it is exactly of a JSON type. Raises `ValueError` naming `where`;
-    subclasses do not count.
+    """A copy of `value` if all parts have exactly JSON types; subclasses do not count. Raises `ValueError`
+    naming `where`.
     """
     top: list[Any] = [None]
     pending: list[tuple[Any, Any, Any, int]] = [(value, top, 0, 0)]
@@ -43,8 +43,8 @@ def check(value: object, where: str) -> Json:
 
 
 def parse(data: bytes) -> Json:
-    """One JSON value, written without spaces, and nothing else. Raises `ValueError` for everything else,
-    names told twice among it.
+    """Parses one JSON value without whitespace and nothing else. Raises `ValueError` otherwise, also for
+    duplicate names.
     """
     text = data.decode("utf-8", "surrogatepass")
     if _SPACE.search(_STRING.sub("", text)):
@@ -58,10 +58,10 @@ def parse(data: bytes) -> Json:
 
 
 def same(one: Json, other: Json, tolerance: float = 0.0) -> bool:
-    """Equal in type and value: 1, 1.0 and True are three things, and so are 0.0 and -0.0, and two ways to
-    compose a letter.
+    """Equal in type and value: 1, 1.0 and True differ, and so do 0.0 and -0.0, and differently composed
+    letters.
 
-    `tolerance` is for floats alone: relative, absolute below 1. With one, 0.0 is -0.0.
+    `tolerance` applies to floats only: relative, absolute below 1. With a tolerance, 0.0 equals -0.0.
     """
     pending: list[tuple[Json, Json]] = [(one, other)]
     while pending:
@@ -85,15 +85,15 @@ def same(one: Json, other: Json, tolerance: float = 0.0) -> bool:
 
 
 def written_bytes(values: Sequence[Json]) -> int:
-    """No more than so many bytes are needed to write any one of `values` down."""
+    """An upper bound on the bytes needed to write any one of `values`."""
     return max((_size(value) for value in values), default=0)
 
 
 def shown(value: object, most: int = 80) -> str:
-    """For people: `repr`, cut."""
+    """For messages: `repr`, truncated."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or too deep
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested too deeply
         text = f"a {type(value).__name__} too long to show"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -122,7 +122,7 @@ def _size(value: Json) -> int:
 
 
 def _integer(text: str) -> int:
-    """Of any length, which `int` refuses."""
+    """Parses integers of any length, which `int` refuses."""
     if len(text) <= _DIGITS:
         return int(text)
     digits, value = text.lstrip("-"), 0

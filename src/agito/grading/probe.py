@@ -1,10 +1,10 @@
-"""Looking for the answer with an episode's own eyes: every surface that code in a sandbox can read, unpacked
-where it is packed.
+"""Searches for the answer from inside an episode's sandbox: every surface that code can read, unpacked if
+packed.
 
-Surfaces: files of every mount but the system's programs; what stands on `sys.path`; git objects, loose and
-packed, deltas among them, alternates, submodules and more than one commit; compiled modules; archives;
-environment variables; other processes; open descriptors; sockets. Not covered: an answer that is encrypted,
-or spelled in another way than the needle.
+Surfaces: files of every mount but the system's programs; everything on `sys.path`; git objects, loose and
+packed, with deltas, alternates, submodules and extra commits; compiled modules; archives; environment
+variables; other processes; open descriptors; sockets. Not covered: answers that are encrypted or spelled
+differently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agito.errors import SandboxFailure
 from agito.protocols import Sandbox
 
 _TIMEOUT_S = 60.0
-_MASK = 0x5A  # the probe must not find the needles that it carries itself
+_MASK = 0x5A  # masks the needles, or the probe would find its own
 
 _PROBE = r'''
 import bz2, gzip, io, json, lzma, os, stat, sys, tarfile, zipfile, zlib
@@ -208,11 +208,11 @@ print(json.dumps(found))
 async def probe(
     sandbox: Sandbox, needles: Sequence[bytes], *, one_commit: bool = True, libraries: bool = True
 ) -> tuple[str, ...]:
-    """Places where a needle, or something that could lead to one, is within reach: "surface: where". Empty
-    when all is well.
+    """Places where a needle, or something that could lead to one, can be reached: "surface: where". Empty if
+    there are none.
 
-    `libraries` are the installed packages, the same for every sandbox of a pool, so that one search a pool is
-    enough (a second or two). Raises `SandboxFailure` when the search itself did not finish, which proves
+    `libraries` includes the installed packages; these are the same for every sandbox of a pool, so one search
+    per pool is enough (a second or two). Raises `SandboxFailure` if the search did not finish, which proves
     nothing.
     """
     masked = [bytes(each ^ _MASK for each in needle) for needle in needles]

@@ -1,9 +1,9 @@
-"""A verdict in spite of the work: a grader that fails is asked again beside a reference, so that only what
-the work did counts against it.
+"""Verdicts when a grader fails: it is asked again beside a reference, so that only failures caused by the
+work count against it.
 
-One mechanism for every environment. A grader has failed when it raises, runs out of its deadline or of
-memory, or answers with a void verdict. Not guaranteed: anything against a grader that never gives the event
-loop back; what can take long belongs into a sandbox.
+One mechanism for every environment. A grader has failed if it raises, exceeds its deadline or memory, or
+returns a void verdict. Not guaranteed: anything against a grader that blocks the event loop; slow work
+belongs into a sandbox.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agito.types import EpisodeArtifacts, Flag, Status, Target, Verdict
 Grade: TypeAlias = Callable[[EpisodeArtifacts, Target, int], Awaitable[Verdict]]
 Reference: TypeAlias = Callable[[], Awaitable[EpisodeArtifacts]]
 
-MORE = 2  # times that a failed grader is asked again
+MORE = 2  # retries of a failed grader
 DEADLINE_S = 120.0
 
 
@@ -34,17 +34,17 @@ async def judge(
     deadline_s: float = DEADLINE_S,
     lowest: float = 0.0,
 ) -> Verdict:
-    """What `grade` says about `sealed`; where it fails, it is asked up to twice more, each time with a
-    reference judged right after.
+    """The verdict of `grade` on `sealed`; if it fails, up to two retries, each followed by a grading of a
+    reference.
 
-    Any completion is the verdict. If all three fail, the work is to blame if the reference was judged every
-    time: it gets `lowest`, the environment's lowest reward. If the reference fails too, the grader is to
-    blame, and the verdict is void.
+    The first verdict counts. If all three fail and the reference was graded every time, the work is to blame
+    and gets `lowest`, the environment's lowest reward. If the reference fails too, the grader is to blame,
+    and the verdict is void.
 
-    `reference` gives the capture of a solved episode of the same task (act out `environment.solutions(task,
-    key)[0]`, then seal); it is called once, after a first failure, within `deadline_s`. None, or one that
-    fails, stands for an empty capture. That one may never reach the machinery, so failures of a sandbox are
-    then nobody's and stay void. Raises `WorkerDied` and `NoIsolation` alone: neither is about one grading.
+    `reference` returns the capture of a solved episode of the same task (run `environment.solutions(task,
+    key)[0]`, then seal); it is called once, after the first failure, within `deadline_s`. If it is None or
+    fails, an empty capture stands in. That may never reach the machinery, so sandbox failures are then
+    nobody's fault and stay void. Raises only `WorkerDied` and `NoIsolation`, which are not about one grading.
     """
     first = await _ask(grade, sealed, target, grade_seed, deadline_s)
     if isinstance(first, Verdict):
@@ -88,14 +88,14 @@ async def judge(
 async def ask(
     grade: Grade, sealed: EpisodeArtifacts, target: Target, grade_seed: int, *, deadline_s: float = DEADLINE_S
 ) -> Verdict:
-    """One grading, for what is no reward: a second look, a validator. Void when it fails."""
+    """A single grading that is not a reward: a second look, or a validator. Void if it fails."""
     told = await _ask(grade, sealed, target, grade_seed, deadline_s)
     return told if isinstance(told, Verdict) else Verdict.void(f"{told.kind}: the grader failed ({told})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    kind: str  # who it looks like: "infra" or "env"
+    kind: str  # apparent cause: "infra" or "env"
     detail: str
     is_machinery: bool = False
     is_elsewhere: bool = (
@@ -121,7 +121,7 @@ async def _ask(
         return _Failure(kind="infra", detail=_told(error), is_machinery=is_machinery)
     except TimeoutError as error:
         return _Failure(kind="infra", detail=str(error) or f"it did not answer within {deadline_s:g} s")
-    except (Exception, SystemExit) as error:  # the boundary: whatever a grader raises is no verdict
+    except (Exception, SystemExit) as error:  # the boundary: a grader that raises gives no verdict
         return _Failure(kind="env", detail=_told(error))
     return (
         verdict
@@ -138,7 +138,7 @@ async def _capture(reference: Reference | None, deadline_s: float) -> EpisodeArt
             return await reference()
     except (NoIsolation, WorkerDied):
         raise
-    except Exception:  # the boundary: whatever keeps an environment from being solved is looked at elsewhere
+    except Exception:  # the boundary: why the environment cannot be solved is found elsewhere
         return None
 
 

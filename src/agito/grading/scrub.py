@@ -1,8 +1,8 @@
-"""A workspace without a past: what may hold the answer is removed, and the git history becomes one orphan
+"""A workspace without history: removes what may hold the answer, and replaces the git history by one orphan
 commit in a new object store.
 
-Removing is a list, and lists are never complete. So the answer is then looked for from inside the sandbox
-(`agito.grading.probe`); what is still reachable is fatal: no episode begins.
+A list of removals is never complete. So the answer is then searched for from inside the sandbox
+(`agito.grading.probe`); if anything is still reachable, no episode begins.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrubbed:
-    """A workspace to begin an episode in, and what is no longer in it."""
+    """A clean workspace for an episode, and what was removed from it."""
 
     files: dict[str, bytes]
     removed: tuple[str, ...]
 
 
 def scrub(files: Mapping[str, bytes], *, keep: Sequence[str] = (), message: str = "start") -> Scrubbed:
-    """`keep` are globs of paths that stay whatever they look like. Links were never part of `files`."""
+    """`keep` are globs of paths that stay whatever they look like. Links are never part of `files`."""
     kept = {path: data for path, data in files.items() if _any(path, keep) or not _is_remains(path)}
     removed = tuple(path for path in sorted(files) if path not in kept)
     return Scrubbed(files=kept | repository([Commit(message=message, tree=kept)]), removed=removed)
@@ -91,11 +91,11 @@ def scrub(files: Mapping[str, bytes], *, keep: Sequence[str] = (), message: str 
 async def prove(
     sandbox: Sandbox, answers: Sequence[str | bytes], *, one_commit: bool = True, libraries: bool = True
 ) -> None:
-    """Looks for every answer in every surface that an episode in `sandbox` could reach. Raises
-    `AnswerReachable` naming the places.
+    """Searches every surface that an episode in `sandbox` can reach for each answer. Raises `AnswerReachable`
+    naming the places.
 
-    Answers shorter than 8 bytes stand everywhere by chance and are refused with `ValueError`: give the lines
-    around them. The options are those of `probe`.
+    Answers shorter than 8 bytes occur by chance and are refused with `ValueError`: give the lines around
+    them. The options are those of `probe`.
     """
     needles = [answer.encode() if isinstance(answer, str) else answer for answer in answers]
     if not needles or min(map(len, needles)) < 8:

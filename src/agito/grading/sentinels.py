@@ -1,11 +1,11 @@
-"""Suites whose tests must share an interpreter with the code under test, as many repositories' do.
+"""Test suites that share an interpreter with the code under test, as many repositories' suites must.
 
-Then the code can reach the tests, and the verdict is weaker than that of `agito.grading.functions`: use it
-where there is no other way. What can be done is done. The tests come from here, not from the workspace, under
-random names and in random order; among them are sentinels, tests that fail whatever the code is. Whoever
-makes everything pass (a patched comparison, runner or report) makes them pass too: that is proof. Missing,
-unknown or doubled names count as failure. A file that cannot be imported is told apart: a mistake, not
-tampering. Not seen: code that reads each test and spoils only the real ones.
+The code can then reach the tests, so the verdict is weaker than that of `agito.grading.functions`; use it
+only if there is no other way. The tests come from here, not from the workspace, under random names and in
+random order. Among them are sentinels: tests that fail for any code. A patched comparison, runner or report
+makes them pass too, which is proof. Missing, unknown or duplicate names count as failure. A file that cannot
+be imported is reported apart: that is a mistake, not tampering. Not seen: code that inspects each test and
+spoils only the real ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SENTINELS = (
     "assert 'a' in 'bcd'",
 )
 PER_FILE = 3
-_ROW_BYTES = 128  # of a report, at most
+_ROW_BYTES = 128  # of one report row, at most
 _RUN = r"""
 def named(error):
     return "".join(letter for letter in str(type(error).__name__) if letter.isalnum())[:40]
@@ -74,7 +74,7 @@ def run(token, tests):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """Hidden tests: source text by module name, and for each the names of its test functions, which take no
+    """Hidden tests: source text by module name, and the names of each module's test functions, which take no
     arguments.
     """
 
@@ -99,16 +99,16 @@ class Suite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """One run's disguise."""
+    """The random names and order of one run."""
 
     sources: dict[str, str]
-    order: tuple[tuple[str, str], ...]  # (module, name as it runs)
-    real: dict[str, str]  # name as it runs → the test's own name
+    order: tuple[tuple[str, str], ...]  # (module, name in this run)
+    real: dict[str, str]  # name in this run → original name
     sentinels: frozenset[str]
 
 
 def disguise(suite: Suite, *, secret: str, grade_seed: int) -> _Drawn:
-    """Random names for every test and sentinel, in a random order. A pure function of its arguments."""
+    """Random names and order for all tests and sentinels. A pure function of its arguments."""
     rng = random.Random(f"suite/{suite.name}/{secret}/{grade_seed}")
     sources, real, order, sentinels = (
         dict(suite.sources),
@@ -140,7 +140,7 @@ async def grade_suite(
     grade_seed: int,
     spec: SandboxSpec = BOX,
 ) -> Verdict:
-    """Reward 1 if every test passes and every sentinel fails. Raises `SandboxFailure` when the machinery
+    """Reward 1 if every test passes and every sentinel fails. Raises `SandboxFailure` if the machinery
     failed.
     """
     drawn = disguise(suite, secret=secret, grade_seed=grade_seed)
@@ -166,7 +166,7 @@ async def grade_suite(
 def _read(
     suite: Suite, drawn: _Drawn, result: Result | None, token: bytes
 ) -> tuple[float, str, tuple[Flag, ...]]:
-    """The share of tests that passed, or 0 where the report is not exactly what an honest run gives."""
+    """The share of passed tests; 0 unless the report is exactly what an honest run gives."""
     if result is None or result.fault is not None:
         return 0.0, f"stopped: {result.killed_by if result else 'the box died of it twice'}", ()
     if not result.output:
@@ -176,7 +176,7 @@ def _read(
             (Flag(kind="silent_exit", is_proof=False, detail=f"exit code {result.exit_code}"),),
         )
     try:
-        if result.exit_code != 0:  # it died while it reported: half a report is nobody's forgery
+        if result.exit_code != 0:  # it died while reporting: a truncated report is no forgery
             return 0.0, f"ended within its report, exit code {result.exit_code}", ()
         if not result.output.startswith(token) or result.total_bytes != len(result.output):
             raise ValueError("no report of ours")

@@ -1,5 +1,5 @@
-"""A function task in one file: its docstring is the statement, and it holds the reference, `hidden(rng)`, and
-maybe ENTRY and VISIBLE.
+"""Loads a function task from one file: its docstring is the statement; it holds the reference, `hidden(rng)`,
+and optionally ENTRY and VISIBLE.
 
 ```python
 '''Return the distinct numbers in ascending order.'''
@@ -36,9 +36,9 @@ _SETTINGS = {"ENTRY": str, "VISIBLE": list, "TOLERANCE": float, "CASE_SECONDS": 
 
 
 def load(path: Path) -> tuple[FunctionTask, str]:
-    """The task, and the secret from which its cases are drawn. The file is trusted: it is run here.
+    """The task, and the secret from which its cases are drawn. Executes the file, which is trusted.
 
-    Raises `NotFound`, and `BadRecipe` naming what does not hold.
+    Raises `NotFound`, or `BadRecipe` naming the problem.
     """
     try:
         source = path.read_text(encoding="utf-8")
@@ -46,13 +46,13 @@ def load(path: Path) -> tuple[FunctionTask, str]:
         raise NotFound(f"task file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise BadRecipe(f"task file {path}: is no text in UTF-8: {error}") from None
-    # registered, as data classes look up the types of their fields there
+    # dataclasses look up the types of their fields there
     module = sys.modules[_MODULE] = ModuleType(_MODULE)
     module.__file__ = str(path)
     names: dict[str, Any] = module.__dict__
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), names)
-    except (Exception, SystemExit) as error:  # whatever the file does wrong is named, not passed on
+    except (Exception, SystemExit) as error:  # whatever the file does wrong is reported as its error
         raise BadRecipe(f"task file {path}: {type(error).__name__}: {error}") from error
     for name, kind in _SETTINGS.items():
         if name in names and not isinstance(names[name], kind):

@@ -1,5 +1,5 @@
-"""The throwaway box in which a candidate runs: one process for each question, and a new box when anything was
-left behind.
+"""The throwaway box in which a candidate runs: one process per question, and a new box if anything was left
+behind.
 """
 
 from __future__ import annotations
@@ -13,34 +13,33 @@ from agito.errors import SandboxFailure
 from agito.grading.runner import DIRTY, in_clean_box
 from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Standing
 
-# The sizes of a task's own episodes, so that a pool's warm boxes serve both.
+# Same sizes as the task's own episodes, so that a pool's warm boxes serve both.
 BOX = SandboxSpec(work_mb=8, tmp_mb=4, mem_mb=128, procs=32, fsize_mb=4, cpu_s=10, output_bytes=1 << 16)
 _PROBE_S = 5.0
-_PATIENCE = 30.0  # times its seconds that a question may wait for the processor
+_PATIENCE = 30.0  # wall time that a question may take, in multiples of its CPU seconds
 _LEAST_S = 20.0
 
 
 class ThrowawayBox:
-    """Use with `async with`. Raises `SandboxFailure` whenever a box does not even start, which is nobody's
-    verdict.
+    """Use with `async with`. Raises `SandboxFailure` if a box does not start; that is no verdict.
 
-    Each question finds the same files, with the same names, links, times and attributes, an empty /tmp and a
-    network that was never used: a box that differs in any of it is replaced, and so is one in which more
-    processes have run than were asked for.
+    Each question finds the same files, with the same names, links, times and attributes, an empty /tmp and an
+    unused network. A box that differs in any of these is replaced, and so is one in which unexpected
+    processes ran.
     """
 
     def __init__(self, pool: SandboxPool, spec: SandboxSpec, files: Mapping[str, bytes]) -> None:
         self._pool, self._spec, self._files = pool, spec, dict(files)
         self._box: Sandbox | None = None
         self._standing: Standing | None = None
-        self._asked = 0  # of this box
+        self._asked = 0  # questions to this box
 
     async def run(self, code: str, *, timeout_s: float) -> Result | None:
-        """One snippet in a process of its own; what it started is dead afterwards. `timeout_s` is of the
-        processor, for all of it together.
+        """Runs one snippet in its own process; afterwards everything that it started is dead. `timeout_s` is
+        CPU time, for all of it together.
 
-        None when the box died of it twice while one that runs nothing lives: then it is the code's doing, not
-        the machine's.
+        None if the snippet crashes the sandbox twice but an empty one succeeds: then the code is to blame,
+        not the machine.
         """
         for _ in range(2):
             result = await self._undisturbed(code, timeout_s)
@@ -50,7 +49,7 @@ class ThrowawayBox:
         return None
 
     async def _undisturbed(self, code: str, cpu_s: float) -> Result | None:
-        """In a box that holds nothing of an earlier question. None when the box died of it."""
+        """Runs in a box without leftovers of earlier questions. None if the box died."""
         try:
             box, was_used = await self._ready(), self._asked > 0
             result = await self._ask(box, code, cpu_s)
@@ -75,7 +74,7 @@ class ThrowawayBox:
         )
 
     async def _probe(self) -> None:
-        """Raises `SandboxFailure` unless a new box can run something."""
+        """Raises `SandboxFailure` unless a new box can run an empty snippet."""
         if (await self._ask(await self._ready(), "pass", _PROBE_S)).exit_code != 0:
             raise SandboxFailure("the grader's box cannot run anything")
 

@@ -1,6 +1,6 @@
 """The decoder, its checkpoints in the Hugging Face layout, and the manifest of published weights.
 
-Names load on first use, so that the shape of a network can be read (`agito.models.config`) without torch.
+Names load lazily, so a network's shape can be read (`agito.models.config`) without torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 /* Attention over keys and values in pages of SPAN positions.
 
-   For each layer and head a page holds keys, in blocks of LANES positions, word by word of their width, then values, position by position; of
-   bfloat16, positions in pairs. A query's sums are made in the order of the positions, whatever is computed beside it. */
+   For each layer and head, a page holds keys in blocks of LANES positions, word by word of their width, then values, position by position;
+   bfloat16 values are stored in pairs of positions. A query's sums follow the order of the positions, whatever is computed beside it. */
 
 #ifndef AGITO_ATTEND_H
 #define AGITO_ATTEND_H
@@ -10,7 +10,7 @@
 
 #define SPAN (4 * LANES)
 #if W == 16
-#define GROUP 3 /* queries that read the same keys together */
+#define GROUP 3 /* queries that share a read of the keys */
 #else
 #define GROUP 1
 #endif
@@ -18,8 +18,8 @@
 
 typedef struct {
     int is_narrow, width;
-    word *const *pages; /* of the row */
-    size_t offset;      /* within a page, in words: the keys of the layer and head; their values follow */
+    word *const *pages; /* pages of the row */
+    size_t offset;      /* of this layer and head's keys within a page, in words; the values follow */
 } Cached;
 
 static inline size_t span_words(int is_narrow, int width) { return (size_t)SPAN * width >> is_narrow; }
@@ -34,11 +34,11 @@ static void write_cached(const Cached *cached, int position, const float *key, c
         return;
     }
     for (int e = 0; e < width / 2; e++) block[e * LANES] = narrowed_one(key[2 * e]) | narrowed_one(key[2 * e + 1]) << 16;
-    uint16_t *halves = (uint16_t *)(values + (size_t)(at / 2) * width) + at % 2; /* the other of the pair may be another thread's */
+    uint16_t *halves = (uint16_t *)(values + (size_t)(at / 2) * width) + at % 2; /* another thread may write the other half of the pair */
     for (int e = 0; e < width; e++) halves[2 * e] = (uint16_t)narrowed_one(value[e]);
 }
 
-/* Scores of one page. */
+/* Attention scores of one page. */
 ALWAYS void score(const int is_narrow, const int g, int width, const float *queries, const word *keys, float *scores, int step) {
     int words = width >> is_narrow;
     vec sums[GROUP][4][V];
@@ -70,13 +70,13 @@ ALWAYS void score(const int is_narrow, const int g, int width, const float *quer
             for (int v = 0; v < V; v++) store(scores + q * step + b * LANES + v * W, sums[q][b][v]);
 }
 
-/* `columns` columns of the values from page `first` on, weighted by the scores; WAYS sums side by side hide the latency of an addition. */
+/* Weighted sum of `columns` columns of the values from page `first` on; WAYS partial sums hide the latency of additions. */
 #define WAYS(columns) (8 * W / (columns) > 0 ? 8 * W / (columns) : 1)
-ALWAYS void mix(const int is_narrow, const int g, const int columns, const Cached *cached, int first, int length, int column, const float *scores,
+ALWAYS void weighted_sum(const int is_narrow, const int g, const int columns, const Cached *cached, int first, int length, int column, const float *scores,
                 int step, float *mixed) {
     const int ways = WAYS(columns), vecs = columns / W;
     int width = cached->width;
-    vec sums[GROUP][8][8]; /* of which ways x vecs are used */
+    vec sums[GROUP][8][8]; /* ways x vecs of them are used */
 #pragma GCC unroll 8
     for (int q = 0; q < g; q++)
 #pragma GCC unroll 8
@@ -124,8 +124,8 @@ ALWAYS void mix(const int is_narrow, const int g, const int columns, const Cache
     }
 }
 
-/* Scores become weights that are not divided by their sum yet; returns 1 / the sum. Positions below `hidden` and from `length` on have none. */
-static float soften(float *scores, int hidden, int length) {
+/* Softmax without the division: turns scores into weights and returns 1 / their sum. Positions below `hidden` and from `length` on are masked. */
+static float softmax(float *scores, int hidden, int length) {
     vec top = splat(HIDDEN), mass = splat(0.0f);
     int end = (length + LANES - 1) / LANES * LANES;
     for (int i = 0; i < hidden; i++) scores[i] = HIDDEN;
@@ -146,10 +146,10 @@ ALWAYS void attend_together(const int is_narrow, const int g, const Cached *cach
     for (int page = first; page * SPAN < length; page++)
         score(is_narrow, g, width, queries, cached->pages[page] + cached->offset, scores + (page - first) * SPAN, step);
     float factors[GROUP];
-    for (int q = 0; q < g; q++) factors[q] = soften(scores + (size_t)q * step, start - first * SPAN, length - first * SPAN);
-    for (; column + 64 <= width; column += 64) mix(is_narrow, g, 64, cached, first, length, column, scores, step, mixed);
-    for (; column + 32 <= width; column += 32) mix(is_narrow, g, 32, cached, first, length, column, scores, step, mixed);
-    for (; column < width; column += 16) mix(is_narrow, g, 16, cached, first, length, column, scores, step, mixed);
+    for (int q = 0; q < g; q++) factors[q] = softmax(scores + (size_t)q * step, start - first * SPAN, length - first * SPAN);
+    for (; column + 64 <= width; column += 64) weighted_sum(is_narrow, g, 64, cached, first, length, column, scores, step, mixed);
+    for (; column + 32 <= width; column += 32) weighted_sum(is_narrow, g, 32, cached, first, length, column, scores, step, mixed);
+    for (; column < width; column += 16) weighted_sum(is_narrow, g, 16, cached, first, length, column, scores, step, mixed);
     for (int q = 0; q < g; q++)
         for (int i = 0; i < width; i += W) store(mixed + q * width + i, load(mixed + q * width + i) * splat(factors[q]));
 }
@@ -168,7 +168,7 @@ static const Attend attends[2][GROUP] = {{attend_0_1, attend_0_2, attend_0_3}, {
 static const Attend attends[2][GROUP] = {{attend_0_1}, {attend_1_1}};
 #endif
 
-/* `group` queries, one after the other, over positions `start` to `length`; the scale is in the queries. Rows of scores are `step` long. */
+/* Attention of `group` consecutive, already scaled queries over positions `start` to `length`. Rows of scores are `step` long. */
 static void attend(const Cached *cached, int group, int start, int length, const float *queries, float *scores, int step, float *mixed) {
     int parts = (group + GROUP - 1) / GROUP;
     for (int part = 0; part < parts; part++) {

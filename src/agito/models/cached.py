@@ -1,12 +1,12 @@
-"""The same network over a static key-value cache: prompts and observations in ragged batches, then one token
-a row at a time.
+"""The network over a static key-value cache: prefill in ragged batches, then decoding one token per row at a
+time. Inference only.
 
 Axes as in `network.py`, and: S slots of the cache, C positions in a slot, R rows being extended, L attended
-positions (a multiple of `BUCKET`), G query heads per key-value head. Inference only. Weights are copied in
-with the query, key and value matrices fused, and the gate and up matrices too.
+positions (a multiple of `BUCKET`), G query heads per key-value head. Weights are copied in with query, key
+and value matrices fused, and gate and up matrices too.
 
-A slot holds whatever was written to it last; the caller says which positions are valid. Nothing here
-allocates with the length of an episode: the cache is made once.
+A slot keeps what was last written to it; the caller tracks which positions are valid. The cache is allocated
+once, whatever the length of an episode.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = 256  # padded tokens attended at once on a CPU
 
 
 class CachedDecoder:
-    """Weights and cache. `slots` rows of at most `context` tokens each."""
+    """Weights and cache: `slots` rows of at most `context` tokens each."""
 
     packs_rows = True  # live rows belong at the front of the cache
 
@@ -63,9 +63,8 @@ class CachedDecoder:
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies a `Decoder`'s state dict into place. Raises `ValueError` for a missing or misshapen tensor;
-        nothing is then changed.
-        """
+        """Copies a `Decoder`'s state dict into place. Raises `ValueError`, with nothing changed, for a
+        missing or misshapen tensor."""
         check_weights(self.config, weights)
         self.embedding_VD.copy_(weights["model.embed_tokens.weight"])
         if not self.config.tie_embeddings:
@@ -83,7 +82,7 @@ class CachedDecoder:
         """Appends `lengths_R` tokens to each slot from position `starts_R`; returns `logits_RV` after the
         last token of each.
 
-        Fastest when neighbours are of similar length, as attention is padded among neighbours.
+        Fastest when neighbouring rows have similar lengths, since attention pads among neighbours.
         """
         chunks = [self._chunk(rows, slots_R, starts_R, lengths_R) for rows in self._neighbours(lengths_R)]
         positions_N = torch.cat([chunk.positions_N for chunk in chunks])
@@ -93,16 +92,15 @@ class CachedDecoder:
         for index, layer in enumerate(self.layers):
             q_NHE = self._project(index, layer, x_ND, slots_N, positions_N)
             pieces = zip(chunks, q_NHE.split(num_tokens), strict=True)
-            x_ND = self._finish(
+            x_ND = self._after_attention(
                 layer, x_ND, torch.cat([self._attend(index, chunk, q_PHE) for chunk, q_PHE in pieces])
             )
         last_R = torch.tensor(lengths_R, device=self.device).cumsum(0) - 1
         return self._logits(x_ND[last_R])
 
     def _neighbours(self, lengths_R: Sequence[int]) -> Iterator[range]:
-        """Runs of rows whose padded batch stays small; on a GPU, where launches cost more than padding, all
-        of them.
-        """
+        """Runs of rows whose padded batch stays small. On a GPU, where kernel launches cost more than
+        padding, all rows."""
         first = longest = 0
         for row, length in enumerate(lengths_R):
             longest = max(longest, length)
@@ -135,9 +133,8 @@ class CachedDecoder:
         )
 
     def _attend(self, index: int, chunk: _Chunk, q_PHE: Tensor) -> Tensor:
-        """Queries of a chunk over everything in their slots up to themselves; the heads of a group are
-        treated as further queries.
-        """
+        """A chunk's queries over their slots up to their own positions; the heads of a group become further
+        queries."""
         q_RTKGE = chunk.ragged.pad(q_PHE.flatten(1)).unflatten(
             2, (self.config.num_kv_heads, self._groups, -1)
         )
@@ -155,10 +152,9 @@ class CachedDecoder:
     ) -> Tensor:
         """Appends one token to each slot at `positions_R`; returns `logits_RV`.
 
-        `slots_R` ascends. Every slot in it is below `num_slots`, and attention runs over that corner of the
-        cache and the positions below `longest`, so live rows should be kept together at its front. A position
-        beyond is written and not attended to: of such a row nothing is promised but that it disturbs no
-        other.
+        `slots_R` ascends. All slots in it are below `num_slots`, and attention covers only these slots and
+        the positions below `longest`, so keep live rows together at the front. A position beyond `longest` is
+        written but not attended to: such a row's logits are undefined, but it disturbs no other row.
         """
         length, num_kv_heads = self._bucketed(longest), self.config.num_kv_heads
         is_dense = ids_R.shape[0] == num_slots
@@ -183,13 +179,12 @@ class CachedDecoder:
                 q_SKGE, keys_SKLE, values_SKLE, attn_mask=bias_SL[:, None, None], scale=1.0
             )
             mixed_SW = mixed_SKGE.flatten(1)
-            x_RD = self._finish(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
+            x_RD = self._after_attention(layer, x_RD, mixed_SW if is_dense else mixed_SW[slots_R])
         return self._logits(x_RD)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
-        """Copies the first positions of each source slot to its target, as if at once: a swap is
-        two moves.
-        """
+        """Copies the first positions of each source slot to its target, as if simultaneously: a swap is two
+        moves."""
         length = self._bucketed(max(lengths))
         source, target = torch.tensor(sources, device=self.device), torch.tensor(targets, device=self.device)
         for cache_SKCE in (*self.keys, *self.values):
@@ -197,11 +192,11 @@ class CachedDecoder:
             used.index_copy_(0, target, used.index_select(0, source))
 
     def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
-        """A copy of one slot, for `write` to put back, perhaps elsewhere."""
+        """A copy of one slot; `write` restores it into any slot."""
         return self.keys[:, slot, :, :length].clone(), self.values[:, slot, :, :length].clone()
 
     def release(self, slot: int) -> None:
-        """Nobody needs what is in the slot any longer."""
+        """Marks the slot's content as no longer needed."""
 
     def write(self, slot: int, copy: tuple[Tensor, Tensor]) -> None:
         keys, values = copy
@@ -221,9 +216,8 @@ class CachedDecoder:
         return {self.config.window(index) for index in range(self.config.num_layers)}
 
     def _bias(self, reach: Tensor, length: int, window: int | None) -> Tensor:
-        """What is added to the scores of the first `length` positions, where a query stands at `reach`, whose
-        last axis is 1.
-        """
+        """The mask added to the scores of the first `length` positions, for queries at `reach`, whose last
+        axis is 1."""
         is_hidden = self.counter_C[:length] > reach
         if window is not None:
             is_hidden |= self.counter_C[:length] <= reach - window
@@ -247,23 +241,23 @@ class CachedDecoder:
         self.values[index].transpose(1, 2).index_put_((slots_N, positions_N), heads_NHE[:, num_rotated:])
         return qk_NHE[:, : config.num_heads]
 
-    def _finish(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:
-        x_ND = x_ND + self._after(F.linear(mixed_NW, layer.out_DW, layer.out_D), layer.mixed_norm_D)
+    def _after_attention(self, layer: _LayerWeights, x_ND: Tensor, mixed_NW: Tensor) -> Tensor:
+        x_ND = x_ND + self._post_norm(F.linear(mixed_NW, layer.out_DW, layer.out_D), layer.mixed_norm_D)
         gate_NF, up_NF = F.linear(
             self._normed(x_ND, layer.mlp_norm_D), layer.gate_up_FD, layer.gate_up_F
         ).chunk(2, dim=-1)
-        return x_ND + self._after(
+        return x_ND + self._post_norm(
             F.linear(gate(gate_NF, self.config) * up_NF, layer.down_DF, layer.down_D), layer.mlp_out_norm_D
         )
 
-    def _after(self, x_ND: Tensor, norm_D: Tensor | None) -> Tensor:
+    def _post_norm(self, x_ND: Tensor, norm_D: Tensor | None) -> Tensor:
         return x_ND if norm_D is None else self._normed(x_ND, norm_D)
 
     def _logits(self, x_ND: Tensor) -> Tensor:
         return F.linear(self._normed(x_ND, self.norm_D), self.head_VD).float()
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Rounded before it is scaled, or, with an offset, after, as in the training path."""
+        """Rounds before scaling, or, with a norm offset, after, as the training path does."""
         if self.config.norm_offset:
             return (F.rms_norm(x.to(weight.dtype), x.shape[-1:], eps=self.config.rms_norm_eps) * weight).to(
                 x.dtype
@@ -273,7 +267,7 @@ class CachedDecoder:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Rows that are extended side by side. U: positions and heads of a group together."""
+    """Rows extended together. U: positions and heads of a group, flattened."""
 
     ragged: Ragged
     slots_R: Tensor
@@ -284,9 +278,8 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _LayerWeights:
-    """Biases and norms are None where the network has none. The queries' scale is in their norm, else in
-    their projection.
-    """
+    """Biases and norms are None where the network has none. The query scale is folded into the query norm, or
+    into the projection."""
 
     qkv_WD: Tensor
     qkv_W: Tensor | None
@@ -330,7 +323,7 @@ class _LayerWeights:
         return cls(**made)  # pyright: ignore[reportArgumentType]
 
     def load(self, config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
-        """Those of one layer, by their names within it."""
+        """The tensors of one layer, by their names within it."""
         scale = config.query_scale or config.head_dim**-0.5
         projections, num_queries = (
             ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -398,4 +391,4 @@ def layer_names(config: DecoderConfig) -> tuple[str, ...]:
     return tuple(name.removeprefix(first) for name in _wanted_shapes(config) if name.startswith(first))
 
 
-CachedQwen3 = CachedDecoder  # what is trained from random weights
+CachedQwen3 = CachedDecoder  # the network trained from random weights

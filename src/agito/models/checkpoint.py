@@ -1,9 +1,8 @@
-"""Checkpoints in the Hugging Face layout: written so that `transformers` loads them, read as `transformers`
-writes them.
+"""Checkpoints in the Hugging Face layout: `transformers` loads what this module writes, and the reverse.
 
-A checkpoint that carries a manifest is verified against it, file by file. `save` writes into a directory and
-flushes every file to the disk; to make a checkpoint appear at once, write it beside its final place and
-rename the directory.
+A checkpoint with a manifest is verified against it, file by file. `save` writes into a directory and flushes
+every file to disk. To make a checkpoint appear atomically, write it beside its final place and rename the
+directory.
 """
 
 from __future__ import annotations
@@ -41,9 +40,8 @@ def save(
     pad_id: int | None = None,
     extra: Mapping[str, bytes | str] | None = None,
 ) -> Manifest:
-    """Writes config, weights, generation defaults, the `extra` files (tokenizer, chat template) and their
-    manifest, last. An adapter is merged into the weights.
-    """
+    """Writes config, weights, generation defaults, `extra` files (tokenizer, chat template), and last their
+    manifest. An adapter is merged into the weights."""
     directory = Path(directory)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_weights(model).items()}
     ends = {"eos_token_id": list(eos_ids) if len(eos_ids) > 1 else eos_ids[0]} if eos_ids else {}
@@ -80,7 +78,7 @@ def save(
 def load(
     directory: Path | str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Decoder:
-    """The network of a checkpoint, in the type it was stored in unless `dtype` says otherwise.
+    """The network of a checkpoint, in its stored dtype unless `dtype` is given.
 
     Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for another architecture.
     """
@@ -95,14 +93,12 @@ def load(
 
 
 def load_into(model: Decoder, directory: Path | str) -> None:
-    """The weights of a checkpoint of the same shape. Raises as `load` does, and the model is then
-    as it was.
-    """
+    """Loads the weights of a checkpoint of the same shape. Raises as `load`; the model is then unchanged."""
     model.load_state_dict(_weights_for(model, Path(directory)))
 
 
 def _weights_for(model: Decoder, directory: Path) -> dict[str, Tensor]:
-    """Raises `CorruptCheckpoint` unless they are those that the model has."""
+    """Raises `CorruptCheckpoint` unless names and shapes match the model's."""
     weights, wanted = load_weights(directory), model.state_dict()
     if model.config.tie_embeddings:
         weights.pop("lm_head.weight", None)  # some writers store both names
@@ -122,11 +118,10 @@ def _weights_for(model: Decoder, directory: Path) -> dict[str, Tensor]:
 
 
 def load_weights(directory: Path | str) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, on the CPU, as stored, sharded or whole; verified where there is a
-    manifest.
+    """Every tensor of a checkpoint on the CPU, as stored, sharded or whole; verified if there is a manifest.
 
-    Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for an adapter or a difference, which
-    are no weights by themselves.
+    Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint` for an adapter or a delta, which are
+    not full weights.
     """
     directory = Path(directory)
     _verify(directory)

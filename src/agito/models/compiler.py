@@ -1,8 +1,8 @@
-"""C for the machine at hand, built at first use by whatever compiler there is.
+"""C compiled for this machine at first use, with whatever compiler is available.
 
-Libraries lie in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after their source, the headers beside it,
-the compiler and the processor. `AGITO_ISA=avx512` or `avx2` limits the instructions: what another machine
-would compute can be looked at on this one.
+Libraries are cached in `$XDG_CACHE_HOME/agito` (`~/.cache/agito`), named after source, headers, compiler and
+processor. `AGITO_ISA=avx512` or `avx2` limits the instruction set, to reproduce another machine's numbers on
+this one.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ from pathlib import Path
 from agito.errors import BadRecipe
 
 FORWARD = Path(__file__).with_name("forward.c")  # the engine's forward pass
-# No -ffast-math: sums keep the order in which they are written, so that a row's numbers do not depend on its
-# neighbours.
+# No -ffast-math: sums keep their written order, so a row's numbers do not depend on its neighbours.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _LIBRARIES = ("-lm", "-lpthread")
-_LIMITS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}  # of `AGITO_ISA`
+_LIMITS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}  # values of `AGITO_ISA`
 _DEADLINE_S = 120.0
 REMEDY = "sampling on the CPU takes 1.7 to 3 times as long without: apt install gcc, or pip install ziglang"
 
 
 class NoCompiler(Exception):
-    """There is no compiler, or none that can: what each said."""
+    """No compiler is available or none works; the message quotes each."""
 
 
 @cache
 def library(source: Path) -> Path:
-    """The shared library made of one file. Raises `NoCompiler`."""
+    """The shared library compiled from one file. Raises `NoCompiler`."""
     problems: list[str] = []
     for compiler in _compilers():
         try:
@@ -50,7 +49,7 @@ def library(source: Path) -> Path:
 
 
 def is_built(source: Path) -> bool:
-    """Whether there is, or can be, a library of it."""
+    """Whether the library exists or can be built."""
     try:
         library(source)
     except NoCompiler:
@@ -59,7 +58,7 @@ def is_built(source: Path) -> bool:
 
 
 def _made(compiler: list[str], source: Path) -> Path:
-    """Built unless it is there; it must load."""
+    """Builds the library unless it exists, and checks that it loads."""
     read = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
     words = (*compiler, *_FLAGS, _instructions(), *_LIBRARIES)
     key = hashlib.sha256(b"\0".join([*read, *map(str.encode, words), _processor()])).hexdigest()[:16]
@@ -71,25 +70,24 @@ def _made(compiler: list[str], source: Path) -> Path:
 
 
 def _compilers() -> list[list[str]]:
-    """`CC`, compilers of the system, Zig's from PyPI; those that are there."""
+    """Available compilers: `CC`, the system's, then Zig from PyPI."""
     named = [words for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if (words := name.split())]
     found = [[program, *words[1:]] for words in named if (program := shutil.which(words[0]))]
     return [*found, [sys.executable, "-m", "ziglang", "cc"]] if find_spec("ziglang") else found
 
 
 def _instructions() -> str:
-    """All that the processor has, or as much of it as `AGITO_ISA` allows. Raises `BadRecipe` for a limit that
-    is none.
-    """
+    """Compiler flags for all instructions of the processor, or for those that `AGITO_ISA` allows. Raises
+    `BadRecipe` for an unknown limit."""
     limit = os.environ.get("AGITO_ISA", "")
     if limit and limit not in _LIMITS:
         raise BadRecipe(f"AGITO_ISA={limit}: must be {' or '.join(_LIMITS)}, or not set")
-    is_lower = limit and limit.encode() in _processor()  # else the processor has less than is allowed
+    is_lower = limit and limit.encode() in _processor()  # otherwise the processor is below the limit
     return f"-march={_LIMITS[limit] if is_lower else 'native'}"
 
 
 def _processor() -> bytes:
-    """What `-march=native` depends on."""
+    """The processor properties that `-march=native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -99,9 +97,7 @@ def _processor() -> bytes:
 
 
 def _home() -> Path:
-    """A folder of this user's that nobody else can write to; one for this process alone where
-    there is none.
-    """
+    """A cache folder that only this user can write to; a temporary one for this process if there is none."""
     with suppress(OSError, RuntimeError):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agito"
         home.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -114,9 +110,8 @@ def _home() -> Path:
 
 
 def _build(compiler: list[str], source: Path, target: Path) -> None:
-    """Whole or not at all: several processes may do it at once. Raises `NoCompiler` with what the compiler
-    said.
-    """
+    """Builds atomically, since several processes may do so at once. Raises `NoCompiler` with the compiler's
+    output."""
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         made = Path(directory) / target.name
         command = [*compiler, *_FLAGS, _instructions(), "-o", str(made), str(source), *_LIBRARIES]

@@ -1,4 +1,4 @@
-"""The shape of a network, each difference within the dense family a field; importable without torch."""
+"""The shape of a network; each difference within the dense family is a field. Importable without torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 
 
 class UnsupportedCheckpoint(AgitoError, ValueError):
-    """A sound checkpoint of a network that Agito does not implement."""
+    """A valid checkpoint of a network that Agito does not implement."""
 
     exit_code = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """Rotary positions stretched beyond the length that a network was pre-trained at."""
+    """Rotary positions stretched beyond the length of pre-training."""
 
     kind: Literal["linear", "llama3", "yarn"]
     factor: float
@@ -50,9 +50,8 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """The shape of a network. `head_dim` is free: it need not be `hidden_size / num_heads`. The defaults are
-    Qwen3's kind of layer.
-    """
+    """The shape of a network. `head_dim` need not be `hidden_size / num_heads`. Defaults describe Qwen3's
+    layers."""
 
     vocab_size: int  # rows of the embedding; a tokenizer may use fewer
     hidden_size: int = 96
@@ -65,20 +64,20 @@ class DecoderConfig:
     rms_norm_eps: float = 1e-6
     tie_embeddings: bool = True
     max_position: int = 2048
-    family: Family = "qwen3"  # under which name it is written
+    family: Family = "qwen3"  # the `model_type` to write
     activation: Activation = "silu"
-    qk_norm: bool = True  # queries and keys are normalised, head by head
+    qk_norm: bool = True  # normalise queries and keys, head by head
     qkv_bias: bool = False
-    out_bias: bool = False  # of the attention's output projection
+    out_bias: bool = False  # of the attention output projection
     mlp_bias: bool = False
     norm_offset: bool = False  # norms scale by 1 + weight
-    sandwich_norms: bool = False  # what attention and MLP return is normalised too, before it is added
+    sandwich_norms: bool = False  # also normalise the outputs of attention and MLP before adding them
     scale_embeddings: bool = False  # by the square root of `hidden_size`
     query_scale: float | None = None  # of attention scores; None: 1 / sqrt(head_dim)
-    rope: RopeScaling | None = None  # of layers that see everything
-    sliding_window: int | None = None  # positions that a sliding layer sees, its own included
+    rope: RopeScaling | None = None  # of full-attention layers
+    sliding_window: int | None = None  # positions that a sliding layer sees, including its own
     sliding_layers: tuple[int, ...] = ()
-    local_rope_theta: float | None = None  # of sliding layers, never stretched; None: as the others
+    local_rope_theta: float | None = None  # of sliding layers, never stretched; None: the same as full layers
 
     def __post_init__(self) -> None:
         for name in (
@@ -110,17 +109,17 @@ class DecoderConfig:
         return self.sliding_window if layer in self.sliding_layers else None
 
 
-Qwen3Config = DecoderConfig  # a network from random weights has the default kind of layer
+Qwen3Config = DecoderConfig  # the default layers, trained from random weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """The shape of an adapter. `targets` are projections by name, in every layer."""
+    """The shape of an adapter. `targets` are projection names, in every layer."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = PROJECTIONS
-    is_rank_stabilised: bool = False  # alpha / sqrt(rank) instead (arXiv:2312.03732)
+    is_rank_stabilised: bool = False  # use alpha / sqrt(rank) instead (arXiv:2312.03732)
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -1,8 +1,7 @@
-"""A GGUF file as a Hugging Face folder: weights dequantised, tokenizer and chat template as the file has
-them.
+"""Converts a GGUF file to a Hugging Face folder: dequantised weights, tokenizer and chat template.
 
-`python -m agito.models.convert FILE FOLDER` converts in a process of its own. Needs the package `gguf`: `pip
-install agito[models]`.
+`python -m agito.models.convert FILE FOLDER` runs in its own process. Needs the package `gguf`: `pip install
+agito[models]`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from agito.models.checkpoint import save
 from agito.models.config import DecoderConfig, UnsupportedCheckpoint
 from agito.models.network import Decoder
 
-_CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens
+_CONTROL, _USER_DEFINED = 3, 4  # token types
 _NAMES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -44,7 +43,7 @@ _NORMS = {
     },
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-# the format does not say them: every sixth layer sees everything
+# GGUF does not state this: every sixth layer uses full attention.
 _GEMMA_PERIOD, _GEMMA_LOCAL_THETA = 6, 10_000.0
 _TURNS = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' "
@@ -57,13 +56,12 @@ _TURNS = (
 
 
 class MissingPackage(AgitoError):
-    """An optional package that this needs is not installed."""
+    """An optional package is not installed."""
 
 
 def convert(file: Path, directory: Path, *, dtype: torch.dtype = torch.float32) -> Decoder:
-    """Writes the folder. Raises `UnsupportedCheckpoint`, which names what cannot be converted, and
-    `MissingPackage`.
-    """
+    """Writes the folder. Raises `UnsupportedCheckpoint`, naming what cannot be converted, and
+    `MissingPackage`."""
     try:
         from gguf import GGUFReader  # pyright: ignore[reportMissingImports]
         from gguf.quants import dequantize  # pyright: ignore[reportMissingImports]
@@ -104,7 +102,7 @@ def _config(fields: Mapping[str, Any], tensors: set[str]) -> DecoderConfig:
 
     def of(name: str, default: Any = None) -> Any:
         found = fields.get(f"{kind}.{name}", default)
-        # float32 in the file, a short decimal where it came from
+        # The file stores float32; recover the short decimal of the original.
         return float(f"{found:.6g}") if isinstance(found, float) else found
 
     num_heads, num_layers = of("attention.head_count"), of("block_count")
@@ -147,9 +145,8 @@ def _name(tensor: str, kind: str) -> str:
 
 
 def _as_published(name: str, values: torch.Tensor, config: DecoderConfig) -> torch.Tensor:
-    """Undoes what llama.cpp does to weights: it interleaves Llama's rotated halves, and stores 1 + weight of
-    Gemma's norms.
-    """
+    """Undoes llama.cpp's changes to weights: it interleaves Llama's rotated halves and stores 1 + weight for
+    Gemma's norms."""
     if config.norm_offset:
         return values - 1.0 if values.dim() == 1 else values
     if name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -207,7 +204,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     return tokenizer
 
 
-# one digit
+# One digit per token.
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n"
     r"]+|\s+(?!\S)|\s+"
@@ -235,9 +232,7 @@ def _sentence_piece(fields: Mapping[str, Any], tokens: list[str], kinds: list[in
 def _merges(
     vocabulary: Mapping[str, int], scores: list[float], kinds: list[int]
 ) -> Iterator[tuple[str, str]]:
-    """Every way to put a piece together from two others, the likeliest piece first; control tokens are never
-    put together.
-    """
+    """Every way to form a piece from two others, likeliest piece first; control tokens never take part."""
     pieces = {
         token: index for token, index in vocabulary.items() if kinds[index] not in (_CONTROL, _USER_DEFINED)
     }
@@ -252,7 +247,7 @@ def _merges(
 
 
 def _ends(fields: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
-    """What ends a text, and what ends a turn."""
+    """The tokens that end a text and that end a turn."""
     ends = [fields["tokenizer.ggml.eos_token_id"]]
     turn = tokenizer.token_to_id("<end_of_turn>")
     return ends if turn is None or turn in ends else [*ends, turn]

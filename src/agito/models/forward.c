@@ -1,29 +1,29 @@
-/* One forward pass of the dense decoder over a key-value cache in pages, and the draw from its logits.
+/* One forward pass of the dense decoder over a key-value cache in pages, and sampling from its logits.
 
-   The sums of a token are made in the same order whatever else is in the batch and however many threads there are, so its logits depend on
-   neither, to the bit. Memory is the caller's. Built at first use for the machine it runs on (see native.py). */
+   A token's sums run in the same order whatever the batch and the number of threads, so its logits are the same bits. The caller owns all
+   memory. Built at first use for the machine that it runs on (see native.py). */
 
 #include "attend.h"
 #include "product.h"
 #include "sample.h"
 #include "team.h"
 
-#define BLOCK 128 /* tokens that go through the layers together */
+#define BLOCK 128 /* tokens per pass through the layers */
 
-/* What a layer does not have is NULL. Norms are floats, their offset added; the scale of attention is in the queries' norm where there is one. */
+/* NULL: the layer has no such part. Norms include their offset, and the query norm includes the attention scale. */
 typedef struct {
     const float *input_norm, *qk_norm, *mixed_norm, *mlp_norm, *mlp_out_norm;
     const float *qkv_bias, *out_bias, *gate_up_bias, *down_bias;
     const word *qkv, *out, *gate_up, *down; /* packed */
     const float *cosines, *sines;           /* positions x width, the sign of the rotation in the sines */
-    int64_t window;                         /* positions that are seen, the token's own included; 0: all */
+    int64_t window;                         /* positions seen, including the token's own; 0: all */
 } Layer;
 
 typedef struct {
-    int32_t hidden, inter, heads, kv_heads, width, vocab, layers, slots, num_pages; /* num_pages: of a slot */
+    int32_t hidden, inter, heads, kv_heads, width, vocab, layers, slots, num_pages; /* num_pages: per slot */
     int32_t is_narrow, is_gelu;
-    float eps, query_scale, embedding_scale; /* query_scale: where there is no norm of the queries */
-    const word *embedding;     /* vocab x hidden; NULL where the head is used */
+    float eps, query_scale, embedding_scale; /* query_scale: used without a query norm */
+    const word *embedding;     /* vocab x hidden; NULL: use the head */
     const float *norm;
     const word *head; /* packed */
     const Layer *each;
@@ -49,7 +49,7 @@ static void normalise(int width, float eps, const float *x, const float *scale, 
     for (int i = 0; i < width; i += W) store(y + i, load(x + i) * splat(factor) * load(scale + i));
 }
 
-/* x cos + (x with its halves exchanged) sin, in place. */
+/* x cos + swap(x) sin in place, where swap exchanges the halves. */
 static void rotate(int width, float *x, const float *cosines, const float *sines) {
     int half = width / 2;
     for (int i = 0; i < half; i++) {
@@ -63,19 +63,19 @@ static void add(int count, float *x, const float *y) {
     for (int i = 0; i < count; i += W) store(x + i, load(x + i) + load(y + i));
 }
 
-/* The next product's rows; `room` is a row of floats. */
+/* Input rows of the next product; `room` holds one row of floats. */
 static void normalise_to_words(const Net *net, const float *x, const float *scale, word *y, float *room) {
     normalise(net->hidden, net->eps, x, scale, room);
     to_words(net->is_narrow, net->hidden, room, y);
 }
 
-/* Adds what a half of a layer returned. */
+/* Adds the output of attention or MLP to the residual stream. */
 static void finish(const Net *net, float *x, float *added, const float *norm) {
     if (norm) normalise(net->hidden, net->eps, added, norm, added);
     add(net->hidden, x, added);
 }
 
-/* What the MLP's gate lets through: SiLU, or GELU by tanh, which is x times the logistic function of twice tanh's argument. */
+/* The gate's activation: SiLU, or tanh-approximated GELU, which is x times the logistic function of twice tanh's argument. */
 static void gate(const Net *net, float *wide) {
     float *up = wide + net->inter;
     for (int i = 0; i < net->inter; i += W) {
@@ -90,7 +90,7 @@ static Cached cached_of(const Net *net, int slot, int index, int kv_head) {
     return (Cached){.is_narrow = net->is_narrow, .width = net->width, .pages = net->pages + (size_t)slot * net->num_pages, .offset = offset};
 }
 
-/* Queries and keys as attention reads them; keys and values into their page. */
+/* Prepares queries and keys for attention; stores keys and values in their page. */
 static void place(const Net *net, const Layer *layer, int index, int slot, int position, float *row) {
     int heads = net->heads, kv_heads = net->kv_heads, width = net->width;
     const float *cosines = layer->cosines + (size_t)position * width, *sines = layer->sines + (size_t)position * width;
@@ -106,7 +106,7 @@ static void place(const Net *net, const Layer *layer, int index, int slot, int p
     }
 }
 
-/* The share of thread `id`. Tokens t with t % threads == id are its own between products. */
+/* The part of thread `id`. Between products it owns the tokens t with t % threads == id. */
 static void pass_layer(const Pass *pass, int index, int at, int num, int id) {
     const Net *net = pass->net;
     const Layer *layer = net->each + index;
@@ -184,11 +184,11 @@ static void run(void *what, int id) {
     }
 }
 
-/* Appends `num` tokens at (slot, position), those of a slot in ascending order; wherever `wants` is set, the logits after that token go to the
-   next row of `logits`, padded(vocab) long. */
+/* Appends `num` tokens at (slot, position), ascending within a slot. Where `wants` is set, the logits after that token go to the next row of
+   `logits`, padded(vocab) long. */
 void agito_forward(const Net *net, int num, const int64_t *ids, const int32_t *slots, const int32_t *positions, const uint8_t *wants, float *logits) {
     Pass pass = {net, num, ids, slots, positions, wants, logits};
-    together(net->team, run, &pass);
+    run_team(net->team, run, &pass);
 }
 
 static void draw_rows(void *what, int id) {
@@ -205,7 +205,7 @@ void agito_sample(const Net *net, int rows, const float *logits, const float *te
         Draws draws;
         int threads;
     } job = {{net->vocab, padded(net->vocab), rows, logits, temperatures, top_ps, uniforms, ids, logprobs}, net->team->size};
-    together(net->team, draw_rows, &job);
+    run_team(net->team, draw_rows, &job);
 }
 
 typedef struct {
@@ -224,8 +224,8 @@ static void pack_rows(void *what, int id) {
              job->room + (size_t)id * LANES * job->depth);
 }
 
-/* `rows` rows of `depth` words become columns of a packed matrix, from `first` on. `room`: LANES rows a thread. */
+/* Packs `rows` rows of `depth` words as columns of a matrix, from `first` on. `room`: LANES rows per thread. */
 void agito_pack(Team *team, int is_narrow, int depth, int columns, int first, int rows, const float *x, word *packed, word *room) {
     Packing job = {is_narrow, depth, columns, first, rows, x, packed, room, team->size};
-    together(team, pack_rows, &job);
+    run_team(team, pack_rows, &job);
 }

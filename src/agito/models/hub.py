@@ -1,6 +1,5 @@
-"""Pre-trained models by name: a folder, one that `agito models get` made, or a hub id where there is a
-network.
-"""
+"""Pre-trained models by name: a folder, a model from `agito models get`, or a hub id where there is a
+network."""
 
 from __future__ import annotations
 
@@ -9,11 +8,11 @@ from pathlib import Path
 from agito.errors import NotFound
 from agito.models.fetch import MODELS
 
-_FOLDER = Path("models")  # where `agito models get` puts them
+_FOLDER = Path("models")  # where `agito models get` puts models
 
 
 def folder_of(name: str) -> Path:
-    """The folder of a model. Raises `NotFound`, which says what would make it be there."""
+    """The folder of a model. Raises `NotFound`, which says how to get it."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path.absolute()

@@ -1,7 +1,7 @@
 """Low-rank adapters (arXiv:2106.09685) on a decoder, in peft's layout: y = W x + (alpha / rank) B A x.
 
-The decoder's own weights are frozen in place; only A and B learn, and B begins at zero, so an adapted decoder
-begins as it was.
+The decoder's own weights are frozen in place. Only A and B learn; B starts at zero, so the adapted decoder
+initially computes the same as before.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, file_hash
 from agito.models.network import Decoder
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # of names in peft's files
-# Fields of peft's that change what an adapter computes and that this one does not have; what each must be, if
-# it is there.
+_PREFIX = "base_model.model."  # of tensor names in peft's files
+# peft fields that change the computation and are not implemented, with the only value accepted for each.
 _REFUSED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "use_dora": (None, False),
@@ -44,7 +43,7 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 
 
 class LoraLinear(nn.Linear):
-    """A frozen projection and its adapter; the frozen weight keeps its name."""
+    """A frozen projection with an adapter; the frozen weight keeps its name."""
 
     def __init__(self, frozen: nn.Linear, config: LoraConfig) -> None:
         super().__init__(frozen.in_features, frozen.out_features, bias=frozen.bias is not None, device="meta")
@@ -63,14 +62,12 @@ class LoraLinear(nn.Linear):
         return added.unflatten(0, input.shape[:-1])
 
     def merged(self) -> Tensor:
-        """The weight that computes the same alone."""
+        """The equivalent weight without an adapter."""
         return self.weight + (self.lora_B @ self.lora_A * self.scale).to(self.weight.dtype)
 
 
 def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
-    """Freezes the model and puts adapters into it, in place. A is drawn as peft draws it, from the seed
-    alone.
-    """
+    """Freezes the model and adds adapters, in place. A is initialised as in peft, from the seed alone."""
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         raise ValueError("the model has an adapter already")
     model.requires_grad_(False)
@@ -79,7 +76,7 @@ def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
         parent, _, child = name.rpartition(".")
         if isinstance(module, nn.Linear) and child in config.targets:
             adapted = LoraLinear(module, config)
-            bound = math.sqrt(1 / module.in_features)  # Kaiming's uniform distribution with a = sqrt(5)
+            bound = math.sqrt(1 / module.in_features)  # Kaiming uniform with a = sqrt(5)
             drawn = (torch.rand(adapted.lora_A.shape, generator=generator) * 2 - 1) * bound
             with torch.no_grad():
                 adapted.lora_A.copy_(drawn)
@@ -93,9 +90,7 @@ def has_adapter(model: Decoder) -> bool:
 
 @torch.no_grad()
 def merged_weights(model: Decoder) -> dict[str, Tensor]:
-    """The state of a plain decoder that computes the same: what engines are given, and what full weights are
-    saved as.
-    """
+    """State dict of the equivalent plain decoder, for engines and for saving full weights."""
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     weights = {
         name: tensor
@@ -123,9 +118,8 @@ def save_adapter(
     version: int = 0,
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """`base`: the path or hub id of the model that it was put into; `extra`: files to write beside it. The
-    manifest is written too.
-    """
+    """Writes adapter and manifest. `base`: path or hub id of the adapted model; `extra`: further files to
+    write."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written = {
@@ -187,9 +181,8 @@ def read_adapter_config(directory: Path | str) -> LoraConfig:
 
 
 def adapter_base(directory: Path | str) -> Path:
-    """The folder of the model under a saved adapter. Raises `NotFound` where it is not there, and
-    `CorruptCheckpoint`.
-    """
+    """The folder of a saved adapter's base model. Raises `NotFound` if it is gone, and
+    `CorruptCheckpoint`."""
     path = Path(directory) / ADAPTER_CONFIG
     named = read_json(path).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
@@ -204,9 +197,8 @@ def adapter_base(directory: Path | str) -> Path:
 
 @torch.no_grad()
 def load_adapter(model: Decoder, directory: Path | str) -> LoraConfig:
-    """Puts a saved adapter into a plain model, in place. Raises as `read_adapter_config`; the model is then
-    as it was.
-    """
+    """Adds a saved adapter to a plain model, in place. Raises as `read_adapter_config`; the model is then
+    unchanged."""
     config = read_adapter_config(directory)
     weights = _read_weights(Path(directory) / ADAPTER_WEIGHTS)
     _check(model, config, weights, Path(directory) / ADAPTER_WEIGHTS)
@@ -216,9 +208,8 @@ def load_adapter(model: Decoder, directory: Path | str) -> LoraConfig:
 
 
 def load_adapter_into(model: Decoder, directory: Path | str) -> None:
-    """The weights of a saved adapter into a model that has one of the same shape. Raises as
-    `load_adapter`.
-    """
+    """Loads a saved adapter's weights into a model with an adapter of the same shape. Raises as
+    `load_adapter`."""
     weights = _read_weights(Path(directory) / ADAPTER_WEIGHTS)
     _check(model, read_adapter_config(directory), weights, Path(directory) / ADAPTER_WEIGHTS)
     _fill(model, weights)

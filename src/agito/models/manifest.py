@@ -1,6 +1,4 @@
-"""The manifest of published weights: which policy, which version, what it holds, and hashes to
-check it by.
-"""
+"""The manifest of published weights: policy, version, contents, and hashes to verify them."""
 
 from __future__ import annotations
 
@@ -33,9 +31,9 @@ class Manifest:
     version: int
     policy: str = "main"
     kind: WeightKind = WeightKind.FULL
-    base: int | None = None  # the version that an adapter or a delta applies to
-    tensors: Mapping[str, str] = field(default_factory=dict[str, str])  # name: hash of type, shape and bytes
-    # name beneath the checkpoint: hash of its bytes
+    base: int | None = None  # the version that an adapter or delta applies to
+    tensors: Mapping[str, str] = field(default_factory=dict[str, str])  # name: hash of dtype, shape and bytes
+    # Path relative to the checkpoint: hash of the file's bytes.
     files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
@@ -73,7 +71,7 @@ class Manifest:
 
 
 def tensor_hashes(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """A hash for each tensor, wherever it lives."""
+    """A hash for each tensor, on any device."""
     return {name: _tensor_hash(tensor) for name, tensor in sorted(weights.items())}
 
 

@@ -1,9 +1,9 @@
-"""The cached network on a CPU, as one call of compiled code for each forward pass. The same interface as
+"""The cached network on a CPU, with one call of compiled code per forward pass. Same interface as
 `CachedDecoder`.
 
-In float32, or with weights, keys and values in bfloat16: then what is multiplied is rounded to bfloat16, and
-everything between products is float32, sums included. What a row is given does not depend on the rows beside
-it, nor on the number of threads, to the bit. Axes as in `cached.py`.
+Runs in float32, or with weights, keys and values in bfloat16: then operands of products are rounded to
+bfloat16, and everything between products, including sums, is float32. A row's results do not depend, to the
+bit, on the rows beside it or the number of threads. Axes as in `cached.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 from agito.models.cached import check_weights, copy_norm, layer_names
 from agito.models.compiler import FORWARD, is_built, library
 from agito.models.config import DecoderConfig
-from agito.models.pages import SPAN, Held, PageTable, Room
+from agito.models.pages import SPAN, Arena, PageTable, StoredPages
 from agito.models.rope import rotary
 
 _LANES, _BLOCK = 16, 128  # as in vectors.h and forward.c
 _DTYPES = (torch.float32, torch.bfloat16)
 _NORMS = ("input_norm", "qk_norm", "mixed_norm", "mlp_norm", "mlp_out_norm")
-_MATRICES = {  # what is laid side by side in each
+_MATRICES = {  # concatenated matrices
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.o_proj",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
@@ -70,7 +70,7 @@ class _Net(ctypes.Structure):
 
 
 def is_supported(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this network can run here; there must be a C compiler, or have been one."""
+    """Whether this network can run here, which needs a C compiler or an earlier build."""
     sizes = (config.hidden_size, config.intermediate_size, config.head_dim)
     if device.type != "cpu" or dtype not in _DTYPES or any(size % _LANES for size in sizes):
         return False
@@ -94,13 +94,13 @@ def _library() -> SimpleNamespace:
 
 
 class NativeDecoder:
-    """Weights and cache. `slots` rows of at most `context` tokens each, which hold no more memory than their
+    """Weights and cache: `slots` rows of at most `context` tokens each, which use only the memory that their
     tokens need.
 
-    A row is as quick in one slot as in another.
+    Speed does not depend on a row's slot.
     """
 
-    packs_rows = False  # nothing is gained by keeping live rows together
+    packs_rows = False  # speed does not depend on where live rows are
 
     def __init__(
         self,
@@ -123,13 +123,13 @@ class NativeDecoder:
         self._pages = PageTable(slots=slots, context=context, num_bytes=page_bytes)
         self._norm = torch.empty(config.hidden_size)
         shapes = _shapes(config)
-        room = Room.for_each(
+        arena = Arena.for_each(
             *[*shapes.values()] * config.num_layers,
             (_padded(config.vocab_size), config.hidden_size),
             dtype=dtype,
         )
-        self._layers = [self._new_layer(shapes, room) for _ in range(config.num_layers)]
-        self._head = room.take(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
+        self._layers = [self._new_layer(shapes, arena) for _ in range(config.num_layers)]
+        self._head = arena.allocate(_padded(config.vocab_size), config.hidden_size, dtype=dtype)
         self._embedding = (
             None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         )
@@ -146,7 +146,7 @@ class NativeDecoder:
             self._embedding.copy_(embedding)
         self._pack([embedding if config.tie_embeddings else weights["lm_head.weight"]], self._head)
         copy_norm(config, self._norm, weights["model.norm.weight"])
-        if config.scale_embeddings:  # rounded as the training path rounds it
+        if config.scale_embeddings:  # rounded as in the training path
             self._net.embedding_scale = float(torch.tensor(config.hidden_size**0.5, dtype=embedding.dtype))
         for index, layer in enumerate(self._layers):
             self._load_layer(
@@ -156,7 +156,7 @@ class NativeDecoder:
     def extend(
         self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]
     ) -> Tensor:
-        """As `CachedDecoder.extend`; the order of the rows makes no difference."""
+        """As `CachedDecoder.extend`; the order of rows does not affect speed."""
         lengths = np.asarray(lengths_R)
         ends = lengths.cumsum()
         for slot, start, length in zip(slots_R, starts_R, lengths_R, strict=True):
@@ -197,9 +197,8 @@ class NativeDecoder:
     def draw(
         self, logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Token ids and their log-probabilities, drawn as the engine's `sample` does, from logits as they
-        were returned here.
-        """
+        """Samples token ids and their log-probabilities as the engine's `sample` does, from logits returned
+        by this decoder."""
         num, step = len(logits_RV), logits_RV.stride(0)
         assert step == _padded(self.config.vocab_size) and uniforms_R.dtype == torch.float64
         ids_R, logprobs_R = torch.empty(num, dtype=torch.long), torch.empty(num)
@@ -216,16 +215,16 @@ class NativeDecoder:
         return ids_R, logprobs_R
 
     def move(self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]) -> None:
-        """As `CachedDecoder.move`; whole pages are shared, and not to be written again."""
+        """As `CachedDecoder.move`; whole pages are shared and must not be written again."""
         copies = [self._pages.read(source, length) for source, length in zip(sources, lengths, strict=True)]
         for target, held in zip(targets, copies, strict=True):
             self._pages.write(target, held)
 
-    def read(self, slot: int, length: int) -> Held:
+    def read(self, slot: int, length: int) -> StoredPages:
         """As `CachedDecoder.read`."""
         return self._pages.read(slot, length)
 
-    def write(self, slot: int, copy: Held) -> None:
+    def write(self, slot: int, copy: StoredPages) -> None:
         """As `CachedDecoder.write`."""
         self._pages.write(slot, copy)
 
@@ -235,10 +234,10 @@ class NativeDecoder:
 
     @property
     def cache_bytes(self) -> int:
-        """What rows hold of keys and values."""
+        """Bytes that rows hold in keys and values."""
         return self._pages.used_bytes
 
-    def _new_layer(self, shapes: Mapping[str, tuple[int, int]], room: Room) -> dict[str, Tensor]:
+    def _new_layer(self, shapes: Mapping[str, tuple[int, int]], arena: Arena) -> dict[str, Tensor]:
         config, hidden = self.config, self.config.hidden_size
         has_bias = {
             "qkv": config.qkv_bias,
@@ -246,7 +245,7 @@ class NativeDecoder:
             "gate_up": config.mlp_bias,
             "down": config.mlp_bias,
         }
-        layer = {name: room.take(*shape, dtype=self._dtype) for name, shape in shapes.items()}
+        layer = {name: arena.allocate(*shape, dtype=self._dtype) for name, shape in shapes.items()}
         layer |= {
             f"{name}_bias": torch.empty(shapes[name][0]) for name, is_there in has_bias.items() if is_there
         }
@@ -262,14 +261,14 @@ class NativeDecoder:
         hidden, inter, width = config.hidden_size, config.intermediate_size, config.head_dim
         mixed = config.num_heads * width
         widest = max(mixed + 2 * config.num_kv_heads * width, 2 * inter)
-        room = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
+        num_scores = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
         sizes = {
             "x": (_BLOCK, hidden),
             "wide": (_BLOCK, widest),
             "added": (_BLOCK, hidden),
             "mixed": (threads, max(mixed, hidden)),
         }
-        sizes |= {"scores": (threads, room), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
+        sizes |= {"scores": (threads, num_scores), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
         sizes["packing"] = (threads, _LANES * max(hidden, inter, mixed))
         return {name: torch.empty(size) for name, size in sizes.items()}
 
@@ -324,7 +323,7 @@ class NativeDecoder:
             copy_norm(config, layer["qk_norm"][: config.num_heads], weights["self_attn.q_norm.weight"], scale)
             copy_norm(config, layer["qk_norm"][config.num_heads :], weights["self_attn.k_norm.weight"])
         names = {"input_norm": "input", "mlp_norm": "post_attention"}
-        if config.sandwich_norms:  # the same name stands for another norm
+        if config.sandwich_norms:  # Gemma uses this name for another norm
             names |= {
                 "mixed_norm": "post_attention",
                 "mlp_norm": "pre_feedforward",
@@ -334,7 +333,7 @@ class NativeDecoder:
             copy_norm(config, layer[name], weights[f"{kind}_layernorm.weight"])
 
     def _pack(self, parts: Sequence[Tensor], packed: Tensor) -> None:
-        """Rows of all parts become columns, one part after the other."""
+        """Concatenates the rows of all parts as columns."""
         columns, first = sum(len(part) for part in parts), 0
         for part in parts:
             wide = part.detach().to("cpu", torch.float32).contiguous()
@@ -354,7 +353,7 @@ class NativeDecoder:
 
 
 def _shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """Columns and depth of the matrices of a layer, all multiples of `_LANES`."""
+    """Columns and depth of a layer's matrices, all multiples of `_LANES`."""
     hidden, inter, mixed = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
     return {
         "qkv": (mixed + 2 * config.num_kv_heads * config.head_dim, hidden),
@@ -368,4 +367,4 @@ def _padded(columns: int) -> int:
     return -(-columns // _LANES) * _LANES
 
 
-NativeQwen3 = NativeDecoder  # what is trained from random weights
+NativeQwen3 = NativeDecoder  # the network trained from random weights

@@ -1,13 +1,12 @@
 """One decoder for the dense family: RMSNorm, rotary positions, grouped-query attention, a gated MLP.
 
-What tells Llama, Mistral, Qwen2, Qwen3 and Gemma 3 apart is a field of `DecoderConfig`. Parameter names are
-those that Hugging Face's classes share. Axes: N tokens of all sequences, concatenated; B sequences; T
-positions, padded on the right; D model width; H heads; K key-value heads; E head width; V vocabulary.
+Llama, Mistral, Qwen2, Qwen3 and Gemma 3 differ in fields of `DecoderConfig`. Parameter names are those of the
+Hugging Face classes. Axes: N tokens of all sequences, concatenated; B sequences; T positions, padded on the
+right; D model width; H heads; K key-value heads; E head width; V vocabulary.
 
-Linear layers run on concatenated tokens. Attention runs on a right-padded batch with a causal pattern, and a
-mask only where rows are longer than a sliding window: padding comes after every real token of its row, so no
-real token ever attends to it, and the result is exact. Sequences of similar length are batched together, so
-that little of it is padding.
+Linear layers run on concatenated tokens. Attention runs on right-padded batches with a causal pattern, and a
+mask only where rows exceed a sliding window. Padding follows every real token of its row, so no real token
+attends to it and the result is exact. Batches hold sequences of similar length, to keep padding small.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joine
 from agito.models.ragged import Ragged, by_length
 from agito.models.rope import rotary, rotate
 
-ALIKE = 0.85  # correlation of a new network's keys with its queries
-_EMBEDDED = 0.05  # deviation of a new embedding's entries
-_SHARED = 0.7  # of that, what all embeddings have in common
-_QUIET = 0.3  # of the usual scale: what layers of a new network add to the embeddings
-# width from which on keys and values are never copied for their query heads; what is narrower keeps the bits
-# of recorded runs
+KEY_QUERY_CORRELATION = 0.85  # initial correlation of keys with queries
+_EMBEDDING_STD = 0.05  # initial standard deviation of embeddings
+_SHARED_PART = 0.7  # its part shared by all embeddings
+_RESIDUAL_SCALE = 0.3  # initial scale of residual projections, relative to the usual one
+# Width from which keys and values are not copied for each query head; narrower networks keep the bits of
+# recorded runs.
 _LEAN = 256
-_SHARP = 3  # frequencies by which a new network tells the token before from its neighbours, the highest first
+_NUM_SHARP = 3  # number of frequencies, highest first, that initially single out the previous token
 
 
 class Decoder(nn.Module):
@@ -49,7 +48,8 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.config = config
-        # for the backward pass; otherwise a layer computes its own again, for a third more time
+        # Keep activations for the backward pass; otherwise each layer recomputes them, which takes a third
+        # longer.
         self.keeps_activations = True
         with torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
@@ -64,21 +64,19 @@ class Decoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix, shape VD; the embedding itself where they are tied."""
+        """The output matrix, shape VD; the embedding itself if they are tied."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def hidden(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
-        """The final normalised states `hidden_ND` of sequences laid end to end; lengths are at least 1 and
-        sum to N.
-        """
+        """The final normalised states `hidden_ND` of concatenated sequences; lengths are at least 1 and sum
+        to N."""
         return self.extend(ids_N, lengths_B)[0]
 
     def extend(
         self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Prefix] = ()
     ) -> tuple[Tensor, Prefix]:
-        """As `hidden`, of sequences that each continue what `onto` holds; and what these tokens, of one
-        sequence, are to later ones.
-        """
+        """As `hidden`, for sequences that each continue `onto`; also returns the prefix that these tokens, of
+        one sequence, form for later ones."""
         if sum(lengths_B) != ids_N.shape[0]:
             raise ValueError(f"lengths sum to {sum(lengths_B)}, but there are {ids_N.shape[0]} tokens")
         before = sum(len(prefix) for prefix in onto)
@@ -94,7 +92,7 @@ class Decoder(nn.Module):
             local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)]
             for local in sorted(set(is_sliding))
         }
-        run = _at_once if self.keeps_activations or not torch.is_grad_enabled() else _again
+        run = _kept if self.keeps_activations or not torch.is_grad_enabled() else _recomputed
         keys, values = list[Tensor](), list[Tensor]()
         for index, (layer, local) in enumerate(zip(self.model.layers, is_sliding, strict=True)):
             x_ND, k_NKE, v_NKE = run(layer, x_ND, *rotations[local], batches, joined(onto, index))
@@ -106,7 +104,7 @@ class Decoder(nn.Module):
         )
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """`logits_NV` of the states given; a trainer passes only those it needs."""
+        """`logits_NV` of the given states; a trainer passes only those it needs."""
         return F.linear(hidden_ND, self.head_weight)
 
     def forward(self, ids_N: Tensor, lengths_B: Sequence[int]) -> Tensor:
@@ -114,35 +112,37 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Draws every weight anew: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections back
-        into the residual stream at 0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
+        """Draws all weights: normal, matrices at 1/sqrt(fan-in), embeddings at 0.05, projections into the
+        residual stream at 0.3 / sqrt(2 x layers) of that. The draw does not depend on the device.
 
-        Each key matrix then becomes mostly that of its first query head, so that attention begins by looking
-        for what is alike (arXiv:2305.09828), and two heads begin as what a network must have before it can
-        copy: an induction head (arXiv:2209.11895).
+        Then each key matrix is mixed with that of its first query head, so attention starts by matching like
+        with like (arXiv:2305.09828), and two heads start as an induction head (arXiv:2209.11895), which a
+        network needs before it can copy.
         """
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
                 weight.fill_(0.0 if self.config.norm_offset or name.endswith("bias") else 1.0)
                 continue
-            std = _EMBEDDED if "embed_tokens" in name else weight.shape[1] ** -0.5
+            std = _EMBEDDING_STD if "embed_tokens" in name else weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std *= _QUIET / math.sqrt(2 * self.config.num_layers)
+                std *= _RESIDUAL_SCALE / math.sqrt(2 * self.config.num_layers)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
         attentions = [module for module in self.modules() if isinstance(module, _Attention)]
         for attention in attentions:
-            attention.liken()
+            attention.align_keys()
         if len(attentions) > 1:
-            self._look_back(attentions[0], attentions[1], generator)
+            self._init_induction_heads(attentions[0], attentions[1], generator)
 
-    def _look_back(self, first: _Attention, second: _Attention, generator: torch.Generator) -> None:
-        """Makes two heads that together say what followed a token when it last stood there.
+    def _init_induction_heads(
+        self, first: _Attention, second: _Attention, generator: torch.Generator
+    ) -> None:
+        """Initialises two heads that together predict what followed the last occurrence of the current token.
 
-        All embeddings share a direction. From it the first head of the first layer makes a query and a key
-        that agree best one position apart, so each position is marked with the token before it. The first
-        head of the second layer looks for the position that is marked with the token at hand, and says what
-        stands there, in the space of the embeddings.
+        All embeddings share a direction. From it, the first head of the first layer makes a query and a key
+        that agree best one position apart, so each position is marked with the previous token. The first head
+        of the second layer attends to the position marked with the current token, and outputs that position's
+        token in embedding space.
         """
         width, count = self.config.head_dim, self.config.hidden_size
         embeddings_VD = self.model.embed_tokens.weight
@@ -152,10 +152,10 @@ class Decoder(nn.Module):
 
         shared_D = F.normalize(draw(count), dim=0)
         embeddings_VD.sub_((embeddings_VD @ shared_D)[:, None] * shared_D).add_(
-            shared_D * (_EMBEDDED * _SHARED * count**0.5)
+            shared_D * (_EMBEDDING_STD * _SHARED_PART * count**0.5)
         )
         said_ED, mark_DE, copy_ED = draw(width, count), draw(count, width), draw(width, count)
-        angles = self.config.rope_theta ** (-2 * torch.arange(min(_SHARP, width // 2)) / width)
+        angles = self.config.rope_theta ** (-2 * torch.arange(min(_NUM_SHARP, width // 2)) / width)
         halves = torch.zeros(2, 2, width // 2)  # of query and key
         halves[0, 0, : len(angles)], halves[1, 0, : len(angles)], halves[1, 1, : len(angles)] = (
             1.0,
@@ -177,9 +177,8 @@ def num_params(model: nn.Module) -> int:
 
 
 def scaled(embedded_ND: Tensor, config: DecoderConfig) -> Tensor:
-    """Embeddings as the first layer reads them; the factor is rounded to their precision, as the reference
-    rounds it.
-    """
+    """Embeddings as the first layer reads them; the factor is rounded to their precision, as in the
+    reference."""
     if not config.scale_embeddings:
         return embedded_ND
     return embedded_ND * torch.tensor(
@@ -193,9 +192,8 @@ def gate(x: Tensor, config: DecoderConfig) -> Tensor:
 
 
 class _RMSNorm(nn.Module):
-    """Normalises in fp32 at least and scales in the input's type, as the reference does; with an offset, by 1
-    + weight in fp32.
-    """
+    """Normalises in at least fp32 and scales in the input's dtype, as the reference does; with an offset,
+    scales by 1 + weight in fp32."""
 
     def __init__(self, width: int, config: DecoderConfig):
         super().__init__()
@@ -228,11 +226,11 @@ class _Attention(nn.Module):
             self.q_norm = _RMSNorm(config.head_dim, config)
             self.k_norm = _RMSNorm(config.head_dim, config)
 
-    def liken(self) -> None:
+    def align_keys(self) -> None:
         """Mixes into each key head the first query head that reads it."""
         heads = (self.config.num_kv_heads, -1, self.config.head_dim)
         keys, queries = (proj.weight.unflatten(0, heads)[:, 0] for proj in (self.k_proj, self.q_proj))
-        keys.mul_(math.sqrt(1 - ALIKE**2)).add_(queries, alpha=ALIKE)
+        keys.mul_(math.sqrt(1 - KEY_QUERY_CORRELATION**2)).add_(queries, alpha=KEY_QUERY_CORRELATION)
 
     def forward(
         self,
@@ -298,9 +296,8 @@ class _MLP(nn.Module):
 
 
 class _Gated(torch.autograd.Function):
-    """gate(x) times y, of which only x and y wait for the backward pass: a third less than autograd would
-    keep of an MLP.
-    """
+    """gate(x) times y, keeping only x and y for the backward pass: a third less memory than autograd keeps
+    for an MLP."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, config: DecoderConfig) -> Tensor:
@@ -339,9 +336,9 @@ class _Layer(nn.Module):
         batches: Sequence[Ragged],
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Its output, and the keys and values of its tokens."""
+        """The layer's output, and keys and values of its tokens."""
         mixed_ND, k_NKE, v_NKE = self.self_attn(self.input_layernorm(x_ND), cos_NE, sin_NE, batches, past)
-        if self.is_sandwiched:  # the same name stands for another norm
+        if self.is_sandwiched:  # Gemma uses this name for another norm
             x_ND = x_ND + self.post_attention_layernorm(mixed_ND)
             return (
                 x_ND + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_ND))),
@@ -352,11 +349,11 @@ class _Layer(nn.Module):
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND)), k_NKE, v_NKE
 
 
-def _at_once(layer: nn.Module, *inputs: Any) -> Any:
+def _kept(layer: nn.Module, *inputs: Any) -> Any:
     return layer(*inputs)
 
 
-def _again(layer: nn.Module, *inputs: Any) -> Any:
+def _recomputed(layer: nn.Module, *inputs: Any) -> Any:
     return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -370,4 +367,4 @@ class _Body(nn.Module):
         self.norm = _RMSNorm(config.hidden_size, config)
 
 
-Qwen3 = Decoder  # what is trained from random weights
+Qwen3 = Decoder  # the network trained from random weights

@@ -1,6 +1,5 @@
-"""Memory of the compiled engine: room for weights, and pages of keys and values, of which rows that begin
-alike share what they have in common and none reserves what it does not use.
-"""
+"""Memory of the compiled engine: an arena for weights, and pages of keys and values. Rows share the pages of
+common prefixes, and no row reserves more than it uses."""
 
 from __future__ import annotations
 
@@ -14,30 +13,28 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-SPAN = 64  # positions of a page, as in attend.h
-_ARENA = 1 << 25  # bytes that are asked for at once
-_LINE = 64  # bytes
+SPAN = 64  # positions per page, as in attend.h
+_ARENA = 1 << 25  # bytes allocated at once
+_LINE = 64  # bytes of a cache line
 
 
-class Room:
-    """Zeros, handed out from the front; in large pages where there are, so that reading all of it looks up
-    few addresses.
-    """
+class Arena:
+    """Zeroed memory, handed out front to back, in huge pages where available, which saves TLB misses."""
 
     def __init__(self, num_bytes: int) -> None:
         self._mapped = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without
+            with suppress(OSError):  # a kernel without huge pages
                 self._mapped.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = torch.frombuffer(self._mapped, dtype=torch.uint8)
         self._taken = 0
 
     @staticmethod
-    def for_each(*shapes: Sequence[int], dtype: torch.dtype) -> Room:
-        """For one tensor of each shape."""
-        return Room(sum(Room._rounded(math.prod(shape) * dtype.itemsize) for shape in shapes))
+    def for_each(*shapes: Sequence[int], dtype: torch.dtype) -> Arena:
+        """Arena for one tensor of each shape."""
+        return Arena(sum(Arena._rounded(math.prod(shape) * dtype.itemsize) for shape in shapes))
 
-    def take(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+    def allocate(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         num_bytes = math.prod(shape) * dtype.itemsize
         taken = self._bytes[self._taken : self._taken + num_bytes]
         self._taken += self._rounded(num_bytes)
@@ -56,10 +53,10 @@ class _Pool:
         self.free: list[int] = []  # addresses
         self._arenas: list[torch.Tensor] = []
 
-    def take(self) -> Page:
+    def allocate(self) -> Page:
         if not self.free:
             count = max(1, _ARENA // self.num_bytes)
-            arena = Room(count * self.num_bytes).take(count * self.num_bytes, dtype=torch.uint8)
+            arena = Arena(count * self.num_bytes).allocate(count * self.num_bytes, dtype=torch.uint8)
             self._arenas.append(arena)
             self.free = [arena.data_ptr() + number * self.num_bytes for number in reversed(range(count))]
         return Page(self, self.free.pop())
@@ -70,7 +67,7 @@ class _Pool:
 
 
 class Page:
-    """Free again when nothing refers to it."""
+    """Freed when the last reference goes."""
 
     __slots__ = ("_pool", "address")
 
@@ -81,49 +78,48 @@ class Page:
         self._pool.free.append(self.address)
 
 
-class Held(NamedTuple):
-    """Positions that are kept apart from any slot."""
+class StoredPages(NamedTuple):
+    """Positions kept outside any slot."""
 
     pages: tuple[Page, ...]
     length: int
 
 
 class PageTable:
-    """Which pages each slot's positions lie in. A page that is full belongs to all who share it, and nobody
-    writes to it again.
-    """
+    """Which pages hold each slot's positions. A full page is shared by all that refer to it and never written
+    again."""
 
     def __init__(self, *, slots: int, context: int, num_bytes: int) -> None:
-        """`num_bytes`: of a page."""
-        self.num_pages = -(-context // SPAN)  # of a slot, at the most
+        """`num_bytes`: size of a page."""
+        self.num_pages = -(-context // SPAN)  # per slot, at most
         self.addresses = np.zeros((slots, self.num_pages), dtype=np.int64)
         self._pool = _Pool(num_bytes)
         self._rows: list[list[Page]] = [[] for _ in range(slots)]
 
     @property
     def used_bytes(self) -> int:
-        """Of pages that somebody holds."""
+        """Bytes of pages in use."""
         return self._pool.held_bytes - len(self._pool.free) * self._pool.num_bytes
 
     def reach(self, slot: int, length: int) -> None:
-        """Room for so many positions."""
+        """Provides arena for `length` positions."""
         row = self._rows[slot]
         while len(row) * SPAN < length:
-            row.append(self._pool.take())
+            row.append(self._pool.allocate())
             self.addresses[slot, len(row) - 1] = row[-1].address
 
     def release(self, slot: int) -> None:
         self._rows[slot] = []
 
-    def read(self, slot: int, length: int) -> Held:
-        """The first `length` positions. Whoever has them in a slot may go on: it writes behind them."""
-        return Held(tuple(self._rows[slot][: -(-length // SPAN)]), length)
+    def read(self, slot: int, length: int) -> StoredPages:
+        """The first `length` positions. A slot that holds them may continue: it writes after them."""
+        return StoredPages(tuple(self._rows[slot][: -(-length // SPAN)]), length)
 
-    def write(self, slot: int, held: Held) -> None:
-        """Whole pages are shared; one that is begun is copied, as it will be written to."""
+    def write(self, slot: int, held: StoredPages) -> None:
+        """Shares whole pages and copies a partly filled one, which will be written to."""
         row = list(held.pages)
         if held.length % SPAN:
-            row[-1] = self._pool.take()
+            row[-1] = self._pool.allocate()
             ctypes.memmove(row[-1].address, held.pages[-1].address, self._pool.num_bytes)
         self._rows[slot] = row
         self.addresses[slot, : len(row)] = [page.address for page in row]

@@ -1,11 +1,11 @@
-"""Attention of sequences, which may continue one prefix whose keys and values have been computed once and for
-all of them.
+"""Attention of sequences that may continue one prefix, whose keys and values are computed once for all of
+them.
 
-Each token attends to the prefix and to its own sequence apart. What two softmaxes say is put together by
-their normalisers (online softmax, arXiv:2205.14135), and the gradient of each part needs only the common
-output and normaliser, as in ring attention (arXiv:2310.01889). So the prefix is never copied for a sequence,
-and its gradients come out summed. Where a sliding window ends within the prefix, or there is no kernel that
-tells its normaliser, every sequence is given a copy and a mask.
+Each token attends separately to the prefix and to its own sequence. The two softmaxes are combined by their
+normalisers (online softmax, arXiv:2205.14135), and each part's gradient needs only the common output and
+normaliser, as in ring attention (arXiv:2310.01889). So the prefix is never copied per sequence, and its
+gradients come out summed. Where a sliding window ends within the prefix, or no kernel returns its normaliser,
+every sequence gets a copy and a mask.
 
 Axes as in `network.py`; P tokens of the prefix.
 """
@@ -28,9 +28,8 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
-    """What tokens of one sequence are to those after them: rotated keys, and values, of every layer; shape
-    PKE.
-    """
+    """What tokens of one sequence provide to later ones: rotated keys, and values, of every layer; shape
+    PKE."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -42,7 +41,7 @@ class Prefix:
         return self.keys + self.values
 
     def detached(self) -> Prefix:
-        """Leaves of a graph of their own, which gather gradients where these would have."""
+        """Leaves of a separate graph, in the same order, that collect the gradients of these tensors."""
         keys, values = (
             [t.detach().requires_grad_(t.requires_grad) for t in tensors]
             for tensors in (self.keys, self.values)
@@ -51,7 +50,7 @@ class Prefix:
 
 
 def joined(pieces: Sequence[Prefix], layer: int) -> tuple[Tensor, Tensor] | None:
-    """Keys and values of one layer over a path of pieces."""
+    """Keys and values of one layer along a path of pieces."""
     if not pieces:
         return None
     if len(pieces) == 1:
@@ -62,7 +61,7 @@ def joined(pieces: Sequence[Prefix], layer: int) -> tuple[Tensor, Tensor] | None
 
 
 def has_kernel(device: torch.device, before: int, batches: Sequence[Ragged], window: int | None) -> bool:
-    """Whether there is one that tells its normaliser, and every token sees all before it."""
+    """Whether a kernel returns its normaliser and every token sees everything before it."""
     return device.type == "cpu" and (
         window is None or before + max(batch.longest for batch in batches) <= window
     )
@@ -76,9 +75,8 @@ def attend(
     batches: Sequence[Ragged],
     scale: float | None,
 ) -> Tensor:
-    """What every token attends to in the prefix and in its own sequence, heads side by side, where
-    `has_kernel`.
-    """
+    """Attention of every token over the prefix and its own sequence, heads concatenated; requires
+    `has_kernel`."""
     return cast(
         "Tensor", _Attend.apply(q_NHE, k_NKE, v_NKE, *(past or (None, None)), batches, scale)
     ).flatten(1)
@@ -93,7 +91,7 @@ def attend_masked(
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """The same anywhere; `window` as in `DecoderConfig`."""
+    """The same without `has_kernel`; `window` as in `DecoderConfig`."""
     sizes = [batch.num_tokens for batch in batches]
     rows = zip(batches, q_NHE.split(sizes), k_NKE.split(sizes), v_NKE.split(sizes), strict=True)
     return torch.cat([_masked(batch, q, k, v, past, window, scale) for batch, q, k, v in rows])

@@ -1,7 +1,7 @@
 /* Products of a few rows and a large matrix.
 
-   A packed matrix lies in panels of PANEL x LANES columns, the last one narrower: word by word of the depth, all columns of the panel side
-   by side. Every sum is made along the depth in order, so it is the same bits whatever rows are beside it and however the work is cut. */
+   A packed matrix is stored in panels of PANEL x LANES columns, the last one narrower: for each word of the depth, all columns of the
+   panel are adjacent. Every sum runs along the depth in order, so its bits depend neither on the other rows nor on how the work is split. */
 
 #ifndef AGITO_PRODUCT_H
 #define AGITO_PRODUCT_H
@@ -11,14 +11,14 @@
 #if W == 16
 #define PANEL 4
 #else
-#define PANEL 1 /* there are only 16 registers */
+#define PANEL 1 /* only 16 registers */
 #endif
-#define TILE 6          /* rows that one pass over a panel serves */
-#define DEPTH_BLOCK 128 /* words of the depth that stay in the nearest cache while many rows pass by */
+#define TILE 6          /* rows per pass over a panel */
+#define DEPTH_BLOCK 128 /* words of depth that stay in L1 cache while many rows use them */
 
 static int padded(int columns) { return (columns + LANES - 1) / LANES * LANES; }
 
-/* Where the columns from unit `unit` on (in LANES) lie, and how far apart the words of their depth are. */
+/* Address of the columns from `unit` (in LANES) on, and the distance between successive words of their depth. */
 ALWAYS const word *columns_at(const word *packed, int depth, int units, int unit, int *step) {
     int panel = unit / PANEL;
     *step = MIN(PANEL, units - panel * PANEL) * LANES;
@@ -73,7 +73,7 @@ typedef struct {
     const float *bias; /* padded, or NULL */
 } Matrix;
 
-/* Share `id` of `num` of y = x times the matrix, plus the bias; rows of y are padded(columns) long. */
+/* Part `id` of `num` of y = x times matrix plus bias; rows of y are padded(columns) long. */
 static void product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num) {
     int depth = matrix->depth, units = padded(matrix->columns) / LANES, y_step = units * LANES;
     int unit = (int)((int64_t)units * id / num), end = (int)((int64_t)units * (id + 1) / num), step;
@@ -91,8 +91,8 @@ static void product(const Matrix *matrix, int rows, const word *x, float *y, int
     }
 }
 
-/* Rows of floats, a column of the matrix each, into their places from column `first` on, which begins a panel or follows what was packed
-   before. Several threads may pack several parts. `room`: LANES rows of words. */
+/* Packs rows of floats, each a column of the matrix, from column `first` on, which starts a panel or continues the previous packing.
+   Threads may pack different parts concurrently. `room`: LANES rows of words. */
 static void pack(int is_narrow, int depth, int columns, int first, int rows, const float *x, word *packed, word *room) {
     int units = padded(columns) / LANES, width = is_narrow ? 2 * depth : depth, step;
     for (int from = first; from < first + rows;) {
@@ -110,7 +110,7 @@ static void pack(int is_narrow, int depth, int columns, int first, int rows, con
     }
 }
 
-/* One column of the matrix as a row of floats, times `factor`. */
+/* Unpacks one column of the matrix into a row of floats, times `factor`. */
 static void unpack(const Matrix *matrix, int column, float factor, float *y) {
     int step;
     const word *at = columns_at(matrix->packed, matrix->depth, padded(matrix->columns) / LANES, column / LANES, &step) + column % LANES;

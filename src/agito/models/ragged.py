@@ -1,6 +1,5 @@
-"""Sequences of unequal length: laid end to end, and in padded batches of similar length. Axes as in
-`network.py`.
-"""
+"""Sequences of unequal length: concatenated, and in padded batches of similar length. Axes as in
+`network.py`."""
 
 from __future__ import annotations
 
@@ -13,9 +12,8 @@ SPREAD = 1.3  # longest over shortest sequence of a padded batch
 
 
 def by_length(lengths_B: Sequence[int], device: torch.device) -> tuple[list[Ragged], Tensor]:
-    """Padded batches of sequences of similar length, shortest first, and the token order in which they lie
-    end to end.
-    """
+    """Padded batches of sequences of similar length, shortest first, and the token order that concatenates
+    them."""
     order = sorted(range(len(lengths_B)), key=lengths_B.__getitem__)
     first, batches = 0, list[Ragged]()
     for after in range(1, len(order) + 1):
@@ -27,7 +25,7 @@ def by_length(lengths_B: Sequence[int], device: torch.device) -> tuple[list[Ragg
 
 
 class Ragged:
-    """Where the tokens of sequences laid end to end belong in a right-padded batch."""
+    """Maps tokens of concatenated sequences into a right-padded batch and back."""
 
     def __init__(self, lengths_B: Sequence[int], device: torch.device):
         lengths = torch.tensor(lengths_B, dtype=torch.long)

@@ -1,6 +1,5 @@
-"""Rotary positions (arXiv:2104.09864), plain or stretched: linear, as Llama 3.1, YaRN (arXiv:2309.00071).
-Axes as in `network.py`.
-"""
+"""Rotary positions (arXiv:2104.09864), plain or scaled: linear, Llama 3.1, YaRN (arXiv:2309.00071). Axes as
+in `network.py`."""
 
 from __future__ import annotations
 
@@ -13,10 +12,10 @@ from agito.models.config import DecoderConfig, RopeScaling
 
 
 def rotary(positions_N: Tensor, config: DecoderConfig, *, local: bool = False) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables in fp32, shape NE; halves of E are rotated against each other, and the sign is
-    in the sine.
+    """Cosine and sine tables in fp32, shape NE. The halves of E rotate against each other; the sign is folded
+    into the sine.
 
-    `local`: those of sliding layers.
+    `local`: for sliding layers.
     """
     is_local = local and config.local_rope_theta is not None
     theta = config.local_rope_theta if is_local and config.local_rope_theta is not None else config.rope_theta
@@ -34,13 +33,13 @@ def rotary(positions_N: Tensor, config: DecoderConfig, *, local: bool = False) -
 
 
 def rotate(x_NHE: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
-    """x cos + (x with its halves exchanged) sin."""
+    """x cos + swap(x) sin, where swap exchanges the halves of x."""
     first, second = x_NHE.chunk(2, dim=-1)
     return torch.addcmul(x_NHE * cos_NE[:, None], torch.cat((second, first), dim=-1), sin_NE[:, None])
 
 
 def _stretched(frequencies: Tensor, theta: float, width: int, scaling: RopeScaling) -> tuple[Tensor, float]:
-    """Frequencies, and what cosines and sines are multiplied by."""
+    """Scaled frequencies, and the factor of cosines and sines."""
     slowed = frequencies / scaling.factor
     if scaling.kind == "linear":
         return slowed, 1.0
@@ -51,7 +50,7 @@ def _stretched(frequencies: Tensor, theta: float, width: int, scaling: RopeScali
         return (1 - kept) * slowed + kept * frequencies, 1.0
 
     def at(turns: float) -> float:
-        """The index of the frequency that makes so many turns within the original length."""
+        """The index of the frequency that makes `turns` rotations within the original length."""
         return width * math.log(scaling.original_max_position / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = at(scaling.beta_fast), at(scaling.beta_slow)

@@ -1,4 +1,4 @@
-/* Threads that run the same function together, in step at barriers. One thread needs none of it. */
+/* Threads that run one function together, synchronised by barriers. A single thread skips all of it. */
 
 #ifndef AGITO_TEAM_H
 #define AGITO_TEAM_H
@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define SPINS 4000 /* before a thread that waits lets others have its core */
+#define SPINS 4000 /* spins of a waiting thread before it yields its core */
 
 typedef struct Team Team;
 typedef void (*Job)(void *what, int id);
@@ -21,14 +21,14 @@ typedef struct {
 
 struct Team {
     int size;
-    atomic_int arrived, phase; /* of the barrier */
+    atomic_int arrived, phase; /* state of the barrier */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    long number; /* of the job */
+    long number; /* job number */
     int is_over;
     Job job;
     void *what;
-    Member *members; /* all but the caller */
+    Member *members; /* all but the calling thread */
 };
 
 static inline void wait_for_all(Team *team) {
@@ -63,7 +63,7 @@ static void *serve(void *argument) {
     }
 }
 
-static void together(Team *team, Job job, void *what) {
+static void run_team(Team *team, Job job, void *what) {
     if (team->size > 1) {
         pthread_mutex_lock(&team->mutex);
         team->job = job, team->what = what, team->number++;
@@ -84,7 +84,7 @@ void agito_disband(Team *team) {
     free(team);
 }
 
-/* As many threads as can be had, at most `size`, the caller among them. */
+/* At most `size` threads, as many as can be created, including the caller. */
 Team *agito_team(int size) {
     Team *team = calloc(1, sizeof *team);
     team->size = 1;

@@ -1,7 +1,7 @@
-/* Vectors of floats by the extensions of GCC and Clang, and bfloat16 in pairs.
+/* Float vectors through the extensions of GCC and Clang, and bfloat16 in pairs.
 
-   A word is 32 bits of a matrix: one float, or two bfloat16 that follow each other along the depth, the first in the lower half. So
-   matrices of either precision lie in memory alike, word for word. */
+   A word is 32 bits of a matrix: one float, or two bfloat16 consecutive along the depth, the first in the lower half. So matrices of both
+   precisions have the same memory layout in words. */
 
 #ifndef AGITO_VECTORS_H
 #define AGITO_VECTORS_H
@@ -18,8 +18,8 @@
 #else
 #define W 8
 #endif
-#define LANES 16      /* columns that lie side by side in a matrix, positions in a block of keys */
-#define V (LANES / W) /* vectors in as many */
+#define LANES 16      /* adjacent columns of a packed matrix; positions in a block of keys */
+#define V (LANES / W) /* vectors per LANES */
 
 typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * W), aligned(4), may_alias));
@@ -37,11 +37,11 @@ ALWAYS void store(float *p, vec v) { *(vec *)p = v; }
 ALWAYS uvec load_words(const word *p) { return *(const uvec *)p; }
 ALWAYS void store_words(word *p, uvec v) { *(uvec *)p = v; }
 
-/* The two halves of pairs. */
+/* The two halves of bfloat16 pairs. */
 ALWAYS vec even(uvec pairs) { return (vec)(pairs << 16); }
 ALWAYS vec odd(uvec pairs) { return (vec)(pairs & 0xffff0000u); }
 
-/* bfloat16 in the lower half of each word, rounded to the nearest, ties to even. */
+/* Rounds to bfloat16 in the lower half of each word, to nearest, ties to even. */
 ALWAYS uvec narrowed(vec x) {
     uvec bits = (uvec)x;
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -68,7 +68,7 @@ ALWAYS float float_of(word bits) {
     return x;
 }
 
-/* `sum` and, lane by lane, the products of a word of x and words of a matrix. */
+/* `sum` plus, lane by lane, the products of a word of x with words of a matrix. */
 ALWAYS vec multiply_add(const int is_narrow, vec sum, word x, uvec matrix) {
     if (!is_narrow) return sum + splat(float_of(x)) * (vec)matrix;
 #if defined(__AVX512BF16__) && W == 16
@@ -114,7 +114,7 @@ ALWAYS vec exponential(vec x) {
     return y * (vec)power;
 }
 
-/* A row of floats as words: itself, or rounded and in pairs. */
+/* A row of floats as words: unchanged, or rounded to bfloat16 pairs. */
 ALWAYS void to_words(const int is_narrow, int count, const float *x, word *y) {
     if (!is_narrow) {
         memcpy(y, x, 4 * (size_t)count);

@@ -1,5 +1,5 @@
-"""Reward hacking, watched for while it is learned: evidence, a held-out validator, a change detector. No I/O:
-state in, decisions out.
+"""Watches for reward hacking during training: evidence, a held-out validator (gold), a change detector. No
+I/O: state in, decisions out.
 """
 
 from __future__ import annotations

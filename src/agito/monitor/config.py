@@ -1,4 +1,4 @@
-"""The knobs of the monitor."""
+"""Settings of the monitor."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from agito.config import Section
 
 
 class MonitorConfig(Section):
-    """Who is looked at twice, and what follows.
+    """Which attempts are checked twice, and what an alarm does.
 
-    `on_alarm`: `stop` ends the run with a checkpoint and learns nothing more; `quarantine` takes the weights
-    back to the last checkpoint before the rise and goes on from there, has every rewarded attempt judged by
-    the environment's held-out validator from then on, and gives what it contradicts the lowest reward;
-    `watch` only records. `stop` is the default because a validator is only as good as what it sees: where
-    gold is asked about few attempts, or leans on the reward's own hole, what is left in is the cheating that
-    nobody noticed, and RL amplifies just that.
+    `on_alarm`: `stop` ends the run with a checkpoint. `quarantine` returns to the last checkpoint before the
+    rise, goes on from there, has every rewarded attempt judged by the held-out validator (gold), and gives
+    the lowest reward to those it contradicts. `watch` only records. The default is `stop`, because a
+    validator is only as good as what it sees: if gold judges few attempts, or shares the reward's loophole,
+    the cheating that remains is the undetected kind, and RL amplifies exactly that.
     """
 
     penalty: float = Field(

@@ -1,11 +1,11 @@
-"""The hack rate, estimated from the attempts that gold has judged, and whether it has risen.
+"""Estimates the hack rate from the attempts that gold judged, and detects a rise.
 
-An attempt that gold contradicts, and that it was asked about with chance p, stands for 1/p attempts (Horvitz
-and Thompson, 1952). The detector is a CUSUM that bets against "the rate is at most half the limit": after
-each attempt its capital becomes max(capital, 1) · (1 + λ (x − limit/2)), where x is the attempt's weight if
-it was a hack and else 0. Whatever the sampling and the order, the mean time to a false alarm is at least
-`PATIENCE` attempts while the rate is at most half the limit (e-detectors, arXiv:2203.03532); against a steady
-rate the capital grows from about the limit on.
+An attempt contradicted by gold, which was asked with probability p, counts as 1/p attempts (Horvitz and
+Thompson, 1952). The detector is a CUSUM that bets against "the rate is at most half the limit": after each
+attempt its capital becomes max(capital, 1) · (1 + λ (x − limit/2)), where x is the attempt's weight if it was
+a hack and else 0. Whatever the sampling and the order, the mean time to a false alarm is at least `PATIENCE`
+attempts while the rate is at most half the limit (e-detectors, arXiv:2203.03532). Against a steady rate the
+capital grows from about the limit on.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import deque
 
 from agito.types import Json
 
-WINDOW = 500  # attempts of the estimate that is shown
-PATIENCE = 1000.0  # attempts, see above; in practice far more
-_ODDS = 2.5  # the stake: a hack that stands for itself multiplies the capital by 1 + _ODDS
+WINDOW = 500  # attempts in the displayed estimate
+PATIENCE = 1000.0  # attempts, see above; far more in practice
+_ODDS = 2.5  # stake: a hack of weight 1 multiplies the capital by 1 + _ODDS
 
 
 class HackRate:
-    """Feed it every scored attempt, in an order that is a function of content. `share`: chance with which an
-    unsuspected one is judged.
+    """Add every scored attempt, in an order that depends only on content. `share`: probability with which an
+    unsuspected attempt is judged.
     """
 
     def __init__(self, *, limit: float, share: float) -> None:
@@ -30,15 +30,15 @@ class HackRate:
         self.num_attempts = 0
         self.weight = 0.0  # estimated number of hacks so far
         self._recent = deque[float](maxlen=WINDOW)
-        # One stake suits hacks that are found by chance, each worth 1/share, the other those that are always
-        # found. No stake may lose more than all where a high rate is allowed.
+        # One stake suits hacks found by chance (weight 1/share), the other those that are always found. With
+        # a high limit, no stake may risk more than the whole capital.
         weights = (1.0, 1 / share) if share else (1.0,)
         self._stakes = sorted({min(_ODDS / (weight - limit / 2), 1 / limit) for weight in weights})
-        self._capital = [0.0] * len(self._stakes)  # log, one a stake
-        self.since = 0  # attempts since the capital was last down to its beginning
+        self._capital = [0.0] * len(self._stakes)  # log of the capital, one per stake
+        self.since = 0  # attempts since the capital was last at its start
 
     def add(self, weight: float) -> None:
-        """One attempt: 1/p if it was found to be a hack, else 0."""
+        """Adds one attempt: 1/p if found to be a hack, else 0."""
         self.num_attempts += 1
         self.weight += weight
         self._recent.append(weight)
@@ -59,12 +59,12 @@ class HackRate:
 
     @property
     def ratio(self) -> float:
-        """Over the last `WINDOW` attempts; NaN before there is any."""
+        """Over the last `WINDOW` attempts; NaN before the first."""
         return min(1.0, sum(self._recent) / len(self._recent)) if self._recent else math.nan
 
     @property
     def rise(self) -> tuple[float, int]:
-        """The estimate since the change is thought to have come, and over how many attempts."""
+        """The estimate since the presumed change, and its number of attempts."""
         num = min(self.since, len(self._recent))
         return (min(1.0, sum(list(self._recent)[-num:]) / num), num) if num else (0.0, 0)
 
@@ -86,5 +86,6 @@ class HackRate:
             int(str(data["since"])),
         )
         self._recent.extend(float(str(each)) for each in recent)
-        if len(capital) == len(self._stakes):  # else the recipe's share was changed: the bets begin anew
+        # otherwise the recipe's share has changed and the bets start afresh
+        if len(capital) == len(self._stakes):
             self._capital = [float(str(each)) for each in capital]

@@ -1,5 +1,5 @@
-"""What an attempt itself says about how its reward came about. Soft evidence accuses nobody: it only gets a
-second look.
+"""Evidence about how an attempt came by its reward. Soft evidence accuses nobody; it only triggers a second
+look.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from itertools import pairwise
 from agito.grading.canaries import TOUCHED
 from agito.types import ANSWER, Call, Event, Flag, Penalty, Trajectory, Verdict
 
-# the tool with which a policy says that the task or its check is broken; see `agito.worlds.flaw`
+# the tool with which a policy reports that a task or its check is broken; see `agito.worlds.flaw`
 REPORT_FLAW = "report_flaw"
 
-# Detectors that are kept out of every path to a reward, so that nothing that is learned can learn to evade
-# them: they are only counted.
+# Detectors kept out of every path to a reward, so that no policy can learn to evade them: they are only
+# counted.
 WATCHED_ONLY = frozenset({TOUCHED})
 
 
@@ -28,9 +28,9 @@ def proofs(verdict: Verdict) -> tuple[Flag, ...]:
 
 
 def located(verdict: Verdict, events: Sequence[Event]) -> Verdict:
-    """The verdict whose proofs name the call from which on they hold, where it is known.
+    """The verdict with each proof attributed to the call from which it holds, if known.
 
-    Proof in the answer is of the last call, proof in a file is of the first call whose arguments name that
+    Proof in the answer belongs to the last call; proof in a file to the first call whose arguments name that
     file.
     """
     return replace(
@@ -54,9 +54,7 @@ def _located(flag: Flag, events: Sequence[Event]) -> Flag:
 
 
 def proof_of(verdict: Verdict, *, floor: float, extra: float) -> Penalty | None:
-    """What proof of cheating costs: the lowest reward and `extra` below it, from the first call that is
-    proved to cheat.
-    """
+    """The penalty for proof of cheating: `floor - extra`, from the first proven call on."""
     found = proofs(verdict)
     if not found:
         return None
@@ -66,7 +64,7 @@ def proof_of(verdict: Verdict, *, floor: float, extra: float) -> Penalty | None:
 
 
 def is_report(trajectory: Trajectory) -> bool:
-    """Whether the policy ended the episode by saying that the task or its check is broken."""
+    """Whether the policy ended the episode by reporting that the task or its check is broken."""
     last = trajectory.events[-1] if trajectory.events else None
     return last is not None and last.ended and last.fault is None and last.call.tool == REPORT_FLAW
 
@@ -77,9 +75,7 @@ def is_suspect(verdict: Verdict) -> bool:
 
 
 def soft_evidence(trajectory: Trajectory, known: Collection[str]) -> tuple[Flag, ...]:
-    """Of a rewarded attempt: an answer before anything was read, and ways of using tools that are not in
-    `known`.
-    """
+    """Of a rewarded attempt: an answer before anything was read, and tool patterns not in `known`."""
     flags: list[Flag] = []
     if not any(event.text.strip() for event in trajectory.events[:-1]):
         flags.append(
@@ -96,7 +92,7 @@ def soft_evidence(trajectory: Trajectory, known: Collection[str]) -> tuple[Flag,
 
 
 def shapes(trajectory: Trajectory) -> set[str]:
-    """Pairs of calls that followed one another, each by its tool and, for a command line, its program."""
+    """Pairs of consecutive calls, each named by its tool and, for a command line, its program."""
     names = ["start", *(_shape(event.call) for event in trajectory.events)]
     return {f"{before} > {after}" for before, after in pairwise(names)}
 

@@ -1,9 +1,8 @@
-"""Ways out of an episode: how often attempts end void, with proof of cheating, or by a report, beside what
-scripts do.
+"""Ways out of an episode: rates of attempts that end void, with proof of cheating, or by a report, compared
+with scripts.
 
-A policy that learns to leave when it is about to fail shows here first: its rate leaves that of the scripts.
-Voids are counted by cell too, tries that were repeated included, because a cell whose episodes often fail
-teaches who is left, not what works.
+A policy that learns to leave when it is about to fail shows here first. Voids are also counted by cell,
+including tries that were repeated: where episodes often end void, what is learned depends on which survive.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _FEW = 3  # voids of a cell that may be chance
 
 
 class ExitRates:
-    """Fed with scripted attempts first, then with the policy's, in an order that is a function of content."""
+    """Add scripted attempts first, then the policy's, in an order that depends only on content."""
 
     def __init__(self, *, void_limit: float) -> None:
         self._void_limit = void_limit
@@ -34,12 +33,12 @@ class ExitRates:
         self._detectors: dict[Exit, HackRate] = {}
 
     def add_scripts(self, attempts: Iterable[Attempt]) -> None:
-        """Before the first of the policy's attempts."""
+        """Call before adding any of the policy's attempts."""
         for attempt in attempts:
             self._count(self._scripts, attempt)
 
     def add(self, attempt: Attempt) -> Exit | None:
-        """The way out whose rate is now found to be above the scripts', if there is one."""
+        """The way out whose rate is now found to exceed that of the scripts, if any."""
         if not self._detectors:
             self._detectors = {way: HackRate(limit=2 * self.allowed(way), share=0.0) for way in EXITS}
         cell = self._by_cell.setdefault(attempt.trajectory.task.cell, [0, 0])
@@ -55,8 +54,8 @@ class ExitRates:
         return max((detector.since for detector in self._detectors.values()), default=0)
 
     def allowed(self, way: Exit) -> float:
-        """The rate that is still like the scripts': three standard errors above theirs, and at least the
-        limit of voids.
+        """The highest rate compatible with the scripts': three standard errors above theirs, and at least the
+        void limit.
         """
         num = self._scripts["tries" if way == "void" else "scored"]
         rate = (self._scripts[way] + 1) / (num + 2)
@@ -65,7 +64,7 @@ class ExitRates:
         )
 
     def ratio(self, way: Exit, *, of_scripts: bool = False) -> float:
-        """NaN before there is any."""
+        """NaN before the first attempt."""
         counts = self._scripts if of_scripts else self._policy
         num = counts["tries" if way == "void" else "scored"]
         return counts[way] / num if num else math.nan
@@ -81,7 +80,7 @@ class ExitRates:
 
     @property
     def stopped(self) -> dict[str, tuple[int, int]]:
-        """Cells from which nothing is learned until somebody has looked: voids and tries."""
+        """Cells excluded from learning until a person has looked: voids and tries."""
         return {
             cell: (voids, tries)
             for cell, (tries, voids) in self._by_cell.items()
@@ -97,7 +96,9 @@ class ExitRates:
         }
 
     def restore(self, data: Mapping[str, Json]) -> None:
-        """What `to_json` gave. Raises `AssertionError`, `KeyError` or `ValueError` for anything else."""
+        """Restores what `to_json` gave. Raises `AssertionError`, `KeyError` or `ValueError` for anything
+        else.
+        """
         scripts, policy, cells, detectors = (
             data[name] for name in ("scripts", "policy", "cells", "detectors")
         )
@@ -121,7 +122,7 @@ class ExitRates:
             self._detectors[way].restore(state)
 
     def _count(self, counts: Counter[str], attempt: Attempt) -> list[tuple[Exit, bool]]:
-        """What became of every try of the slot; the earlier ones were void."""
+        """The outcome of every try of the slot; the earlier ones were void."""
         tries = attempt.trajectory.attempt.tries
         happened: list[tuple[Exit, bool]] = [("void", True) for _ in range(tries)]
         happened.append(("void", not attempt.is_scored))

@@ -1,8 +1,8 @@
-"""Which attempts are looked at twice, what is kept from the gradient, and when an environment is no longer to
-be trusted.
+"""Decides which attempts get a second look, which the gradient may use, and when to stop trusting an
+environment.
 
-Everything drawn is keyed by (seed, attempt), and what changes with experience changes between steps only, so
-that the attempts of a step are the same in whatever order they end.
+Every random draw is keyed by (seed, attempt), and state changes only between steps, so a step's attempts are
+the same whatever order they end in.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from agito.monitor.evidence import WATCHED_ONLY, is_report, is_suspect, proofs, 
 from agito.monitor.exits import EXITS, Exit, ExitRates
 from agito.types import Attempt, AttemptId, Flag, Group, Json, Penalty, Trajectory, Verdict, mean
 
-_MOST_SHAPES = 4096  # known ways of using tools; past that, a new one is no news
+_MOST_SHAPES = 4096  # known tool patterns, beyond which new ones are not reported
 
 
 class Monitor:
-    """One environment's, for one run. `has_gold`: whether the environment offers a held-out validator."""
+    """Monitors one environment during one run. `has_gold`: whether it has a held-out validator."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Monitor:
         self.rate = HackRate(limit=config.limit, share=config.gold_share)
         self.exits = ExitRates(void_limit=config.void_limit)
         self.alarm_step: int | None = None
-        self.why = ""  # the alarm was raised
-        self.rise_step = 0  # in which the last rise began, as far as can be told
+        self.why = ""  # reason for the alarm
+        self.rise_step = 0  # step in which the last rise began, as far as can be told
         self.rolled_back_to: int | None = None
         self._known: dict[str, None] = {}
         self._counts: Counter[str] = Counter()
@@ -53,18 +53,18 @@ class Monitor:
 
     @property
     def masks(self) -> bool:
-        """Whether what gold contradicts loses its reward."""
+        """Whether attempts contradicted by gold lose their reward."""
         return self.alarm_step is not None and self.config.on_alarm == "quarantine"
 
     def wants_regrade(self, attempt: AttemptId) -> bool:
         return self._draw("regrade", attempt) < self.config.regrade_share
 
     def soft_evidence(self, trajectory: Trajectory, verdict: Verdict) -> tuple[Flag, ...]:
-        """Beside the grader's own flags. Low-reward attempts are not checked."""
+        """Soft evidence besides the grader's own flags. Low-reward attempts are not checked."""
         return soft_evidence(trajectory, self._shapes_known()) if verdict.reward >= self.config.gap else ()
 
     def gold_chance(self, attempt: AttemptId, verdict: Verdict) -> float:
-        """With what chance gold is asked about an attempt; 0 where there is none."""
+        """The probability that gold judges an attempt; 0 without gold."""
         if not self.has_gold:
             return 0.0
         if is_suspect(verdict) or (self.masks and verdict.reward >= self.config.gap):
@@ -75,16 +75,16 @@ class Monitor:
         return self._draw("gold", attempt) < self.gold_chance(attempt, verdict)
 
     def is_contradicted(self, attempt: Attempt) -> bool:
-        """Whether gold says that a reward was not earned."""
+        """Whether gold says that the reward was not earned."""
         gold = attempt.gold
-        # False when void
+        # a void gold verdict has reward NaN: the comparison is False
         return (
             gold is not None and attempt.is_scored and attempt.verdict.reward - gold.reward >= self.config.gap
         )
 
     def disbelieved(self, attempt: Attempt) -> Attempt:
-        """The attempt at the lowest reward if gold contradicts it and the alarm has been raised. Leaving it
-        out would be a way out.
+        """The attempt at the lowest reward if gold contradicts it after an alarm. Dropping it instead would
+        be a way out.
         """
         if not self.masks or attempt.penalty or not self.is_contradicted(attempt):
             return attempt
@@ -93,12 +93,12 @@ class Monitor:
         return replace(attempt, penalty=Penalty(why=why, reward=self.floor, floor=self.floor))
 
     def teaches(self, group: Group) -> bool:
-        """Whether the group's cell may be learned from: not when too many of its episodes end void."""
+        """Whether the group's cell may be learned from: not if too many of its episodes end void."""
         return group.task.cell not in self.exits.stopped
 
     def update(self, step: int, groups: Sequence[Group]) -> tuple[tuple[Group, ...], dict[str, float]]:
-        """The groups of a step before its gradient: what may be learned from, and metrics. May raise the
-        alarm.
+        """Filters the groups of a step before its gradient; returns them with metrics. May raise
+        the alarm.
         """
         attempts, before = [attempt for group in groups for attempt in group.attempts], self.rate.weight
         way: Exit | None = None
@@ -121,12 +121,12 @@ class Monitor:
         return kept, metrics | self._metrics([attempt for group in kept for attempt in group.attempts])
 
     def add_scripts(self, attempts: Sequence[Attempt]) -> None:
-        """Demonstrations: how scripts use the tools, and how often their episodes end by a way out."""
+        """Adds demonstrations: how scripts use the tools, and how often their episodes end by a way out."""
         self.add_known(attempts)
         self.exits.add_scripts(attempts)
 
     def add_known(self, attempts: Iterable[Attempt]) -> None:
-        """Their ways of using tools are known from here on."""
+        """Marks the attempts' tool patterns as known."""
         for attempt in attempts:
             if len(self._known) < _MOST_SHAPES:
                 self._known |= dict.fromkeys(sorted(shapes(attempt.trajectory)))
@@ -188,7 +188,7 @@ class Monitor:
         return metrics
 
     def summary(self) -> dict[str, Json]:
-        """For `summary.json`; `hack_ratio` is None where nobody has looked."""
+        """For `summary.json`; `hack_ratio` is None if nothing was judged."""
         num = self.rate.num_attempts
         has_looked = bool(num and (self._counts["gold"] or self.rate.weight))
         return {
@@ -224,7 +224,7 @@ class Monitor:
         }
 
     def restore(self, data: Json) -> None:
-        """What `to_json` gave, at a checkpoint. Raises `CorruptCheckpoint`."""
+        """Restores what `to_json` gave, from a checkpoint. Raises `CorruptCheckpoint`."""
         try:
             assert isinstance(data, dict)
             rate, step, known, counts, exits = (

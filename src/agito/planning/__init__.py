@@ -1,1 +1,1 @@
-"""How a run would spend its time, simulated."""
+"""Simulates how a run would spend its time."""

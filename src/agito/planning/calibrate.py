@@ -1,6 +1,5 @@
-"""How long things take on this machine: the decoupled loop, real engine and real trainer, on a world that
-does nothing but wait.
-"""
+"""Measures latencies on this machine: the decoupled loop with real engine and trainer, on a world that only
+waits."""
 
 from __future__ import annotations
 
@@ -29,27 +28,27 @@ _WARM_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """One exchange with an engine."""
+class EngineCall:
+    """One request to an engine and its response."""
 
     rows: int
     extended: int  # tokens
-    busy_s: float  # within the engine
-    wall_s: float  # until its answer was here
+    busy_s: float  # inside the engine
+    wall_s: float  # until the response arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """What one run of the loop showed, warm."""
+class Measurement:
+    """What one warm run of the loop showed."""
 
     steps: tuple[Step, ...]
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[EngineCall, ...]
     wall_s: float
     cpu_s: float  # of this process and its workers
 
     @property
     def engine_s(self) -> float:
-        """Of a step, over all engines."""
+        """Engine seconds per step, over all engines."""
         return sum(exchange.busy_s for exchange in self.exchanges) / len(self.steps)
 
     @property
@@ -57,9 +56,9 @@ class Observed:
         return statistics.fmean(step.metrics["time/train_s"] for step in self.steps)
 
     def latencies(
-        self, *, turns: int, turn_tokens: int, quantum: int, tool_median_s: float, tool_p99_s: float
+        self, *, turns: int, turn_tokens: int, decode_steps: int, tool_median_s: float, tool_p99_s: float
     ) -> Latencies:
-        """For a simulation; the costs of an exchange by least squares."""
+        """Latencies for a simulation; a least-squares fit gives the costs of an exchange."""
         costs = [(1.0, float(exchange.rows), float(exchange.extended)) for exchange in self.exchanges]
         fit, *_ = np.linalg.lstsq(
             np.array(costs), np.array([exchange.wall_s for exchange in self.exchanges]), rcond=None
@@ -76,22 +75,21 @@ class Observed:
             train_s=self.train_s,
             turns=turns,
             turn_tokens=turn_tokens,
-            quantum=quantum,
+            decode_steps=decode_steps,
             observed_tokens=max(round(statistics.fmean(lengths) / turns - turn_tokens), 1),
             tool_median_s=tool_median_s,
             tool_p99_s=tool_p99_s,
-            even=sum(not group.is_mixed for group in groups) / len(groups),
+            zero_variance=sum(not group.has_variance for group in groups) / len(groups),
         )
 
 
-async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Observed:
-    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two that are not counted.
-    Raises `WorkerDied`.
-    """
+async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Measurement:
+    """Runs `steps` steps of the recipe's overlapped loop from random weights, after two warm-up steps. Raises
+    `WorkerDied`."""
     run_context = RunContext(recipe, environment)
     words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
     run_context.policies.use_vocabulary(learn(words, size=recipe.model.vocab_size))
-    exchanges, found, versions = list[Exchange](), list[Step](), itertools.count(1)
+    exchanges, found, versions = list[EngineCall](), list[Step](), itertools.count(1)
 
     async def on_step(step: Step, position: pipeline.Position) -> None:
         found.append(step)
@@ -125,50 +123,48 @@ async def observe(recipe: Recipe, environment: Environment, *, steps: int) -> Ob
         cpu_s = _cpu_s() - before_s
     finally:
         await run_context.policies.aclose()
-    return Observed(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
+    return Measurement(steps=tuple(found), exchanges=tuple(exchanges), wall_s=wall_s, cpu_s=cpu_s)
 
 
 async def calibrate(
     recipe: Recipe, *, turns: int, turn_tokens: int, words: int, tool_median_s: float, tool_p99_s: float
 ) -> Latencies:
-    """Latencies of the recipe's own sizes on this machine: roles taking turns, and at the same time, for how
-    they slow each other down. The tools' are as given. Raises `WorkerDied`.
-    """
+    """Latencies for the recipe's sizes on this machine. Roles run alternately and then concurrently, to
+    measure how much they slow each other down. Tool latencies are taken as given. Raises `WorkerDied`."""
 
-    async def seen(staleness: int, steps: int) -> Observed:
+    async def seen(staleness: int, steps: int) -> Measurement:
         section = recipe.pipeline.model_copy(update={"mode": "decoupled", "max_staleness": staleness})
         rl = recipe.rl.model_copy(update={"oversampling": 1.0, "adaptive_sampling": False})
         world = Relay(turns=turns, turn_tokens=turn_tokens, words=words)
-        return await observe(recipe.model_copy(update={"pipeline": section, "rl": rl}), world, steps=steps)
+        return await measure(recipe.model_copy(update={"pipeline": section, "rl": rl}), world, steps=steps)
 
     alone, together = await seen(0, 4), await seen(2, 8)
     latencies = alone.latencies(
         turns=turns,
         turn_tokens=turn_tokens,
-        quantum=recipe.compute.decode_steps,
+        decode_steps=recipe.compute.decode_steps,
         tool_median_s=tool_median_s,
         tool_p99_s=tool_p99_s,
     )
-    return replace(latencies, crowding=crowding(alone, together))
+    return replace(latencies, slowdown=slowdown(alone, together))
 
 
-def crowding(alone: Observed, together: Observed) -> float:
-    """c of T_alone = T (1 - b) + T b / c: a batch that takes T while an engine is at work for the share b of
-    it is slowed by the factor c. b is taken of whole steps; those in which hardly an engine was at work are
-    left out.
-    """
+def slowdown(alone: Measurement, together: Measurement) -> float:
+    """c: slowdown factor while the other role runs, from T_alone = T (1 - b) + T b / c for a batch that takes
+    T while engines are busy for the share b of it. b comes from whole steps; steps with nearly idle engines
+    are left out."""
     crowded = [step.metrics for step in together.steps if step.metrics["engine/busy_ratio"] > 0.2]
     if not crowded:
         return 1.0
-    busy = statistics.fmean(figures["engine/busy_ratio"] for figures in crowded)
-    faster = alone.train_s / statistics.fmean(figures["time/train_s"] for figures in crowded)
+    busy = statistics.fmean(metrics["engine/busy_ratio"] for metrics in crowded)
+    faster = alone.train_s / statistics.fmean(metrics["time/train_s"] for metrics in crowded)
     return 1 / min(max(1 - (1 - faster) / busy, 0.25), 1.0)
 
 
 class _Timed:
-    """A sampler whose exchanges are noted."""
+    """A sampler that records its exchanges."""
 
-    def __init__(self, sampler: Sampler, exchanges: list[Exchange]) -> None:
+    def __init__(self, sampler: Sampler, exchanges: list[EngineCall]) -> None:
         self._sampler, self._exchanges, self._live = sampler, exchanges, 0
 
     async def score(self, request: ScoreRequest) -> ScoreResponse:
@@ -183,7 +179,7 @@ class _Timed:
         answer = await self._sampler.advance(exchange)
         self._live = answer.live
         self._exchanges.append(
-            Exchange(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began)
+            EngineCall(rows=rows, extended=extended, busy_s=answer.busy_s, wall_s=time.monotonic() - began)
         )
         return answer
 
@@ -192,7 +188,7 @@ class _Timed:
 
 
 def _cpu_s() -> float:
-    """Of this process and its children that live."""
+    """Of this process and its live children."""
     total, me = 0.0, str(os.getpid())
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

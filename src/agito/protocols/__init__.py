@@ -1,7 +1,7 @@
-"""The seams: how rooms that never import one another meet.
+"""Protocols through which rooms meet that never import one another.
 
-Two surfaces stand between a policy and a world. `Session` is all that a harness can reach. `Control` belongs
-to the trusted side. They are never handed to the same code.
+Two surfaces separate a policy from a world. `Session` is all that a harness can reach; `Control` belongs to
+the trusted side and is never handed to a harness.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From rewards to weights."""
+"""From rewards to weights: credit assignment and the trainer."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from agito.types import (
 
 
 class Credit(Protocol):
-    """Group to token advantages."""
+    """A group to token advantages."""
 
     def __call__(self, group: Group, *, running_mean: float) -> tuple[Sample, ...]:
-        """Samples of the scored attempts. `running_mean` is of the trusted rewards in the group's cell, NaN
-        where there were none: the baseline of a penalised attempt without a trusted peer. Raises `ValueError`
-        for a void group.
-        """
+        """Samples of the scored attempts. `running_mean`: the mean of the trusted rewards in the group's
+        cell, NaN if there are none; the baseline of a penalised attempt without a trusted peer. Raises
+        `ValueError` for a void group."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """Figures of one optimizer step, already reduced over ranks; names are `area/name_unit`."""
+    """Metrics of one optimizer step, already reduced over ranks; names are `area/name_unit`."""
 
     version: int
     values: Mapping[str, float]
 
 
 class Trainer(Protocol):
-    """Owns the weights that learn. Knows nothing of ranks, groups or worlds."""
+    """Owns the learning weights. Knows nothing of ranks, groups or worlds."""
 
     def step(self, samples: Sequence[Sample]) -> StepStats: ...
     def imitate(self, samples: Sequence[Sample]) -> StepStats:

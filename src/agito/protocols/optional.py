@@ -1,4 +1,4 @@
-"""What an environment may offer beside `Environment`; each is asked for by `isinstance`."""
+"""What an environment may offer beyond `Environment`; each protocol is tested by `isinstance`."""
 
 from __future__ import annotations
 
@@ -18,38 +18,39 @@ from agito.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One figure of how a decision was made. `decision`: a, when to stop thinking and act; b, which tool in
-    which order; c, integrating noisy observations; d, revising the plan after failure; e, staying coherent.
-    """
+    """One measure of how decisions were made. `decision`: a, when to stop thinking and act; b, which tools
+    in which order; c, integrating noisy observations; d, revising the plan after failure; e, staying
+    coherent."""
 
     name: str
     decision: str
     title: str
-    is_share: bool = False  # shown in per cent
+    is_share: bool = False  # shown as a percentage
     higher_is_better: bool = False
-    optimum_is_best: bool = True  # False: it tells what was spent, not how well it was decided
+    optimum_is_best: bool = True  # False: it measures effort, not the quality of a decision
 
 
 @runtime_checkable
 class Measured(Protocol):
-    """An environment that also says how well each attempt decided, whatever came of it. Optional."""
+    """An environment that also measures how well each attempt decided, independent of its outcome.
+    Optional."""
 
     @property
     def measured(self) -> tuple[Measure, ...]: ...
     def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
-        """On the trusted side, from the events; by name. What an attempt says nothing about is left out."""
+        """Runs on the trusted side, from the events; by name, without measures that an attempt does not
+        determine."""
         ...
 
 
 @runtime_checkable
 class Informed(Protocol):
-    """An environment whose tasks no script can solve without the target, not even its own. Optional: the
-    audit refuses them otherwise.
-    """
+    """An environment whose own scripts cannot solve tasks without the target. Optional; without it, the audit
+    rejects such an environment."""
 
     @property
     def solutions_need_key(self) -> str:
-        """Why, in a sentence."""
+        """The reason, in one sentence."""
         ...
 
 
@@ -87,30 +88,27 @@ class Sourced(Protocol):
 
 @runtime_checkable
 class Validated(Protocol):
-    """An environment that can judge an attempt in a second, better way, which no policy is ever
-    rewarded by.
-    """
+    """An environment that can judge an attempt in a second, better way that never rewards a policy."""
 
     async def gold(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """As `Environment.grade`, on the same scale; it may cost more. Asked about a share of attempts: see
-        `agito.monitor`.
-        """
+        """As `Environment.grade`, on the same scale, and possibly more expensive. Called for a share of
+        attempts: see `agito.monitor`."""
         ...
 
 
 @runtime_checkable
 class Ranged(Protocol):
-    """An environment whose rewards are not between 0 and 1. Optional."""
+    """An environment with rewards outside [0, 1]. Optional."""
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """The lowest and the highest reward that a verdict can give."""
+        """The lowest and the highest possible reward."""
         ...
 
 
 @runtime_checkable
 class Isolated(Protocol):
-    """An environment that knows what keeps its episodes in. Optional."""
+    """An environment that knows how its episodes are isolated. Optional."""
 
     @property
     def isolation_tier(self) -> str:
@@ -120,12 +118,10 @@ class Isolated(Protocol):
 
 @runtime_checkable
 class Answered(Protocol):
-    """An environment that says which texts would give a task away, so that an attempt which read one is
-    flagged. Optional.
-    """
+    """An environment that names the texts that would give a task away, so that attempts which read one are
+    flagged. Optional."""
 
     def answers(self, task: Task, target: Target) -> Sequence[str]:
-        """What no observation should hold word for word before the agent has said it itself. Those under six
-        characters are not looked for: they turn up by chance.
-        """
+        """Texts that no observation should contain verbatim before the agent has said them. Texts under six
+        characters are ignored: they appear by chance."""
         ...

@@ -1,4 +1,4 @@
-"""What samples, what renders, and who drives them."""
+"""Engines that sample, renderers, and harnesses that drive them."""
 
 from __future__ import annotations
 
@@ -21,32 +21,30 @@ from agito.types import (
     VersionSpan,
 )
 
-MAIN = "main"  # the policy that a run is about
+MAIN = "main"  # the policy being trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """Append `extend` to a row, then sample until `stop_ids` or `max_tokens`. Randomness is keyed (`seed`,
-    position).
-    """
+    """Append `extend` to a row, then sample until `stop_ids` or `max_tokens`. Randomness is keyed by (`seed`,
+    position)."""
 
     extend: array[int]  # 'i'; observed tokens
-    max_tokens: int  # >= 1; enforced, not hinted
+    max_tokens: int  # >= 1; a hard limit
     stop_ids: tuple[int, ...]
-    temperature: float = 1.0  # 0 is greedy; the log-probabilities are then those at temperature 1
+    temperature: float = 1.0  # 0 is greedy, with log-probabilities at temperature 1
     top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """What was sampled in one request, stop token included. Log-probabilities: natural, at the sampling
-    temperature.
-    """
+    """The tokens of one request, including the stop token, with natural log-probabilities at the sampling
+    temperature."""
 
     ids: array[int]  # 'i'
     logprobs: array[float]  # 'f'
     stopped: FinishReason
-    # over the extended and the sampled positions, counted from the first extended one
+    # Over the extended and the sampled positions, counted from the first extended one.
     versions: tuple[VersionSpan, ...]
 
 
@@ -54,15 +52,13 @@ class Row(Protocol):
     """One growing sequence in an engine: open, then extend-and-sample any number of times, branch, close."""
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        """Raises `ValueError` when the row would outgrow the engine's context, is closed, or samples already,
-        and `WorkerDied` when the engine is gone. A request that is cancelled closes the row.
-        """
+        """Raises `ValueError` when the row would exceed the engine's context, is closed, or is already
+        sampling, and `WorkerDied` when the engine is gone. Cancelling a request closes the row."""
         ...
 
     def branch(self, seed: int) -> Row:
-        """A second row that shares everything so far, and lives on without this one. Raises `ValueError`
-        while this one samples, and when it is closed.
-        """
+        """A second row with the same content that outlives this one. Raises `ValueError` while this one is
+        sampling or after it is closed."""
         ...
 
     async def close(self) -> None:
@@ -71,9 +67,7 @@ class Row(Protocol):
 
 
 class Engine(Protocol):
-    """Something that samples. Who calls `open` in which order is part of what is sampled in
-    on-policy mode.
-    """
+    """Samples tokens. In on-policy mode the order of `open` calls determines what is sampled."""
 
     @property
     def context(self) -> int:
@@ -96,11 +90,11 @@ class Renderer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def chat_template(self) -> str:
-        """Jinja, for `transformers`: the same tokens for the same messages."""
+        """A Jinja template with which `transformers` renders the same messages to the same tokens."""
         ...
 
     def files(self) -> Mapping[str, str]:
-        """What `transformers` reads its tokenizer and chat template from, by name."""
+        """Files from which `transformers` reads tokenizer and chat template, by name."""
         ...
 
     def opening(self, task: Task) -> array[int]:
@@ -108,19 +102,17 @@ class Renderer(Protocol):
         ...
 
     def observation(self, events: Sequence[Event]) -> array[int]:
-        """What follows the policy's end of turn: the events, then the token that opens its next turn."""
+        """The tokens after the policy's end of turn: the events, then the token that opens its next turn."""
         ...
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
-        """The tokens with which a policy would make these calls, its end of turn included. For demonstrations
-        only.
-        """
+        """The tokens by which a policy would make these calls, including its end of turn. For demonstrations
+        only."""
         ...
 
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
-        """The calls in one sampled turn, at least one: what cannot be parsed becomes a call with
-        a `problem`.
-        """
+        """The calls in one sampled turn, at least one; text that cannot be parsed becomes a call with a
+        `problem`."""
         ...
 
     def channels(self, ids: Sequence[int]) -> bytes:
@@ -134,19 +126,19 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
-    """A policy in one role: how it reads and writes, and how it is sampled."""
+    """A policy in one role: rendering and sampling parameters."""
 
     renderer: Renderer
-    policy: str = MAIN  # its id within the run; each segment that it samples says it
+    policy: str = MAIN  # the policy's id within the run, recorded in each segment that it samples
     temperature: float = 1.0
     top_p: float = 1.0
     effort: Effort = Effort.NONE
-    tools: tuple[str, ...] | None = None  # those that the role may call; None: all of the task
+    tools: tuple[str, ...] | None = None  # tools that the role may call; None: all of the task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """A policy in one role, with the engine that it is sampled from."""
+    """A policy in one role, with its engine."""
 
     spec: AgentSpec
     engine: Engine
@@ -157,13 +149,12 @@ class Harness(Protocol):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Those that it asks agents for. A solo harness has one."""
+        """Roles that need an agent. A solo harness has one."""
         ...
 
     async def run(
         self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
     ) -> Trajectory:
-        """One attempt, to its end, by an agent for each role. A failed attempt is a trajectory with a fault,
-        never an exception.
-        """
+        """One attempt, from start to end, with one agent per role. A failed attempt is a trajectory with a
+        fault, never an exception."""
         ...

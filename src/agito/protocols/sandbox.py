@@ -1,4 +1,4 @@
-"""One episode's box, and where boxes come from."""
+"""The sandbox of one episode, and the pool that provides sandboxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agito.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
-    """What one sandbox looks like and may use. Sizes in MiB, times in seconds."""
+    """Contents and limits of one sandbox. Sizes in MiB, times in seconds."""
 
     work_mb: int = 64
     tmp_mb: int = 16
@@ -22,7 +22,7 @@ class SandboxSpec:
     procs: int = 64
     fsize_mb: int = 32
     cpu_s: float = 60.0
-    output_bytes: int = 64_000  # kept of one result: head and tail
+    output_bytes: int = 64_000  # kept per result: head and tail
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     base: str | None = None  # a read-only lower directory under the workspace
     path: str | None = None  # PATH inside; None: /usr/local/bin:/usr/bin:/bin
@@ -31,9 +31,8 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one action in a sandbox did. Everything in it is controlled by the episode, the exit code
-    included.
-    """
+    """The result of one action in a sandbox. The episode controls everything in it, including the exit
+    code."""
 
     exit_code: int | None  # None when it was killed from outside
     output: bytes  # stdout and stderr, interleaved; head and tail when truncated
@@ -47,9 +46,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A process that runs on inside, by the host's ends of its pipes: non-blocking descriptors. Whoever asked
-    for it closes them.
-    """
+    """A running process inside, through the host's ends of its pipes: non-blocking descriptors, which the
+    caller closes."""
 
     stdin: int
     stdout: int
@@ -57,74 +55,69 @@ class Service:
 
 
 class Standing(Protocol):
-    """A workspace as it stood at one moment."""
+    """The state of a workspace at one moment."""
 
     def is_as_it_was(self) -> bool:
-        """Whether nothing was made, changed, renamed, linked, touched or removed since. Kill everything
-        first.
-        """
+        """Whether nothing was created, changed, renamed, linked, touched or removed since. Kill everything
+        inside first."""
         ...
 
 
 class Sandbox(Protocol):
-    """One episode's box. Methods raise `SandboxFailure` when the box itself is gone or silent."""
+    """The sandbox of one episode. Methods raise `SandboxFailure` when it is gone or unresponsive."""
 
     async def sh(self, command: str, *, timeout_s: float = 30.0) -> Result:
-        """A fresh `bash -c`; working directory and exported variables carry over."""
+        """Runs a fresh `bash -c`; working directory and exported variables carry over."""
         ...
 
     async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
-        """A snippet in a fresh fork of the warm interpreter. With `cpu_s`, the processor time of the whole
-        process tree is bounded.
-        """
+        """Runs a snippet in a fresh fork of the warm interpreter. `cpu_s` limits the CPU time of the whole
+        process tree."""
         ...
 
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
-        """A regular file beneath the workspace, read by the host. Raises `NotFound`; `ValueError` for a link,
-        a device, a path outside.
-        """
+        """Reads a regular file beneath the workspace, from the host. Raises `NotFound`, and `ValueError` for
+        a link, a device, or a path outside."""
         ...
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
-        """Writes files beneath the workspace, making directories. Raises `ValueError` for a path outside."""
+        """Writes files beneath the workspace, creating directories. Raises `ValueError` for a path
+        outside."""
         ...
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
-        """Every regular file beneath the workspace, or beneath its folder `under`, read by the host, links
-        never followed.
+        """Every regular file beneath the workspace or its folder `under`, read from the host without
+        following links.
 
-        Raises `Uncapturable` for what the policy left too large, too deep or too long to be captured whole.
+        Raises `Uncapturable` when the policy left too much, too deep or too long names to capture everything.
         """
         ...
 
     async def standing(self) -> Standing:
-        """What stands in the workspace now, to be compared with later."""
+        """The workspace's current state, for a later comparison."""
         ...
 
     async def kill(self) -> None:
-        """Kills everything inside but pid 1, services too."""
+        """Kills everything inside except pid 1, including services."""
         ...
 
     async def launch(self, command: str) -> Service:
-        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed."""
+        """Runs `bash -c` until it ends, the sandbox ends, or everything inside is killed."""
         ...
 
     async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
         """A TCP connection to a server inside, waiting until one listens. Raises `TimeoutError`. The caller
-        closes it.
-        """
+        closes it."""
         ...
 
     async def listen(self, port: int = 0) -> socket.socket:
-        """A TCP listener inside, which the host accepts on; nothing outside can connect to it. Raises
-        `OSError`: the port is taken.
-        """
+        """A TCP listener inside that the host accepts on; nothing outside can connect. Raises `OSError` if
+        the port is taken."""
         ...
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; returns a layer's id. Raises `Uncapturable` where what runs inside cannot
-        be frozen.
-        """
+        """Freezes, copies and thaws; returns a layer's id. Raises `Uncapturable` when running processes
+        cannot be frozen."""
         ...
 
     async def close(self) -> None:
@@ -133,7 +126,7 @@ class Sandbox(Protocol):
 
 
 class SandboxPool(Protocol):
-    """Where sandboxes come from."""
+    """Provides sandboxes."""
 
     @property
     def tier(self) -> str:

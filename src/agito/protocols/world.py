@@ -1,4 +1,4 @@
-"""Policy and world: the two surfaces between them, and what an environment is."""
+"""Policy and world: the two surfaces between them, and the protocol of an environment."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from agito.types import (
     Verdict,
 )
 
-# A scripted agent: yields a call, is sent the event that answers it, returns when it has nothing more to do.
+# A scripted agent: yields a call, is sent the answering event, and returns when it is done.
 Script: TypeAlias = Generator[Call, Event, None]
 
 
 ScriptFactory: TypeAlias = Callable[[], Script]
 
 
-OPEN_LOOP = "open_loop"  # the negative control that acts from the prompt alone: it looks at no event
+OPEN_LOOP = "open_loop"  # the negative control that acts from the prompt alone and ignores events
 
 
 class Session(Protocol):
-    """What a harness can reach: the tools, and nothing else."""
+    """All that a harness can reach: the tools."""
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]: ...
@@ -38,16 +38,16 @@ class Session(Protocol):
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
         """Carries out `calls` in order; one event each, fewer when one of them ends the episode.
 
-        A failing tool is an event with a fault, never an exception. Raises `SandboxFailure` only when the
-        machinery itself broke, and `RuntimeError` after the end of the episode. A harness never sees the
-        former: the driver ends the episode by an event.
+        A failing tool is an event with a fault, never an exception. Raises `RuntimeError` after the end of
+        the episode, and `SandboxFailure` only when the machinery broke; a harness never sees the latter,
+        because the driver ends the episode with an event.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldSnapshot:
-    """A live world, frozen. `token` is the environment's own handle."""
+    """A frozen live world. `token` is the environment's own handle."""
 
     id: str
     exactness: Exactness
@@ -56,9 +56,8 @@ class WorldSnapshot:
 
 
 class Control(Protocol):
-    """The trusted side's hold on one live world. Every method has a deadline and raises `SandboxFailure` past
-    it.
-    """
+    """The trusted side's handle on one live world. Every method has a deadline, after which it raises
+    `SandboxFailure`."""
 
     @property
     def session(self) -> Session: ...
@@ -68,15 +67,16 @@ class Control(Protocol):
         ...
 
     async def fork(self, snapshot: WorldSnapshot, attempt: AttemptId, *, same_noise: bool = True) -> Control:
-        """A new world that continues from `snapshot`. `same_noise=False` draws the faults to come afresh."""
+        """A new world that continues from `snapshot`. `same_noise=False` draws new faults from here on."""
         ...
 
     async def digest(self) -> str:
-        """A canonical hash of the world's state: equal states, equal digests."""
+        """A canonical hash of the world's state: equal states have equal digests."""
         ...
 
     async def seal(self) -> EpisodeArtifacts:
-        """Kills the agent's processes, captures the declared artefacts, destroys the world. Idempotent."""
+        """Kills the agent's processes, captures the declared artefacts, and destroys the world.
+        Idempotent."""
         ...
 
     async def close(self) -> None:
@@ -103,7 +103,7 @@ class Environment(Protocol):
 
     @property
     def chance_level(self) -> float:
-        """The declared success of guessing, which is the floor; the environment's page justifies it."""
+        """The declared success rate of guessing, which is the floor; the environment's page justifies it."""
         ...
 
     def task(
@@ -111,38 +111,34 @@ class Environment(Protocol):
     ) -> tuple[Task, Target]:
         """The `index`-th task of a stream. A pure function of its arguments.
 
-        Families and levels rotate evenly with `index` unless fixed. Raises `ValueError` for an unknown split,
+        Families and levels cycle evenly with `index` unless given. Raises `ValueError` for an unknown split,
         family or level.
         """
         ...
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         """A live world. Fault randomness is keyed by (`noise_seed`, attempt, call). Raises
-        `SandboxFailure`.
-        """
+        `SandboxFailure`."""
         ...
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """A pure function of captured data. What the policy left there is judged as it stands; `Verdict.void`
-        is for what the machinery could not judge, and is asked again beside a solved episode before it is
-        believed. Raises `SandboxFailure`.
-        """
+        """A pure function of captured data. Whatever the policy left is judged as it stands. `Verdict.void`
+        is only for failures of the machinery; it is confirmed beside a solved episode before it counts.
+        Raises `SandboxFailure`."""
         ...
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
-        """Scripts that must earn full marks whatever faults they meet; at least one."""
+        """Scripts that must earn full marks despite any faults; at least one."""
         ...
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        """Scripts that must stay at the floor: doing nothing, guessing, claiming; `open_loop`: all that can
-        be had without reading.
-        """
+        """Scripts that must stay at the floor: doing nothing, guessing, claiming success; `open_loop`: the
+        best that is possible without reading."""
         ...
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
-        """An imperfect script that covers every branch the task needs; `skill` in [0, 1] tunes
-        its success.
-        """
+        """An imperfect script that covers every branch the task needs; `skill` in [0, 1] sets its success
+        rate."""
         ...
 
     async def aclose(self) -> None:

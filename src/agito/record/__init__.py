@@ -1,7 +1,7 @@
 """The run directory: configuration, ledger, metrics, trajectories, summary.
 
-`RunDir` owns the directory and its lock; the other files each own one thing in it. Nothing here loads torch.
-What reads or writes Parquet loads on first use: a worker, which knows checkpoints only, then starts faster.
+`RunDir` owns the directory and its lock; each other module owns one file in it. Nothing here loads torch.
+Parquet code loads lazily, so that a worker, which needs checkpoints only, starts faster.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Committed directories: whole under their own name, or not there at all.
+"""Committed directories: complete under their own name, or absent.
 
-The rename is the commit; anything else is rubbish that the next commit of that name sweeps away.
+The rename is the commit. Anything else is a leftover that the next commit of that name removes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def commit(directory: Path, write: Callable[[Path], None], *, meta: Mapping[str, Json] | None = None) -> None:
-    """Makes `directory` whole or not at all: `write` fills a temporary sibling, which is synced, then
-    renamed.
+    """Makes `directory` atomically: `write` fills a temporary sibling, which is synced, then renamed.
 
-    `meta` is kept beside what `write` wrote: consumed slots, curriculum, counters. Raises `DiskFull`, leaving
-    what was committed before intact, and `FileExistsError` when `directory` is already there: a commit is
-    never overwritten.
+    `meta` is stored beside it: consumed slots, curriculum, counters. Raises `DiskFull`, leaving earlier
+    commits intact, and `FileExistsError` when `directory` exists: a commit is never overwritten.
     """
     if directory.exists():
         raise FileExistsError(f"{directory} is already committed: choose another name or remove it")
@@ -51,7 +49,7 @@ def commit(directory: Path, write: Callable[[Path], None], *, meta: Mapping[str,
 
 
 def latest(parent: Path, *, before: int | None = None) -> Path | None:
-    """The committed `step-N` with the largest N, below `before` if that is given."""
+    """The committed `step-N` with the largest N, below `before` if given."""
     steps = {
         int(path.name[5:]): path
         for path in parent.glob("step-*")
@@ -61,7 +59,7 @@ def latest(parent: Path, *, before: int | None = None) -> Path | None:
 
 
 def newest(parent: Path) -> Path | None:
-    """The checkpoint after the last step, or the latest one before it."""
+    """The checkpoint after the last step, or else the latest one before it."""
     final = parent / "final"
     return final if final.is_dir() else latest(parent)
 
@@ -74,10 +72,9 @@ def prune(
     reach: int | None = None,
     revoked: range = range(0),
 ) -> None:
-    """Removes all but the last `keep` committed `step-N`, those `spared`, and the last one that a run can go
-    back to from before step `reach`. Those that are `revoked` are removed first, whatever else holds. Each
-    vanishes under another name first, never by halves.
-    """
+    """Removes all committed `step-N` except the last `keep`, those `spared`, and the last one below step
+    `reach`, to which a run can still go back. `revoked` ones are always removed, and first. Each is renamed
+    before deletion, so none is ever half there."""
     if keep < 1:
         raise ValueError(f"keep={keep}: need at least 1")
     steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdigit()}
@@ -95,7 +92,7 @@ def prune(
 
 
 def load_meta(directory: Path) -> dict[str, Json]:
-    """What `commit` was given as `meta`. Raises `CorruptCheckpoint`."""
+    """The `meta` passed to `commit`. Raises `CorruptCheckpoint`."""
     path = directory / META
     try:
         value: Json = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +107,7 @@ def load_meta(directory: Path) -> dict[str, Json]:
 
 
 def _is_full(error: BaseException) -> bool:
-    # safetensors reports the operating system's error as text
+    # Safetensors reports the operating system's error as text.
     return (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in str(error)
 
 

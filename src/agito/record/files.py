@@ -1,6 +1,6 @@
-"""Whole files, written so that a reader sees the old one or the new one; a full disk becomes `DiskFull`.
+"""Atomic file writes: a reader sees the old file or the new one. A full disk raises `DiskFull`.
 
-Survives `kill -9` at any moment. It survives a power cut only with `durable=True`.
+Survives `kill -9` at any moment; a power cut only with `durable=True`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def disk_full(path: Path) -> DiskFull:
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Writes beside `path`, then renames over it. Raises `DiskFull`, and leaves the old file as it was."""
+    """Writes beside `path`, then renames over it. Raises `DiskFull`, leaving the old file in place."""
     beside = path.with_name(f".{path.name}.partial")
     with reports_full_disk(path):
         try:

@@ -1,7 +1,7 @@
-"""Intervals for a success rate: exact (Clopper–Pearson) and Wilson's.
+"""Confidence intervals for a success rate: exact (Clopper–Pearson) and Wilson's.
 
-Both take attempts to be independent. Attempts of one group share their task, so over groups the true interval
-is wider; a `Rate` that knows how many distinct tasks there were takes the interval over so many.
+Both assume independent attempts. Attempts of one group share their task, so across groups the true interval
+is wider; a `Rate` that knows the number of distinct tasks takes the interval over so many.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Rate:
 
 @lru_cache(maxsize=4096)
 def clopper_pearson(successes: int, num: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval: never covers less than `confidence`. (0, 1) when `num` is 0. Source: Clopper and
-    Pearson, 1934.
+    """The exact interval, which never covers less than `confidence`. (0, 1) when `num` is 0. Source: Clopper
+    and Pearson, 1934.
 
     low = BetaInv(α/2; k, n−k+1) and high = BetaInv(1−α/2; k+1, n−k), with α = 1 − confidence.
     """
@@ -85,8 +85,8 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     )
-    # The fraction converges fast only below the mean; above it the symmetry I_x(a, b) = 1 − I_{1−x}(b, a)
-    # helps.
+    # The fraction converges fast only below the mean; above it, use the symmetry I_x(a, b) = 1 − I_{1−x}(b,
+    # a).
     if x < (a + 1) / (a + b + 2):
         return front * _beta_fraction(x, a, b) / a
     return 1 - front * _beta_fraction(1 - x, b, a) / b

@@ -1,8 +1,8 @@
-"""`ledger.sqlite`: which attempt got how far, which step consumed it, which weights were published.
+"""`ledger.sqlite`: the state of every attempt, the step that consumed it, and the published weight versions.
 
-One writer. Changes gather in memory until `flush`, `consume` or `commit` puts them down in one transaction,
-so a crash loses at most the step in flight, which is replayed. The commit itself is the rename of a
-checkpoint, which carries `uncommitted()`; the ledger follows it and is put right by `reconcile`.
+One writer. Changes gather in memory until `flush`, `consume` or `commit` writes them in one transaction, so a
+crash loses at most the step in flight, which is replayed. The commit itself is the rename of a checkpoint
+that carries `uncommitted()`; the ledger follows, and `reconcile` repairs it after a crash.
 """
 
 from __future__ import annotations
@@ -62,17 +62,16 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """What `reconcile` did. `pending` attempts were issued, belong to a committed step's time, and have no
-    verdict.
-    """
+    """The outcome of `reconcile`. `pending` attempts were issued before the committed step and have no
+    verdict."""
 
     rolled_back: int
-    restored: int  # consumed by the checkpoint, missing in the ledger
+    restored: int  # consumed by the checkpoint but missing in the ledger
     pending: tuple[AttemptId, ...]
 
 
 class Ledger:
-    """The one writer of a run's ledger."""
+    """The only writer of a run's ledger."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,32 +81,31 @@ class Ledger:
         self._waiting: dict[AttemptId, tuple[State, Status | None, int]] = {}
 
     def issue(self, attempts: Iterable[AttemptId], *, step: int) -> None:
-        """`step` is the training step during which they start."""
+        """Records attempts that start during training step `step`."""
         for attempt in attempts:
             self._waiting[attempt] = (State.ISSUED, None, step)
 
     def seal(self, attempt: AttemptId, *, step: int) -> None:
-        """The attempt has ended; `step` as when it was issued."""
+        """Records that the attempt has ended; `step` as in `issue`."""
         self._waiting[attempt] = (State.SEALED, None, step)
 
     def grade(self, attempt: AttemptId, status: Status, *, step: int) -> None:
-        """The attempt has a verdict; `step` as when it was issued."""
+        """Records the verdict; `step` as in `issue`."""
         self._waiting[attempt] = (State.GRADED, status, step)
 
     def flush(self) -> None:
-        """Puts down what has gathered, in one transaction. Raises `DiskFull`."""
+        """Writes buffered changes in one transaction. Raises `DiskFull`."""
         with self._transaction():
             pass
 
     def consume(self, step: int, attempts: Iterable[AttemptId]) -> None:
-        """Training step `step` trains on these. Not yet committed. A slot that another step consumed breaks
-        an invariant.
-        """
+        """Records that training step `step` trains on these attempts, before its commit. Consuming a slot
+        twice breaks an invariant."""
         with self._transaction():
             self._consume(step, attempts)
 
     def uncommitted(self) -> dict[int, tuple[AttemptId, ...]]:
-        """What was consumed since the last commit, by step: the next checkpoint must carry this."""
+        """Attempts consumed since the last commit, by step; the next checkpoint must carry them."""
         rows = self._db.execute(
             "SELECT consumed_in, grp, slot, try FROM attempts WHERE consumed_in > ? ORDER BY consumed_in, "
             "grp, slot",
@@ -119,15 +117,15 @@ class Ledger:
         return {step: tuple(attempts) for step, attempts in found.items()}
 
     def commit(self, step: int) -> None:
-        """Follows the rename of the checkpoint of `step`; call it right after."""
+        """Marks `step` as committed. Call it right after its checkpoint was renamed."""
         with self._transaction():
             self._mark("committed_step", step)
 
     def reconcile(self, committed_step: int, consumed: Consumed) -> Reconciled:
-        """Puts the ledger right after a crash: the checkpoint of `committed_step`, which carries `consumed`,
-        is the truth.
+        """Repairs the ledger after a crash. The checkpoint of `committed_step`, which carries `consumed`, is
+        the truth.
 
-        Whatever was issued or consumed later is forgotten, to be issued again under the same key.
+        Attempts issued or consumed later are forgotten, and will be issued again under the same key.
         """
         self._waiting.clear()
         with self._transaction() as db:
@@ -165,17 +163,15 @@ class Ledger:
 
     def next_version(self) -> int:
         """A version that was never given out before, not even by a run that crashed or was rolled back; from
-        1 on.
-        """
+        1 on."""
         with self._transaction():
             version = self._marked("last_version", 0) + 1
             self._mark("last_version", version)
         return version
 
     def publish(self, version: int, *, step: int, policy: str = "main") -> None:
-        """Version `version` of `policy` holds the weights after training step `step`. Publishing one twice
-        breaks an invariant.
-        """
+        """Records that `version` of `policy` holds the weights after training step `step`. Publishing a
+        version twice breaks an invariant."""
         with self._transaction() as db:
             assert version <= self._marked("last_version", 0), (
                 f"version {version} was not given out by next_version"
@@ -190,14 +186,14 @@ class Ledger:
         return self._marked("committed_step", -1)
 
     def counts(self) -> dict[State, int]:
-        """How many attempts stand where, flushed ones only."""
+        """Number of attempts by state, counting flushed ones only."""
         rows: dict[int, int] = dict(
             self._db.execute("SELECT state, count(*) FROM attempts GROUP BY state").fetchall()
         )
         return {state: rows.get(state, 0) for state in State}
 
     def state(self, attempt: AttemptId) -> State | None:
-        """None for an attempt that the ledger does not know; flushed ones only."""
+        """None for an unknown attempt; counts flushed changes only."""
         row = self._db.execute(
             "SELECT state FROM attempts WHERE grp = ? AND slot = ? AND try = ?",
             (attempt.group, attempt.slot, attempt.tries),

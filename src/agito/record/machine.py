@@ -1,6 +1,4 @@
-"""What a figure depends on and a reader asks for first: commit, versions, machine, load. Nothing is imported
-to find out.
-"""
+"""The conditions of a measurement: commit, versions, machine, load. Found without importing the packages."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ def facts() -> dict[str, Json]:
 
 
 def commit() -> str:
-    """Of the checkout that this package runs from, `+` after it when files differ from it; `unknown` outside
-    a checkout.
-    """
+    """The checkout's commit, followed by `+` when files differ from it; `unknown` outside a checkout."""
     here = Path(__file__).parent
     head = _git(here, "rev-parse", "--short=12", "HEAD")
     if not head:

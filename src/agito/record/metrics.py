@@ -1,7 +1,7 @@
-"""`metrics.jsonl`: one line a measurement, appended, never rewritten while a run goes on.
+"""`metrics.jsonl`: one line per measurement, append-only while a run goes on.
 
-A line is `{"step", "phase", "wall_s", "area/name_unit": number, ...}`. Not-a-number is written as null. A
-line that a crash tore is ignored by readers and trimmed on resume.
+A line is `{"step", "phase", "wall_s", "area/name_unit": number, ...}`, with NaN as null. Readers skip a line
+torn by a crash; resuming trims it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RESERVED = ("step", "phase", "wall_s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One measurement. `wall_s` counts the seconds of the run so far, across resumes, pauses left out."""
+    """One measurement. `wall_s`: seconds of the run so far, across resumes and without pauses."""
 
     step: int
     phase: str
@@ -34,7 +34,7 @@ class Line:
 
 
 class Metrics:
-    """The one writer of a run's metrics. `wall_s` is what earlier sessions of the same run already took."""
+    """The only writer of a run's metrics. `wall_s`: seconds used by earlier sessions of the run."""
 
     def __init__(self, path: Path, *, wall_s: float = 0.0) -> None:
         self._path = path
@@ -42,10 +42,8 @@ class Metrics:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, in front of which
-        a policy's name may stand, and `DiskFull` when there
-        is no room.
-        """
+        """Appends one line. Raises `ValueError` for a key that is not `area/name_unit`, optionally prefixed
+        by a policy's name, and `DiskFull`."""
         line: dict[str, object] = {"step": step, "phase": phase, "wall_s": round(self.wall_s, 3)}
         for key, value in values.items():
             if not _KEY.fullmatch(key):
@@ -79,7 +77,7 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """Every whole line; an empty list when there is no file."""
+    """All complete lines; an empty list when there is no file."""
     if not path.exists():
         return []
     lines = [_parse(raw) for raw in path.read_bytes().split(b"\n")]
@@ -87,9 +85,8 @@ def read_metrics(path: Path) -> list[Line]:
 
 
 def trim_metrics(path: Path, keep: Callable[[Line], bool]) -> float:
-    """Drops torn lines and those that `keep` refuses, atomically; returns the `wall_s` of the last line kept,
-    or 0.
-    """
+    """Atomically drops torn lines and those that `keep` rejects; returns `wall_s` of the last line kept, or
+    0."""
     kept = [line for line in read_metrics(path) if keep(line)]
     data = b"".join(_dump(line) for line in kept)
     if path.exists() and path.read_bytes() != data:

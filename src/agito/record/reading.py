@@ -1,4 +1,4 @@
-"""Trajectory files back into the records that they were written from, for `replay` and for tests."""
+"""Reads trajectory files back into records, for `replay` and tests."""
 
 # pyarrow ships no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -48,34 +48,33 @@ _STATS = ("advantages", "trainer_logprobs", "ratios")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """One row: an attempt, when it was made, its tokens as text over all segments, and what training saw of
-    it.
-    """
+    """One row: an attempt, when it was made, its tokens as text over all segments, and its training
+    statistics."""
 
     phase: str
     step: int
     dialect: Dialect
     attempt: Attempt
     pieces: tuple[str, ...]
-    stats: tuple[TokenStats, ...]  # one a segment; empty when it was not trained on
+    stats: tuple[TokenStats, ...]  # one per segment; empty if not trained on
 
 
 def read_trajectories(path: Path) -> list[Recorded]:
-    """Every attempt in one file, in the order written. Raises `NotFound`."""
+    """All attempts in one file, in the order written. Raises `NotFound`."""
     if not path.exists():
         raise NotFound(f"{path}: no such trajectory file")
     return [_recorded(row) for row in pq.read_table(path).to_pylist()]
 
 
 def read_quarantined(path: Path) -> list[Recorded]:
-    """Only the attempts in one file whose reward is not believed."""
+    """The attempts in one file whose reward is not trusted."""
     if "quarantine" not in pq.read_schema(path).names:
         return []
     return [_recorded(row) for row in pq.read_table(path, filters=[("quarantine", "!=", "")]).to_pylist()]
 
 
 def find_attempt(directory: Path, attempt: AttemptId, *, phase: str | None = None) -> Recorded:
-    """The attempt in a run's `trajectories/`, in any phase unless one is named. Raises `NotFound`."""
+    """Finds an attempt in a run's `trajectories/`, in any phase unless one is given. Raises `NotFound`."""
     wanted = [("group", "=", attempt.group), ("slot", "=", attempt.slot), ("tries", "=", attempt.tries)]
     for path in sorted(directory.glob(f"{phase or '*'}-*.parquet")):
         rows = pq.read_table(path, filters=wanted).to_pylist()

@@ -1,8 +1,8 @@
-"""The columns of `trajectories/<phase>-<step>.parquet`: the one place that says what they mean.
+"""The columns of `trajectories/<phase>-<step>.parquet`, documented here only.
 
-One row an attempt; a Key is never in it. Token columns run over all segments of the attempt, one after the
-other; `segments` says where each starts, and positions in `versions` and `turns` count from there as in the
-records. Readers: `record/reading.py` for records, `view/` for the report, pandas for people.
+One row per attempt; a Target is never in it. Token columns concatenate all segments of the attempt;
+`segments` says where each starts, and positions in `versions` and `turns` are relative to the segment.
+Readers: `record/reading.py` for records, `view/` for the report, pandas for people.
 """
 
 # pyarrow ships no types.
@@ -25,14 +25,14 @@ SEGMENT = pa.struct(
         "spawned_by": pa.int32(),  # event index
         "start": pa.int32(),  # first row of this segment in the token columns
         "stop": pa.int32(),
-        "num_spans": pa.int32(),  # how many of `versions` are this segment's
+        "num_spans": pa.int32(),  # number of entries in `versions`
     }
 )
 VERSION = pa.struct({"start": pa.int32(), "stop": pa.int32(), "version": pa.int64()})
 TURN = pa.struct(
     {
         "segment": pa.int32(),
-        "start": pa.int32(),  # of the segment
+        "start": pa.int32(),  # relative to the segment
         "stop": pa.int32(),
         "stopped": pa.string(),
         "effort": pa.string(),
@@ -69,7 +69,8 @@ FLAG = pa.struct(
         "event": pa.int32(),
     }
 )
-PENALTY = pa.struct({"reward": pa.float64(), "floor": pa.float64(), "event": pa.int32()})  # from that call on
+# from call `event` on
+PENALTY = pa.struct({"reward": pa.float64(), "floor": pa.float64(), "event": pa.int32()})
 # reward is null when void
 GOLD = pa.struct({"reward": pa.float64(), "evidence": pa.string(), "chance": pa.float64()})
 LINEAGE = pa.struct({"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string()})
@@ -88,7 +89,7 @@ SCHEMA = pa.schema(
         "level": pa.int32(),
         "tags": pa.list_(pa.string()),
         "dialect": pa.string(),
-        "prompt": pa.string(),  # in that dialect
+        "prompt": pa.string(),  # in the dialect used
         "task": pa.string(),  # JSON: every dialect's prompt, tools, limits
         "end": pa.string(),
         "fault": pa.string(),
@@ -99,10 +100,10 @@ SCHEMA = pa.schema(
         "scores": pa.string(),  # JSON
         "evidence": pa.string(),
         "grade_seed": pa.int64(),
-        "flags": pa.list_(FLAG),  # signs of cheating that the grader or the monitor saw
-        "quarantine": pa.string(),  # why its reward is not believed; empty: nothing speaks against it
-        "penalty": PENALTY,  # null where there is none
-        "gold": GOLD,  # of the held-out validator; null where it was not asked
+        "flags": pa.list_(FLAG),  # signs of cheating, from grader or monitor
+        "quarantine": pa.string(),  # why the reward is not trusted; empty: trusted
+        "penalty": PENALTY,  # null without a penalty
+        "gold": GOLD,  # from the held-out validator; null where it did not judge
         "num_turns": pa.int32(),
         "num_calls": pa.int32(),
         "num_sampled": pa.int32(),
@@ -111,11 +112,11 @@ SCHEMA = pa.schema(
         "tool_cpu_s": pa.float64(),
         "ids": pa.list_(pa.int32()),
         "pieces": pa.list_(pa.string()),  # `ids` as text, for people
-        "logprobs": pa.list_(pa.float32()),  # log mu; NaN where nothing was sampled
+        "logprobs": pa.list_(pa.float32()),  # log mu; NaN for tokens that were not sampled
         "kinds": pa.list_(pa.int8()),
         "channels": pa.list_(pa.int8()),
         "versions": pa.list_(VERSION),
-        "advantages": pa.list_(pa.float32()),  # null where the attempt was not trained on
+        "advantages": pa.list_(pa.float32()),  # null if the attempt was not trained on
         "trainer_logprobs": pa.list_(pa.float32()),  # log pi_old
         "ratios": pa.list_(pa.float32()),  # w = pi_old / mu
         "segments": pa.list_(SEGMENT),

@@ -1,4 +1,4 @@
-"""`summary.json`: what a run came to, under the names that readers rely on."""
+"""`summary.json`: the results of a run, under names that readers rely on."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The outcome of one run. Rates count scored attempts; those that end in `_all` count every one, a void
-    one as a failure.
-    """
+    """The results of one run. Rates count scored attempts; rates ending in `_all` count all, with void ones
+    as failures."""
 
     commit: str
     seed: int
     isolation_tier: str
     before: Rate  # held out, after the cold start
     after: Rate  # the same tasks, after RL
-    structural: Rate | None = None  # None when the recipe has no such evaluation
+    structural: Rate | None = None  # None: the recipe has no such evaluation
     before_all: Rate
     after_all: Rate
     structural_all: Rate | None = None
@@ -35,23 +34,23 @@ class Summary:
     cells_after: Mapping[str, Rate]
     baselines: Mapping[str, Rate]
     num_eval_tasks: int
-    wall_s: float  # after set-up
-    cpu_s: float  # of every process of ours
+    wall_s: float  # without set-up
+    cpu_s: float  # of all processes of the run
     load: float  # one-minute average of the machine, at the end
-    # of the processors' time, meanwhile, that a virtual machine's host gave to others
+    # Share of CPU time that a virtual machine's host gave to others meanwhile.
     stolen_ratio: float = 0.0
     phase_wall_s: Mapping[str, float]
     sampled_tokens: int
     tool_calls: int
     tool_cpu_ms_p50: float
     void_attempts: int
-    void_causes: Mapping[str, int] = field(default_factory=dict[str, int])  # the commonest, with how often
+    void_causes: Mapping[str, int] = field(default_factory=dict[str, int])  # the commonest, with counts
     admission: Mapping[str, Json] = field(
         default_factory=dict[str, Json]
-    )  # why the environment was trained on: see `agito.training.admission`
+    )  # why training on the environment was allowed: see `agito.training.admission`
     quarantined_attempts: int = 0
     monitor: Mapping[str, Json] = field(default_factory=dict[str, Json])  # see `agito.monitor`
-    paused: str = ""  # why the run stopped before its end
+    paused: str = ""  # why the run stopped early
 
     def __post_init__(self) -> None:
         for name in ("wall_s", "cpu_s", "load", "stolen_ratio", "tool_cpu_ms_p50"):
@@ -125,13 +124,13 @@ class Summary:
 
 
 def rate(attempts: Iterable[Attempt]) -> Rate:
-    """Over scored attempts only; a penalised one is no success."""
+    """Over scored attempts only; a penalised attempt is not a success."""
     scored = [attempt for attempt in attempts if is_success(attempt) is not None]
     return rate_over_all(scored)
 
 
 def rate_over_all(attempts: Sequence[Attempt]) -> Rate:
-    """Over all attempts: a void one counts as a failure, so that leaving is never better than failing."""
+    """Over all attempts: a void one counts as a failure, so that causing a void never beats failing."""
     num_tasks = len({attempt.trajectory.task.id for attempt in attempts})
     successes = sum(bool(is_success(attempt)) for attempt in attempts)
     return Rate(
@@ -140,7 +139,7 @@ def rate_over_all(attempts: Sequence[Attempt]) -> Rate:
 
 
 def rates_by_cell(attempts: Iterable[Attempt], *, tags: tuple[str, ...] = ("fallback",)) -> dict[str, Rate]:
-    """By family and level, and apart where a task carries one of `tags`: `find-2`, `find-2+fallback`."""
+    """By family and level, and separately for tasks that carry one of `tags`: `find-2`, `find-2+fallback`."""
     cells: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         task = attempt.trajectory.task

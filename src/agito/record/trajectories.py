@@ -1,6 +1,6 @@
-"""Attempts as Parquet, one file a step, written whole or not at all.
+"""Attempts as Parquet: one file per step, written whole or not at all.
 
-Survives `kill -9`. Text that is not valid Unicode loses its stray surrogates; token columns are exact.
+Survives `kill -9`. Invalid Unicode in text loses its lone surrogates; token columns are exact.
 """
 
 # pyarrow ships no types.
@@ -27,9 +27,7 @@ from agito.types import Attempt, AttemptId, Dialect, Event, Segment, Task, Traje
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenStats:
-    """What training saw of one segment; every column has one entry a token of the segment. None where it was
-    not computed.
-    """
+    """Training statistics of one segment, one entry per token; None for columns that were not computed."""
 
     attempt: AttemptId
     segment: int = 0
@@ -48,9 +46,9 @@ def write_trajectories(
     piece: Callable[[str, int], str],
     stats: Iterable[TokenStats] = (),
 ) -> Path:
-    """Writes `<phase>-<step>.parquet`, over an earlier one; returns its path. Raises `DiskFull`.
+    """Writes `<phase>-<step>.parquet`, replacing an earlier one; returns its path. Raises `DiskFull`.
 
-    `piece(policy, id)` decodes one token for people; it is called once for each.
+    `piece(policy, id)` decodes one token for people, and is called once per token.
     """
     path = trajectory_file(directory, phase, step)
     table = _table(phase, step, attempts, dialect, piece, list(stats))
@@ -65,9 +63,8 @@ def trajectory_file(directory: Path, phase: str, step: int) -> Path:
 
 
 def is_success(attempt: Attempt) -> bool | None:
-    """Full marks, or what the grader calls a success where rewards are graded, and no penalty. None when
-    void: neither success nor failure.
-    """
+    """Full marks (or, with graded rewards, success according to the grader) and no penalty. None when
+    void."""
     if not attempt.is_scored:
         return None
     verdict = attempt.verdict
@@ -235,7 +232,7 @@ def _event(event: Event) -> dict[str, Any]:
 def _token_columns(
     trajectories: Sequence[Trajectory], piece: Callable[[str, int], str]
 ) -> dict[str, pa.Array]:
-    """Built from whole buffers: a Python object a token would cost more than the rest of the file."""
+    """Built from whole buffers: one Python object per token would cost more than the rest of the file."""
     tokens = [segment.tokens for trajectory in trajectories for segment in trajectory.segments]
     offsets = _offsets(trajectories)
     ids = _joined([np.frombuffer(part.ids, dtype=np.int32) for part in tokens], np.int32)

@@ -1,4 +1,4 @@
-"""What a run has used so far; it is carried by checkpoints, so that a resumed run counts on."""
+"""Resources that a run has used so far. Checkpoints carry them, so a resumed run continues the counts."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agito.errors import CorruptCheckpoint
 from agito.types import Attempt, Json
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _LONGEST_CAUSE, _MOST_CAUSES = 160, 50
-_BIN_MS = 0.05  # of the histogram of tool CPU times
+_BIN_MS = 0.05  # bin width of the histogram of tool CPU times
 
 
 @dataclass(slots=True)
 class UsageCounters:
-    """Counts of attempts by the policy and by scripts alike, except tokens, which only a policy samples."""
+    """Counts over attempts of policies and scripts alike; tokens count for policies only, as scripts sample
+    none."""
 
     sampled_tokens: int = 0
     tool_calls: int = 0
     void_attempts: int = 0
     quarantined_attempts: int = 0
-    void_causes: Counter[str] = field(default_factory=Counter[str])  # of demonstrations too
-    earlier_cpu_s: float = 0.0  # of sessions of this run before the last resume
-    _phases: dict[str, float] = field(default_factory=dict[str, float])  # that have ended
-    _began: dict[str, float] = field(default_factory=dict[str, float])  # that have not
+    void_causes: Counter[str] = field(default_factory=Counter[str])  # including demonstrations
+    earlier_cpu_s: float = 0.0  # of sessions before the last resume
+    _phases: dict[str, float] = field(default_factory=dict[str, float])  # ended
+    _began: dict[str, float] = field(default_factory=dict[str, float])  # still running
     _ticks: tuple[int, int] = field(default_factory=lambda: _stolen_and_all())
     _tool_cpu: Counter[int] = field(default_factory=Counter[int])
 
@@ -52,7 +56,7 @@ class UsageCounters:
                 self.tool_calls += event.wall_s > 0 or not (event.ended or event.fault or event.call.problem)
 
     def add_causes(self, attempts: Iterable[Attempt]) -> None:
-        """Why there was no verdict, without what differs from one attempt to the next."""
+        """Counts causes of void attempts, without the parts that differ between attempts."""
         for attempt in attempts:
             if not attempt.is_scored:
                 self.void_causes[
@@ -66,7 +70,7 @@ class UsageCounters:
 
     @property
     def tool_cpu_ms_p50(self) -> float:
-        """Median CPU time of one tool call inside the sandbox; 0 when there was none."""
+        """Median CPU time of one tool call inside the sandbox; 0 without calls."""
         seen, half = 0, sum(self._tool_cpu.values()) / 2
         for number in sorted(self._tool_cpu):
             seen += self._tool_cpu[number]
@@ -85,56 +89,73 @@ class UsageCounters:
 
     @property
     def phase_wall_s(self) -> dict[str, float]:
-        """Seconds by phase over all sessions, those that go on up to now."""
+        """Seconds by phase over all sessions, running phases included."""
         now = time.monotonic()
         return self._phases | {
             name: self._phases.get(name, 0.0) + now - began for name, began in self._began.items()
         }
 
     def cpu_s(self) -> float:
-        """Of this process and of every child that has ended, over all sessions; complete once everything is
-        closed.
-        """
+        """CPU seconds of this process and its ended children, over all sessions; complete once all workers
+        are closed."""
         here = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return self.earlier_cpu_s + sum(usage.ru_utime + usage.ru_stime for usage in here)
 
     def stolen_ratio(self) -> float:
-        """Share of the processors' time that the host of a virtual machine gave to others, in
-        this session.
-        """
+        """Share of CPU time that a virtual machine's host gave to others in this session."""
         (stolen_before, all_before), (stolen, total) = self._ticks, _stolen_and_all()
         return round((stolen - stolen_before) / max(total - all_before, 1), 4)
 
     def to_json(self) -> dict[str, Json]:
-        return {
-            "sampled_tokens": self.sampled_tokens,
-            "tool_calls": self.tool_calls,
-            "void_attempts": self.void_attempts,
-            "quarantined_attempts": self.quarantined_attempts,
-            "void_causes": dict(self.void_causes),
-            "phase_wall_s": {**self.phase_wall_s},
-            "cpu_s": self.cpu_s(),
-            "tool_cpu": {str(number): count for number, count in self._tool_cpu.items()},
-        }
+        saved = _Saved(
+            sampled_tokens=self.sampled_tokens,
+            tool_calls=self.tool_calls,
+            void_attempts=self.void_attempts,
+            quarantined_attempts=self.quarantined_attempts,
+            void_causes=dict(self.void_causes),
+            phase_wall_s={**self.phase_wall_s},
+            cpu_s=self.cpu_s(),
+            tool_cpu=dict(self._tool_cpu),
+        )
+        return saved.model_dump(mode="json")
 
     @classmethod
-    def from_json(cls, data: dict[str, Json]) -> UsageCounters:
-        phases, tool_cpu, causes = data["phase_wall_s"], data["tool_cpu"], data["void_causes"]
-        assert isinstance(phases, dict) and isinstance(tool_cpu, dict) and isinstance(causes, dict)
+    def from_json(cls, data: Json) -> UsageCounters:
+        """The inverse of `to_json`. Raises `CorruptCheckpoint` for anything else."""
+        try:
+            saved = _Saved.model_validate(data)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise CorruptCheckpoint(f"usage: {where}: {error.errors()[0]['msg']}") from None
         return cls(
-            sampled_tokens=int(str(data["sampled_tokens"])),
-            tool_calls=int(str(data["tool_calls"])),
-            void_attempts=int(str(data["void_attempts"])),
-            quarantined_attempts=int(str(data["quarantined_attempts"])),
-            void_causes=Counter({cause: int(str(num)) for cause, num in causes.items()}),
-            earlier_cpu_s=float(str(data["cpu_s"])),
-            _phases={name: float(str(wall_s)) for name, wall_s in phases.items()},
-            _tool_cpu=Counter({int(number): int(str(count)) for number, count in tool_cpu.items()}),
+            sampled_tokens=saved.sampled_tokens,
+            tool_calls=saved.tool_calls,
+            void_attempts=saved.void_attempts,
+            quarantined_attempts=saved.quarantined_attempts,
+            void_causes=Counter(saved.void_causes),
+            earlier_cpu_s=saved.cpu_s,
+            _phases=saved.phase_wall_s,
+            _tool_cpu=Counter(saved.tool_cpu),
         )
 
 
+class _Saved(BaseModel):
+    """The counters in a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sampled_tokens: int
+    tool_calls: int
+    void_attempts: int
+    quarantined_attempts: int
+    void_causes: dict[str, int]
+    phase_wall_s: dict[str, float]
+    cpu_s: float
+    tool_cpu: dict[int, int]
+
+
 def causes(attempts: Iterable[Attempt]) -> dict[str, int]:
-    """The commonest reasons for which there was no verdict, with how often."""
+    """The commonest causes of void attempts, with counts."""
     tally = UsageCounters()
     tally.add_causes(attempts)
     return tally.commonest_causes()
@@ -146,7 +167,7 @@ def load() -> float:
 
 
 def _stolen_and_all() -> tuple[int, int]:
-    """Ticks since the machine came up, over all processors; zeros where the system does not say."""
+    """Ticks since boot over all processors, stolen and total; zeros where the system does not report them."""
     try:
         ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
     except (OSError, ValueError):

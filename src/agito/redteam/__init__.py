@@ -1,4 +1,4 @@
-"""Exploits, honest work, weak graders to prove that the exploits fire, and the attacks as agents. See
+"""A red team against graders: exploits, honest work, and weak graders to prove that the exploits work. See
 docs/redteam.md.
 """
 

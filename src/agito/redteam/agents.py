@@ -1,10 +1,9 @@
-"""The battery as scripted agents over Session, for any environment: what an attacker does with the tools that
-a task has.
+"""The battery as scripted agents for any environment, within the tools that a task offers.
 
-An attack got through when its reward reaches what counts as success although nothing of the task was done.
-Three kinds: texts for lenient readers of answers, wherever a task is ended by one; tampering with the box,
-wherever there is a shell; and the exploits of function tasks, wherever the prompt names a file of Python. The
-environment's own negative controls are not repeated here.
+An attack succeeds if its reward counts as success although the task was not done. Three kinds: answers that
+fool lenient readers, if a tool submits text; tampering with the box, if there is a shell; and the exploits of
+function tasks, if the prompt names a Python file. The environment's own negative controls are not repeated
+here.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 from collections.abc import Generator, Mapping
 
 from agito.protocols import Environment, Script, ScriptFactory
-from agito.redteam.exploit import Class, Exploit, Moves
+from agito.redteam.exploit import Exploit, ExploitClass, Moves
 from agito.redteam.exploits import all_exploits
 from agito.redteam.targets import Case, Target
 from agito.types import Call, Dialect, Event, Fault, Task, ToolSpec
@@ -79,8 +78,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "box_makes_pipes": ("for f in *; do rm -rf -- $f; mkfifo $f; done; exit 0",),
     "box_nests_folders": ("for i in $(seq 200); do mkdir d; cd d; done; cd /work; exit 0",),
 }
-# What is printed last is submitted, word by word of it: a secret that could be read anywhere would be among
-# them.
+# The last output is submitted word by word: it would contain a readable secret.
 _LOOKS: dict[str, tuple[str, ...]] = {
     "look_at_processes": (
         "cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | tail -c 250; exit 0",
@@ -98,8 +96,8 @@ _LOOKS: dict[str, tuple[str, ...]] = {
 
 
 def attacks_for(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:
-    """Every attack that the tools of `task` admit, by name. Each stays within the task's limits and ends by
-    submitting, where it can.
+    """Every attack that the task's tools allow, by name. Each stays within the task's limits and ends by
+    submitting, if possible.
     """
     shell, submit = _shell(task), _submit(task)
     found: dict[str, ScriptFactory] = {}
@@ -145,7 +143,7 @@ def _strings(tool: ToolSpec) -> list[str]:
 
 
 def _target(task: Task) -> Target | None:
-    """The function that the prompt asks for; by a convention of ours, one in a file of its own name."""
+    """The function named in the prompt; by convention it has the name of its file."""
     found = _FILE.search(task.prompt.get(Dialect.NATURAL, ""))
     if found is None:
         return None
@@ -159,7 +157,7 @@ def _target(task: Task) -> Target | None:
 def _plays(exploit: Exploit) -> bool:
     return (
         exploit.target is None
-        and exploit.kind not in (Class.LISTING, Class.JUDGE, Class.LOOKUP)
+        and exploit.kind not in (ExploitClass.LISTING, ExploitClass.JUDGE, ExploitClass.LOOKUP)
         and bool(_steps(exploit))
     )
 
@@ -176,7 +174,7 @@ def _call(tool: ToolSpec, text: str) -> Call:
 
 
 def _persist(call: Call) -> Generator[Call, Event, Event]:
-    """Says a call again while it times out, as many tools do now and then."""
+    """Repeats a call that times out, as some tools do now and then."""
     event = yield call
     for _ in range(2):
         if event.fault is not Fault.TIMEOUT:

@@ -1,6 +1,4 @@
-"""The boxes of the battery: a repository as an agent finds it, scrubbed or as it was, and the fresh boxes of
-graders.
-"""
+"""Boxes of the battery: a repository as an agent finds it, scrubbed or not, and fresh boxes for graders."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ _GIT = "git -c user.name=a -c user.email=a@b -c init.defaultBranch=main -c gc.au
 
 
 class AttackBoxes:
-    """`site` is a directory of `runner_site`. Repositories are made once and forked for each agent."""
+    """`site` is a directory made by `runner_site`. Repositories are made once and forked for each agent."""
 
     def __init__(self, pool: SandboxPool, site: str) -> None:
         self.pool = pool
@@ -42,9 +40,7 @@ class AttackBoxes:
         return await self.pool.start(self._spec)
 
     async def agent(self, secret: Secret, *, is_leaky: bool) -> Sandbox:
-        """A box with the repository of a target: as it was, or as our scrubbing leaves it. Raises
-        `AnswerReachable`.
-        """
+        """A box with a target's repository, scrubbed unless `is_leaky`. Raises `AnswerReachable`."""
         async with self._making:
             snapshot = await self._leaky(secret)
             if not is_leaky:
@@ -65,8 +61,8 @@ class AttackBoxes:
         return self._made[key]
 
     async def _scrubbed(self, secret: Secret, leaky: str) -> str:
-        """What is left of the leaky one, in a fresh box; proved by a search from inside, the system's own
-        libraries apart.
+        """The scrubbed repository in a fresh box, proven clean by a search from inside (without the system's
+        libraries).
         """
         key = (secret.target.function, False)
         if key not in self._made:
@@ -99,7 +95,7 @@ def repository(secret: Secret) -> dict[str, bytes | str]:
 
 
 async def _commit(box: Sandbox, secret: Secret) -> None:
-    """A history in which the solution was once there, and everything else that people leave lying about."""
+    """Makes a history that once held the solution, and the usual leftovers."""
     path, stub, solved = secret.target.path, secret.target.stub, secret.reference
     function = secret.target.function
     await _run(box, f"printf '.site\\n__pycache__\\ndist\\n*~\\n' > .gitignore; {_GIT} init -q")
@@ -126,7 +122,7 @@ async def _commit(box: Sandbox, secret: Secret) -> None:
 
 
 async def _leave_running(box: Sandbox, secret: Secret) -> None:
-    """What a snapshot does not carry: processes and /tmp."""
+    """Adds what a snapshot does not carry: processes and /tmp."""
     solved = _packed(secret.reference)
     await _run(
         box,

@@ -1,4 +1,4 @@
-"""A real pytest for the inside of sandboxes, which see the system's interpreter and none of our packages."""
+"""A real pytest for sandboxes, which see the system's interpreter and none of our packages."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from agito.errors import NotFound
 
-FOLDER = ".site"  # beneath the workspace; to be put on PYTHONPATH
+FOLDER = ".site"  # relative to the workspace; put it on PYTHONPATH
 _PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
 _MODULES = ("py",)
-_MANY = ("lexers", "formatters", "styles", "filters")  # of pygments; the runner loads five modules of them
+# subpackages of pygments; the runner loads five of their modules
+_MANY = ("lexers", "formatters", "styles", "filters")
 _NEEDED = ("__init__.py", "_mapping.py", "python.py", "diff.py", "terminal.py")
 
 
 @contextmanager
 def runner_site() -> Generator[str]:
-    """A directory for `SandboxSpec.base`: pytest of this interpreter, pure Python, without what it does not
-    load.
+    """A directory for `SandboxSpec.base` with this interpreter's pytest: pure Python, without unused modules.
 
-    Raises `NotFound` where pytest is not installed.
+    Raises `NotFound` if pytest is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="agito-site-") as name:
         root = Path(name)

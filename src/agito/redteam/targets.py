@@ -1,6 +1,4 @@
-"""Four small function tasks that the battery attacks: what the agent sees, and, apart, what only the trusted
-side knows.
-"""
+"""Four small function tasks for the battery: what the agent sees, and what only the trusted side knows."""
 
 from __future__ import annotations
 
@@ -40,20 +38,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """What only graders know. `draw` makes fresh arguments; On `slow` a careless solution takes a second, on
-    `endless` for ever.
+    """What only graders know. `draw` makes fresh arguments. On `slow` a careless solution takes a second, on
+    `endless` it never ends.
     """
 
     target: Target
     reference: str
     draw: Callable[[random.Random], tuple[Json, ...]]
-    properties: str  # invariants as a test module, for the twin that checks nothing else
+    properties: str  # invariants as a test module, for the grader that checks nothing else
     slow: tuple[Json, ...] | None = None
     endless: tuple[Json, ...] | None = None
 
     @property
     def task(self) -> FunctionTask:
-        """The same as our own grader takes it."""
+        """The same task for our own grader."""
 
         def hidden(rng: random.Random) -> list[tuple[Json, ...]]:
             return [self.draw(rng) for _ in range(6)] + ([self.endless] if self.endless else [])

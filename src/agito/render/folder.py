@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agito.errors import CorruptCheckpoint
-from agito.render.chat import ChatRenderer, Tools
+from agito.render.chat import AUTO, ChatRenderer, Tools
 from agito.render.template import UnsupportedTemplate
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Json
@@ -28,10 +28,15 @@ _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def read_chat(
-    directory: Path, *, tools: Tools = "auto", variables: Mapping[str, Json] | None = None
+    directory: Path,
+    *,
+    tools: Tools = "auto",
+    tool_format: str = AUTO,
+    variables: Mapping[str, Json] | None = None,
 ) -> ChatRenderer:
-    """`variables`: for the template, such as `enable_thinking`. Raises `CorruptCheckpoint`,
-    `UnsupportedTemplate`.
+    """`variables`: for the template, such as `enable_thinking`; the rest as in `ChatRenderer`.
+
+    Raises `CorruptCheckpoint`, `UnsupportedTemplate`.
     """
     config, network, generation = (
         _json(directory / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config")
@@ -55,6 +60,7 @@ def read_chat(
         end_ids=ends,
         variables={**named, **(variables or {})},
         tools=tools,
+        tool_format=tool_format,
         files=_files(directory),
     )
 

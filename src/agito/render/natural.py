@@ -10,7 +10,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 
-from agito.render.hermes import read_call
+from agito.render.formats.hermes import read_call
 from agito.render.vocabulary import (
     CALL,
     END_CALL,
@@ -163,7 +163,7 @@ def _offer(task: Task) -> str:
 
 
 def _format(task: Task) -> str:
-    return f"{_FORMAT}\n\nYou have {task.limits.turns} turns."
+    return f"{_FORMAT}\n\nYou have {task.limits.turns} turn{'s' * (task.limits.turns != 1)}."
 
 
 def _response(event: Event) -> str:

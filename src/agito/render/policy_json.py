@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 
 from agito.types import Json
 
 MOST_DEEP = 64  # lists and objects within one another
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}"]', re.DOTALL)
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 
@@ -28,6 +30,29 @@ def parse(text: str) -> Json:
     if not _is_whole(value):
         raise ValueError("a string holds half a character (a lone surrogate)")
     return value
+
+
+def first(text: str, start: int) -> tuple[Json, int]:
+    """The object or list that begins at `start`, and where it ends, whatever follows.
+
+    Raises `Unfinished` where it does not end or holds no JSON, else `ValueError` for what no tool could take.
+    """
+    depth = 0
+    for found in _BRACKETS.finditer(text, start):
+        letter = found[0]
+        if letter == '"':
+            break
+        depth += 1 if letter in "[{" else -1 if letter in "]}" else 0
+        if depth == 0:
+            try:
+                return parse(text[start : found.end()]), found.end()
+            except json.JSONDecodeError as error:
+                raise Unfinished(str(error)) from error
+    raise Unfinished("the JSON has no end")
+
+
+class Unfinished(ValueError):
+    """No JSON, or not all of it."""
 
 
 def printable(text: str) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from agito.errors import AgitoError
 from agito.render.tokenizer import ModelTokenizer, free_mark
-from agito.types import Json
+from agito.types import Call, Json
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 Message: TypeAlias = "dict[str, Json]"
+_DATED = "{%- macro strftime_now(format) -%}"
+_DATE = date(2024, 7, 26)  # that of Llama's templates where they are told none
 
 
 class UnsupportedTemplate(AgitoError, ValueError):
@@ -30,11 +33,21 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: ModelTokenizer, variables: Mapping[str, Json]) -> None:
         """Raises `UnsupportedTemplate`."""
-        self.source, self._tokenizer, self._variables = source, tokenizer, dict(variables)
+        self.source, self._tokenizer, self.variables = source, tokenizer, dict(variables)
         try:
             self._template = _environment().from_string(source)
         except Exception as error:
             raise UnsupportedTemplate(f"the chat template cannot be read: {error}") from error
+
+    def guarded(self, calls: Sequence[Call], mark: str) -> list[Call]:
+        """The calls, with the mark as `render` puts it into texts."""
+        return [
+            Call(
+                tool=self._tokenizer.guard(call.tool, mark),
+                arguments=cast("dict[str, Json]", _guarded(dict(call.arguments), self._tokenizer, mark)),
+            )
+            for call in calls
+        ]
 
     def render(
         self,
@@ -63,11 +76,24 @@ class ChatTemplate:
                 tools=offered or None,
                 documents=None,
                 add_generation_prompt=prompts,
-                **self._variables,
+                **self.variables,
             )
         except Exception as error:  # a template is a program of somebody else's
             raise UnsupportedTemplate(f"the chat template: {error}") from error
         return text, mark
+
+
+def dated(source: str) -> str:
+    """The template with its date held fast, so that a prompt does not change overnight, neither in training
+    nor in serving.
+    """
+    formats = dict.fromkeys(re.findall(r"strftime_now\(\s*['\"]([^'\"]*)['\"]\s*\)", source))
+    if not formats or _DATED in source:
+        return source
+    cases = "".join(
+        f"{{%- if format == '{each}' -%}}{_DATE.strftime(each)}{{%- endif -%}}" for each in formats
+    )
+    return f"{_DATED}{cases}{{%- endmacro -%}}{source}"
 
 
 def guarded(
@@ -84,14 +110,27 @@ def guarded(
 
 def _environment() -> Environment:
     try:
-        from jinja2.ext import loopcontrols
+        from jinja2 import nodes
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise AgitoError(
             "a model's chat template needs the package jinja2: pip install 'agito[models]'"
         ) from error
+
+    class Generation(Extension):
+        """`{% generation %}` encloses what the assistant says, for trainers; it prints what it encloses."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> list[nodes.Node]:
+            next(parser.stream)
+            return cast(
+                "list[nodes.Node]", parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            )
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
 
     def tojson(

@@ -1,8 +1,8 @@
 """A pre-trained model's own tokenizer: its control tokens are made by its template alone, never by text from
 the world.
 
-Every added token that is not white space counts as a control token, also where the tokenizer itself does not
-call it special: Qwen's `<tool_call>` does not, and what a tool prints could then forge one.
+Every added token that is not white space (`▁` is) counts as a control token, also where the tokenizer itself
+does not call it special: Qwen's `<tool_call>` does not, and what a tool prints could then forge one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from agito.errors import CorruptCheckpoint
 
 _MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))  # code points that no text may hold
+_REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class ModelTokenizer:
                 int(token["id"]), bool(token.get("lstrip")), bool(token.get("rstrip"))
             )
             for token in added
-            if token.get("special") or str(token["content"]).strip()
+            if token.get("special") or str(token["content"]).replace("▁", "").strip()
         }
         self._control_ids = frozenset(control.id for control in self._controls.values())
         longest_first = sorted(self._controls, key=len, reverse=True)
@@ -71,12 +72,14 @@ class ModelTokenizer:
         return found[0] if found else None
 
     def guard(self, text: str, mark: str) -> str:
-        """The text with a mark inside everything that reads like a control token, and where it begins or ends
-        with part of one.
+        """The text with marks inside everything that reads like a control token, and where it begins or ends
+        with part of one; two behind a control token of a single letter.
 
-        Whatever a template puts it into, it stays text.
+        Whatever a template puts it into, it stays text. The mark itself is replaced.
         """
-        guarded = self._literal.sub(lambda found: found[0][:1] + mark + found[0][1:], text)
+        text = text.replace(mark, _REPLACEMENT)
+        apart = mark.join
+        guarded = self._literal.sub(lambda found: apart(found[0]) + mark * 2 * (len(found[0]) == 1), text)
         lengths = range(1, min(self._longest, len(text) + 1))
         before = mark if any(text[:length] in self._stops for length in lengths) else ""
         after = mark if any(text[-length:] in self._starts for length in lengths) else ""
@@ -87,6 +90,8 @@ class ModelTokenizer:
         ids, at = array("i"), 0
         skips_space = False
         for found in self._literal.finditer(rendered):
+            if mark and len(found[0]) == 1 and rendered.startswith(mark * 2, found.end()):
+                continue
             control = self._controls[found[0]]
             text = rendered[at : found.start()]
             ids.extend(self._encode_between(text, mark, skips_space, control.takes_space_before))
@@ -113,18 +118,26 @@ class ModelTokenizer:
 
     def _encode_plain(self, text: str) -> list[int]:
         """A piece of the vocabulary that reads like a control token may still be found: then the text is cut
-        in two, inside that piece.
+        inside each such piece. A letter that is one by itself is replaced.
         """
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self._control_ids:
-                cut = min(max((start + stop) // 2, 1), len(text) - 1)
-                if not 0 < cut < len(text):
-                    raise ValueError(
-                        f"{text!r} is one control token for this tokenizer, and cannot be written as text"
-                    )
-                return [*self._encode_plain(text[:cut]), *self._encode_plain(text[cut:])]
-        return encoding.ids
+        ids, left = list[int](), [text]
+        while left:
+            text = left.pop()
+            encoding = self._plain.encode(text, add_special_tokens=False)
+            spans = [
+                span
+                for token, span in zip(encoding.ids, encoding.offsets, strict=True)
+                if token in self._control_ids
+            ]
+            if not spans:
+                ids.extend(encoding.ids)
+            elif len(text) == 1:
+                left += [_REPLACEMENT] * (text != _REPLACEMENT)
+            else:
+                cuts = sorted({min(max((start + stop) // 2, 1), len(text) - 1) for start, stop in spans})
+                parts = [text[at:end] for at, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+                left += reversed(parts)
+        return ids
 
     @classmethod
     def read(cls, directory: Path) -> ModelTokenizer:
@@ -137,14 +150,9 @@ class ModelTokenizer:
 
 
 def free_mark(texts: Iterable[str]) -> str:
-    """A character that stands in none of the texts. Raises `ValueError` when they hold every one that no text
-    may hold.
-    """
+    """A character that stands in none of the texts, if there is one that no text may hold."""
     used = {letter for text in texts for letter in text if letter in _MARKS}
-    for mark in _MARKS:
-        if mark not in used:
-            return mark
-    raise ValueError("the text holds all 32 noncharacters from U+FDD0 on")
+    return next((mark for mark in _MARKS if mark not in used), _MARKS[0])
 
 
 def _tokenizer(data: dict[str, Any]) -> Tokenizer:

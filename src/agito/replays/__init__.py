@@ -1,1 +1,1 @@
-"""Recorded episodes and updates, done again."""
+"""Replays recorded episodes and recorded updates."""

@@ -1,6 +1,6 @@
-"""A run's RL again from its recorded tokens alone: the same batches, the same updates, the same weights.
+"""Replays a run's RL updates from its recorded tokens: the same batches, the same updates, the same weights.
 
-Nothing acts and nothing is sampled. So this checks that what was recorded is what was trained on.
+Nothing acts and nothing is sampled, so this checks that the recorded tokens are the trained ones.
 """
 
 from __future__ import annotations
@@ -28,20 +28,18 @@ _START = "checkpoints/step-0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relearned:
-    """`checked`: checkpoints whose weights came out the same; `differs`: the first that did not, and by which
-    tensor.
-    """
+class UpdatesReplay:
+    """`checked`: number of checkpoints with identical weights; `differs`: the first other one, and its first
+    different tensor."""
 
     steps: int
     checked: tuple[str, ...]
     differs: str = ""
 
 
-async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> Relearned:
+async def replay_updates(run: Path, *, on_step: Callable[[int], None] = lambda step: None) -> UpdatesReplay:
     """Raises `NotFound` for a run without its cold start or without RL, and `AgitoError` for one whose
-    weights were taken back.
-    """
+    weights were rolled back."""
     if not (run / _START).is_dir():
         raise NotFound(f"{run}: no {_START}; give the directory of a run that has begun with RL")
     recipe = config.read(Recipe, run / "config.toml")
@@ -49,9 +47,7 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
     if not files:
         raise NotFound(f"{run}: no RL step is recorded")
     if "monitor/rolled_back_to_step" in (run / "metrics.jsonl").read_text(encoding="utf-8"):
-        raise AgitoError(
-            f"{run}: an alarm took its weights back; what was learned and unlearned again is not repeated"
-        )
+        raise AgitoError(f"{run}: an alarm rolled its weights back; such a run cannot be replayed")
     checked: list[str] = []
     async with open_run_context(recipe) as run_context:
         policies = run_context.policies
@@ -65,9 +61,11 @@ async def relearn(run: Path, *, on_step: Callable[[int], None] = lambda step: No
                 if not (run / "checkpoints" / name).is_dir():
                     continue
                 if differs := await _difference(policies, run / "checkpoints" / name):
-                    return Relearned(steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}")
+                    return UpdatesReplay(
+                        steps=index + 1, checked=tuple(checked), differs=f"{name}: {differs}"
+                    )
                 checked.append(name)
-    return Relearned(steps=len(files), checked=tuple(checked))
+    return UpdatesReplay(steps=len(files), checked=tuple(checked))
 
 
 async def _step(policies: Policies, step: LearnStep, index: int, path: Path, version: int) -> int:
@@ -101,7 +99,7 @@ async def _step(policies: Policies, step: LearnStep, index: int, path: Path, ver
 
 async def _difference(policies: Policies, checkpoint: Path) -> str:
     """The first tensor that is not the checkpoint's; empty when all are."""
-    with tempfile.TemporaryDirectory(prefix="agito-relearn-") as directory:
+    with tempfile.TemporaryDirectory(prefix="agito-replay-") as directory:
         again = Path(directory) / "checkpoints" / "again"
         await policies.save(again, {})
         for name in policies.learning:

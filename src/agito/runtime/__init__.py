@@ -1,5 +1,5 @@
-"""Where policies run: the processes that hold their weights, and the typed requests that go there.
+"""Where policies run: the processes that hold their weights, and the typed requests to them.
 
-`wire` says what is asked and answered, `transport` how it gets there, `pool` is the side that asks; none of
-them loads torch. `worker` is the process, `sampler` and `learner` are what it runs.
+`wire` defines requests and responses, `transport` carries them, `pool` is the asking side; none of these
+loads torch. `worker` is the process; `sampler` and `learner` run in it.
 """

@@ -1,6 +1,5 @@
-"""One worker as seen from the rollout process: asked one thing at a time, under a deadline, and given up when
-it says nothing.
-"""
+"""A worker as seen from the rollout process: one request at a time, with a deadline, abandoned when it stops
+answering."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ from agito.errors import AgitoError, WorkerDied, WorkerFailed
 from agito.runtime.transport import Transport
 from agito.runtime.wire import Failure, PolicyId, Request, WorkerRequest, WorkerResponse
 
-START_S = 300.0  # until the first answer: a worker imports torch first
-_ENDING_S = 0.5  # until a process that was killed has ended
-FAREWELL_S = 5.0  # for a worker whose connection has closed to end by itself
+START_S = 300.0  # until the first answer; a worker imports torch first
+_ENDING_S = 0.5  # for a killed process to end
+FAREWELL_S = 5.0  # for a worker to end by itself after its connection closed
 
 Answer = TypeVar("Answer", bound=WorkerResponse)
 Result = TypeVar("Result")
@@ -25,7 +24,7 @@ Result = TypeVar("Result")
 
 class Worker:
     def __init__(self, rank: int, transport: Transport, silence_s: float) -> None:
-        """`silence_s`: how long it may take over a request that gives no deadline of its own."""
+        """`silence_s`: the deadline of requests without one of their own."""
         self.rank, self.transport, self.silence_s = rank, transport, silence_s
         self._turn = anyio.Lock()
         self._asked = 0
@@ -40,12 +39,11 @@ class Worker:
         *,
         deadline_s: float | None = None,
     ) -> Answer:
-        """Raises what the worker raised, if it is an error of ours, else `WorkerFailed`; and `WorkerDied`
-        when it has ended, or sends no answer in time. Then nobody else waits for it any more.
-        """
+        """Raises the worker's error if it is an `AgitoError`, otherwise `WorkerFailed`; raises `WorkerDied`
+        when it has ended or does not answer in time, and from then on immediately."""
         deadline_s = self.silence_s if deadline_s is None else deadline_s
         name = type(body).__name__
-        async with self._turn:  # whoever has it is under a deadline too
+        async with self._turn:  # its holder has a deadline too
             if self._lost:
                 raise WorkerDied(f"{self._lost}; {name} was not asked of it")
             self._asked += 1
@@ -87,15 +85,14 @@ class Worker:
         return how and f"worker {self.rank} ended ({how})"
 
     def close(self) -> None:
-        """A worker that has not answered yet still comes up, with nothing to lose, and one that was given up
-        is past hearing: neither is waited for.
-        """
+        """Closes the connection. A worker that has not answered yet has nothing to lose, and an abandoned one
+        does not listen; neither is waited for."""
         self.transport.close()
         if self._lost or not self._has_answered:
             self.transport.kill()
 
     async def join(self, until: float) -> None:
-        """Waits for its end, and brings it about at `until`."""
+        """Waits for its end, and forces it at `until`."""
         if not await self.transport.wait(until):
             self.transport.kill()
             await self.transport.wait(time.monotonic() + FAREWELL_S)
@@ -104,9 +101,8 @@ class Worker:
 async def together(
     workers: Sequence[Worker], calls: Sequence[Callable[[], Awaitable[Result]]]
 ) -> list[Result]:
-    """All at once; the answers in the order of the calls. Raises the error that says most: a worker that
-    failed may have done so only because one of `workers`, which it was summing with, has died.
-    """
+    """Makes all calls concurrently; answers in the order of the calls. Raises the most informative error: a
+    worker may fail only because another one that it sums gradients with has died."""
     answers: dict[int, Result] = {}
 
     async def wait(at: int, call: Callable[[], Awaitable[Result]]) -> None:

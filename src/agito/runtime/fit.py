@@ -1,6 +1,5 @@
-"""A recipe beside the environments that it names: what does not go together is said before anything is made,
-moved or audited.
-"""
+"""Checks a recipe against its environments, and reports mismatches before anything is created, moved or
+audited."""
 
 from __future__ import annotations
 
@@ -14,8 +13,9 @@ from agito.envs.prompts.data import read_conversations
 from agito.errors import BadRecipe
 from agito.harness import load as load_harness
 from agito.models.hub import folder_of
+from agito.plugins import shown
 from agito.protocols import MAIN, Environment, Finite, Unscripted
-from agito.recipe import Recipe, shown
+from agito.recipe import Recipe
 from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of
 from agito.runtime.sources import find
@@ -26,15 +26,15 @@ _STRUCTURAL = "structural"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A recipe that its environments can carry out, and what a person should be told of it."""
+    """A recipe that its environments support, and notices for the user."""
 
     recipe: Recipe
     notes: tuple[str, ...] = ()
 
 
 def fit(recipe: Recipe) -> Fit:
-    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded, and `BadRecipe` for
-    what it does not have, or the recipe needs and is not installed.
+    """Raises `NotFound` and `BadEnvironment` for an environment that cannot be loaded; `BadRecipe` for
+    something that it lacks, or that the recipe needs and is not installed.
 
     An environment without a structural split is not evaluated on one.
     """
@@ -101,9 +101,8 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
 
 
 def _with_models(recipe: Recipe) -> Recipe:
-    """With the folders of its models, so that the run goes on from anywhere. Raises `NotFound` for one that
-    is not there.
-    """
+    """Resolves the folders of its models, so that the run continues from any directory. Raises `NotFound` for
+    a missing one."""
     if recipe.model.path:
         path = str(folder_of(recipe.model.path))
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
@@ -115,9 +114,8 @@ def _with_models(recipe: Recipe) -> Recipe:
 
 
 def _require_roles(recipe: Recipe) -> None:
-    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness
-    does not have.
-    """
+    """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not
+    have."""
     roles = load_harness(recipe.harness.name).roles
     for role in recipe.agents:
         if role not in roles:
@@ -131,7 +129,7 @@ def _require_roles(recipe: Recipe) -> None:
 
 
 def require(option: str, wanted: Iterable[object], known: Sequence[object], environment: Environment) -> None:
-    """Raises `BadRecipe` for what `environment` does not have."""
+    """Raises `BadRecipe` for something that `environment` does not have."""
     for value in wanted:
         if value not in known:
             words = [str(each) for each in known]

@@ -1,4 +1,4 @@
-"""A learner as it runs in a worker: the trainer, and the channels that it pushes its weights into."""
+"""A learner inside a worker: the trainer, and the channels into which it pushes its weights."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ from agito.weights.network import ServedWeights
 
 
 class LearnerService:
-    """One policy's. `reducer`: to those that learn with it. `host`: of this machine, where samplers are on
-    others too.
-    """
+    """The learner of one policy. `reducer`: sums over processes that learn together. `host`: this machine's
+    address, if samplers run on others."""
 
     def __init__(
         self,
@@ -52,11 +51,11 @@ class LearnerService:
         adapter: Adapter | None = None,
         host: str | None = None,
     ) -> None:
-        """`adapter`: what is saved of the model; None: all of it."""
+        """`adapter`: the part of the model to save; None: all of it."""
         self._model, self._reducer, self._adapter = model, reducer, adapter
         self._trainer = LocalTrainer(model, spec.config, reducer=reducer)
         self._files: WeightFiles | None = None
-        self.own = InProcess()  # for a sampler beside it
+        self.own = InProcess()  # for a sampler in the same process
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
 
     def handle(self, request: LearnerRequest) -> LearnerResponse:

@@ -1,4 +1,4 @@
-"""A trained policy from the disk, ready to act."""
+"""Loads a trained policy from disk, ready to act."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["find", "open_trained", "recipe_of"]
 
 @asynccontextmanager
 async def open_trained(checkpoint: Path, recipe: Recipe) -> AsyncGenerator[RunContext]:
-    """A run context whose engines hold the checkpoint's weights; nobody learns.
+    """A run context whose engines hold the checkpoint's weights, without a learner.
 
     Raises as `Policies.open_frozen`, and `NotFound` for the environment.
     """

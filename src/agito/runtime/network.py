@@ -16,9 +16,8 @@ from agito.runtime.wire import ModelSpec
 
 
 def open_model(spec: ModelSpec, device: str) -> Decoder:
-    """A folder that holds an adapter is read with the model under it. Raises `NotFound`, `CorruptCheckpoint`,
-    `UnsupportedCheckpoint`.
-    """
+    """Also loads the base model of a folder that holds an adapter. Raises `NotFound`, `CorruptCheckpoint`,
+    `UnsupportedCheckpoint`."""
     if not isinstance(spec.source, Path):
         return Decoder(spec.source, seed=spec.seed, device=device)
     has_adapter = (spec.source / ADAPTER_CONFIG).is_file()
@@ -33,16 +32,15 @@ def open_model(spec: ModelSpec, device: str) -> Decoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What learns, and is saved, of a model that stays as it is in the folder `base`."""
+    """The trained and saved adapter of a model that stays unchanged in the folder `base`."""
 
     config: LoraConfig
     base: Path
 
 
 def adapter_of(spec: ModelSpec) -> Adapter | None:
-    """The adapter that learns, if one does: that of a folder which holds one, else a new one. Raises as
-    `open_model`.
-    """
+    """The trained adapter, if any: that of the folder if it holds one, otherwise a new one. Raises as
+    `open_model`."""
     source = spec.source
     if not isinstance(source, Path):
         return None
@@ -52,5 +50,5 @@ def adapter_of(spec: ModelSpec) -> Adapter | None:
 
 
 def learning(model: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """The parameters that change, by name: all of them, or an adapter's."""
+    """The trained parameters by name: all of them, or an adapter's."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,8 +1,8 @@
-"""Worker processes of this machine, each behind one stream socket.
+"""Worker processes on this machine, each behind one stream socket.
 
-The side that asks never blocks: a worker that has stopped reading, or writing, keeps one request waiting and
-not the event loop. A request may be given up at any point. What it had begun to send is finished by the next
-one, and its answer, which may still come, is dropped by id.
+The asking side never blocks: a worker that has stopped reading or writing stalls one request, not the event
+loop. A request may be abandoned at any point. The next request finishes sending it, and a late answer is
+dropped by id.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import anyio
 from agito.runtime.transport import Handler, answered, pickled, unpickled
 from agito.runtime.wire import Request, Response
 
-_HEAD = struct.Struct("<QQ")  # id, bytes that follow
-_MOST_BYTES = 1 << 20  # taken from the socket at once
+_HEAD = struct.Struct("<QQ")  # id, number of bytes that follow
+_MOST_BYTES = 1 << 20  # read from the socket at once
 _LOOK_S = 0.01
 
 
 def launch(rank: int) -> PipeTransport:
-    """A `Launch`: the process imports what it needs while something else is done."""
+    """A `Launch`: the process imports its modules in the background."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with theirs:
@@ -44,7 +44,7 @@ def launch(rank: int) -> PipeTransport:
 
 
 class PipeTransport:
-    """One process and the connection to it. It dies with this process: its connection closes."""
+    """One process and its connection. It ends when this process ends, because the connection closes."""
 
     def __init__(self, process: subprocess.Popen[bytes], link: Asking) -> None:
         self.process, self.link = process, link
@@ -82,7 +82,7 @@ class PipeTransport:
 
 
 class Asking:
-    """The side of a socket that asks."""
+    """The asking side of a socket."""
 
     def __init__(self, link: socket.socket) -> None:
         link.setblocking(False)
@@ -90,10 +90,8 @@ class Asking:
         self._unsent, self._unread = bytearray(), bytearray()
 
     async def ask(self, request: Request) -> Response:
-        """Raises `EOFError` when the other side is gone, and `ValueError` for an answer that
-        cannot be read.
-        """
-        before = len(self._unsent)  # of a message that was given up half-way
+        """Raises `EOFError` when the other side is gone, and `ValueError` for an unreadable answer."""
+        before = len(self._unsent)  # rest of an abandoned message
         self._unsent += _frame(request.id, pickled(request))
         total = len(self._unsent)
         data: bytes | None = None
@@ -107,7 +105,7 @@ class Asking:
                     tasks.cancel_scope.cancel()
         finally:
             sent = total - len(self._unsent)
-            if sent <= before:  # nothing of this message has gone out, so nothing of it needs to
+            if sent <= before:  # none of this message was sent, so none of it must be
                 del self._unsent[before - sent :]
         if data is None:
             raise EOFError("the other side is gone")
@@ -122,9 +120,8 @@ class Asking:
             await anyio.wait_writable(self._link)
 
     def _flush(self) -> bool:
-        """Sends what the socket takes now; whether that was all. Where the other side is gone, whoever
-        receives is told.
-        """
+        """Sends what the socket accepts now; returns whether everything was sent. If the other side is gone,
+        the receiver notices."""
         while self._unsent:
             try:
                 with memoryview(self._unsent) as view:
@@ -148,7 +145,7 @@ class Asking:
                     del self._unread[:end]
                     if number == wanted:
                         return data
-                    continue  # to a request that was given up
+                    continue  # to an abandoned request
             if self._link.fileno() < 0:
                 return None
             await anyio.wait_readable(self._link)
@@ -164,7 +161,7 @@ class Asking:
 
 
 def serve(link: socket.socket, handler: Handler) -> None:
-    """The worker's side, which has nothing else to do: answers requests until the asking side is gone."""
+    """The worker's side: answers requests until the asking side is gone."""
     file = link.makefile("rb")
     while (head := _read(file.read, _HEAD.size)) is not None:
         number, size = _HEAD.unpack(head)

@@ -1,4 +1,4 @@
-"""Where workers run: on this machine, or wherever a cluster has room."""
+"""Where workers run: on this machine, or on a cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Place: TypeAlias = Literal["local", "ray"]
 
 
 def require_installed(on: Place) -> None:
-    """Raises `BadRecipe` where what it needs is not there."""
+    """Raises `BadRecipe` when a package is missing."""
     if on == "ray" and find_spec("ray") is None:
         raise BadRecipe("compute.on=ray: Ray is not installed: pip install 'agito[ray]'")
 

@@ -1,4 +1,4 @@
-"""The policies of a run: how each reads and writes, where it is sampled, and, of those that learn, where."""
+"""The policies of a run: renderer, samplers, and for those that learn, learner."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from agito.concurrency import first_error
 from agito.errors import BadRecipe
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
+from agito.models.sections import ModelSection, PolicySection
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
-from agito.recipe import AgentSection, ModelSection, PolicySection, Recipe
+from agito.recipe import AgentSection, Recipe
 from agito.render import Vocabulary, renderer
 from agito.render.vocabulary import is_own
 from agito.runtime.placement import launcher
@@ -34,16 +35,16 @@ from agito.types import Json, Sample
 
 @dataclass(slots=True)
 class Policies:
-    """By id. `renderers` and `samplers` are of all, `learning` of those that learn, `main` first.
+    """By policy id. `renderers` and `samplers` cover all policies, `learning` those that learn, `main` first.
 
-    Those of `main` are there once the cold start or a checkpoint has made them. All that learn step and
+    Those of `main` exist once the cold start or a checkpoint has made them. All learning policies step and
     publish together, under one version.
     """
 
     recipe: Recipe
     pool: WorkerPool | None = None
     renderers: dict[str, Renderer] = field(default_factory=dict[str, Renderer])
-    # one a worker
+    # One per worker.
     samplers: dict[str, tuple[Sampler, ...]] = field(default_factory=dict[str, "tuple[Sampler, ...]"])
     learning: dict[str, PolicyHandle | ServedPolicy] = field(
         default_factory=dict[str, "PolicyHandle | ServedPolicy"]
@@ -55,7 +56,7 @@ class Policies:
 
     @property
     def main(self) -> PolicyHandle | ServedPolicy:
-        """The one that the run is about."""
+        """The policy being trained."""
         assert MAIN in self.learning, "open comes first"
         return self.learning[MAIN]
 
@@ -71,17 +72,15 @@ class Policies:
         return range(int(self.learns_alone and ranks > 1), ranks)
 
     def use_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """`main` reads and writes with it."""
+        """Sets the vocabulary of `main`."""
         self.renderers[MAIN] = renderer(self.recipe.env.dialect, vocabulary)
 
     def use_tokenizer_of(self, checkpoint: Path) -> None:
-        """`main` reads and writes as the policy in this folder. Raises `CorruptCheckpoint`,
-        `UnsupportedTemplate`.
-        """
-        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe.env.dialect)
+        """Gives `main` the tokenizer of this folder. Raises `CorruptCheckpoint`, `UnsupportedTemplate`."""
+        self.renderers[MAIN] = renderer_of(checkpoint, self.recipe)
 
     def start_workers(self) -> WorkerPool:
-        """Before they are needed: they take seconds to come up."""
+        """Starts workers before they are needed; they take seconds to come up in the background."""
         if self.pool is None:
             sizes = self.recipe.compute
             self.pool = WorkerPool(
@@ -90,10 +89,10 @@ class Policies:
         return self.pool
 
     async def open(self, checkpoint: Path | None = None) -> None:
-        """Those that learn begin as the recipe says, or go on from a `checkpoint` of the run.
+        """Learning policies start as the recipe says, or continue from a `checkpoint` of the run.
 
-        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for a network that
-        is not implemented.
+        Raises `WorkerDied`, `NotFound`, `CorruptCheckpoint`, and `UnsupportedCheckpoint` for an unimplemented
+        network.
         """
         if checkpoint is not None:
             self.use_tokenizer_of(checkpoint)
@@ -102,7 +101,7 @@ class Policies:
         await self._open_main()
         for name, section in self.recipe.policies.items():
             source = find(Path(section.path))
-            self.renderers[name] = renderer_of(source, recipe_of(source).env.dialect)
+            self.renderers[name] = renderer_of(source, recipe_of(source))
             plan = self._plan(self._model(source, section, learns=section.learns))
             if section.learns:
                 self.learn(name, await self.start_workers().open(name, plan))
@@ -113,15 +112,14 @@ class Policies:
             await self.load(checkpoint)
 
     async def open_frozen(self, checkpoint: Path) -> None:
-        """Nobody learns: `main` is the checkpoint's, and so are the others that learned with it. Raises as
-        `open`.
-        """
+        """Opens all policies without learners: `main` and those that learned with it, from the checkpoint.
+        Raises as `open`."""
         self.use_tokenizer_of(checkpoint)
         sources = {MAIN: checkpoint}
         for name, section in self.recipe.policies.items():
             learned = beside(checkpoint, name)
             sources[name] = learned if section.learns and learned.is_dir() else find(Path(section.path))
-            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]).env.dialect)
+            self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]))
         for name, source in sources.items():
             dtype = (self.recipe.model if name == MAIN else self.recipe.policies[name]).dtype
             model = ModelSpec(source=source, seed=self.recipe.seed, dtype=dtype)
@@ -163,11 +161,11 @@ class Policies:
         )
 
     def learn(self, name: str, handle: PolicyHandle) -> None:
-        """This policy learns by `handle`, and is sampled there."""
+        """Sets a policy's learner and samplers."""
         self.learning[name], self.samplers[name] = handle, handle.samplers
 
     def agents(self, roles: Sequence[str], temperature: float) -> dict[str, AgentSpec]:
-        """By role, as the recipe says. `temperature`: of the policies that learn."""
+        """By role, as the recipe says. `temperature`: of the learning policies."""
         return {
             role: self._agent(self.recipe.agents.get(role, AgentSection()), temperature) for role in roles
         }
@@ -181,9 +179,8 @@ class Policies:
         }
 
     async def score(self, name: str, request: ScoreRequest) -> tuple[Scores, ...]:
-        """How probable tokens are under this policy, its sequences shared out among the workers. Raises as
-        `Sampler.score`.
-        """
+        """Log-probabilities of tokens under this policy; sequences are split over the workers. Raises as
+        `Sampler.score`."""
         samplers = self.samplers[name]
         found: dict[int, Scores] = {}
 
@@ -206,7 +203,7 @@ class Policies:
             await handle.learner.begin_phase("rl", max(total_steps, 1))
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> dict[str, StepStats]:
-        """Each learns from its own samples; one that has none stays as it is."""
+        """Each policy learns from its own samples; one without samples stays unchanged."""
         found: dict[str, StepStats] = {}
         for name, handle in self.learning.items():
             if own := [sample for sample in samples if sample.policy == name]:
@@ -214,29 +211,29 @@ class Policies:
         return found
 
     async def push(self, version: int) -> None:
-        """Their weights become this version, for samplers to pull."""
+        """Publishes their weights as this version, for samplers to pull."""
         for handle in self.learning.values():
             await handle.push(version)
 
     async def pull(self, version: int) -> float:
-        """Every sampler that works beside its learner goes on with this version, rows and all. Returns for
-        how many seconds nothing was sampled, summed.
-        """
+        """Samplers that work beside their learner continue with this version and keep their rows. Returns the
+        seconds during which nothing was sampled, summed."""
         return sum([await handle.pull(version) for handle in self.learning.values()])
 
     async def publish(self, version: int) -> None:
-        """Their weights become every sampler's, under this version; rows are dropped."""
+        """Publishes the learners' weights to every sampler, under this version; drops all rows."""
         for handle in self.learning.values():
             await handle.publish(version)
 
     async def save(self, checkpoint: Path, meta: Mapping[str, Json]) -> None:
-        """Commits a checkpoint. The others are saved first, beside it: that of `main` is the commit.
+        """Commits a checkpoint. Other policies are saved first, beside it; the rename of `main`'s is the
+        commit.
 
         Raises `DiskFull`.
         """
         for name, handle in reversed(self.learning.items()):
             target = checkpoint if name == MAIN else beside(checkpoint, name)
-            if name != MAIN and target.exists():  # of a run that was killed before its commit
+            if name != MAIN and target.exists():  # left by a run that was killed before its commit
                 await to_thread.run_sync(shutil.rmtree, target)
             files = self.renderers[name]
             await handle.learner.save(
@@ -247,12 +244,12 @@ class Policies:
             )
 
     async def load(self, checkpoint: Path) -> None:
-        """Weights and optimizers of all that learn. Raises `CorruptCheckpoint`."""
+        """Loads weights and optimizers of all learning policies. Raises `CorruptCheckpoint`."""
         for name, handle in self.learning.items():
             await handle.learner.load(checkpoint if name == MAIN else beside(checkpoint, name))
 
     def prune(self, checkpoints: Path) -> None:
-        """Removes what was saved beside checkpoints of `main` that are gone."""
+        """Removes what was saved beside checkpoints of `main` that no longer exist."""
         for name in self.learning:
             folder = beside(checkpoints / "any", name).parent
             for path in folder.iterdir() if name != MAIN and folder.is_dir() else ():

@@ -1,8 +1,8 @@
-"""The workers of one run, and the policies that are open in them.
+"""The workers of one run, and the policies open in them.
 
-A policy has a sampler in every worker. Where all learn together, every worker also has the learner's weights
-and a part of each batch, and they sum their gradients among themselves. Where the first learns alone, the
-others sample, with weights that they pull from it.
+A policy has a sampler in every worker. If all workers learn together, each also holds the learner's weights,
+trains on a part of each batch, and they sum gradients. If the first worker learns alone, the others sample
+with weights that they pull from it.
 """
 
 from __future__ import annotations
@@ -35,41 +35,40 @@ from agito.runtime.wire import (
 )
 from agito.weights.address import WeightAddress
 
-SILENCE_S = 300.0  # after which a worker that has not answered is given up
+SILENCE_S = 300.0  # without an answer, after which a worker is abandoned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyPlan:
-    """What a policy is made of, and how it is spread over the workers of a pool."""
+    """A policy's parts, and how they are spread over the workers of a pool."""
 
     model: ModelSpec
     trainer: TrainerConfig
     device: str
     context: int  # tokens of one sequence
-    max_num_seqs: int  # that one worker samples at once
+    max_num_seqs: int  # sampled at once per worker
     learns_alone: bool = False  # the first worker learns while the others sample
-    is_sampled_here: bool = True  # else by a server of another kind
+    is_sampled_here: bool = True  # otherwise by a server
 
 
 class WorkerPool:
     """A fixed number of workers."""
 
     def __init__(self, num_workers: int, *, start: Launch = launch, silence_s: float = SILENCE_S) -> None:
-        """Starts them; they come up by themselves while something else is done. One that has not answered a
-        request for `silence_s` is given up: the request, and every later one, raises `WorkerDied`.
-        """
-        # where those that learn together meet, on one machine
+        """Starts them; they come up in the background. A worker that does not answer a request for
+        `silence_s` is abandoned: that request and every later one raises `WorkerDied`."""
+        # Rendezvous file of learners on one machine.
         self._directory = Path(tempfile.mkdtemp(prefix="agito-"))
-        self._rendezvous = ""  # once the first of them has offered it
+        self._rendezvous = ""  # set by the first learner
         self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
-        # those that sum their gradients must all be asked in the same order
+        # Workers that sum gradients must receive requests in the same order.
         self._learners_turn = anyio.Lock()
 
     async def open(self, policy: PolicyId, plan: PolicyPlan) -> PolicyHandle:
-        """One that is open under this id is replaced.
+        """Opens a policy, replacing an open one of this id.
 
-        Raises `BadRecipe` for a device that is not there, `WorkerDied` when a worker did not come up, and
-        what reading the weights raises.
+        Raises `BadRecipe` for a missing device, `WorkerDied` when a worker did not come up, and the errors of
+        reading weights.
         """
         learners = self.workers[:1] if plan.learns_alone else self.workers
         specs = [
@@ -100,7 +99,7 @@ class WorkerPool:
         )
 
     async def open_frozen(self, policy: PolicyId, plan: PolicyPlan) -> tuple[Sampler, ...]:
-        """A policy that only samples, in every worker. Raises as `open`."""
+        """A sampling-only policy, in every worker. Raises as `open`."""
         await together(self.workers, [partial(_open, worker, policy, plan) for worker in self.workers])
         return tuple(RemoteSampler(policy, worker) for worker in self.workers)
 
@@ -114,7 +113,7 @@ class WorkerPool:
         return [LearnerGroup(rank=rank, size=size, rendezvous=self._rendezvous) for rank in range(size)]
 
     async def aclose(self) -> None:
-        """Idempotent. Afterwards the workers' CPU time is in this process's children's."""
+        """Idempotent. Afterwards the workers' CPU time counts among this process's children."""
         for worker in self.workers:
             worker.close()
         until = time.monotonic() + FAREWELL_S
@@ -131,7 +130,7 @@ async def _open(
     learner: LearnerSpec | None = None,
     weights: WeightAddress | None = None,
 ) -> PolicyOpened:
-    """A sampler, and a learner or none."""
+    """Opens a sampler and optionally a learner."""
     sampler = SamplerSpec(context=plan.context, max_num_seqs=plan.max_num_seqs, weights=weights)
     request = OpenPolicy(
         model=plan.model,

@@ -1,8 +1,8 @@
-"""Workers as Ray actors, on whatever machines a cluster has: the same requests and answers as over pipes.
+"""Workers as Ray actors, anywhere in a cluster: the same requests and answers as over pipes.
 
-An actor answers one request at a time. It is never restarted by Ray: a worker that has died has lost its
-weights, and the run knows what to do about that. The driver joins the cluster that RAY_ADDRESS names, or a
-running one of this machine, or else starts one.
+An actor answers one request at a time. Ray never restarts it: a dead worker has lost its weights, and the run
+handles that. The driver joins the cluster named by RAY_ADDRESS, else one running on this machine, else starts
+one.
 """
 
 # Ray may be absent where this is checked.
@@ -29,14 +29,14 @@ import ray.util
 from agito.runtime.transport import Handler, answered, pickled, unpickled
 from agito.runtime.wire import Request, Response
 
-_WORKER = "agito.runtime.worker"  # by name: who asks never loads torch
+_WORKER = "agito.runtime.worker"  # imported by name: the asking side never loads torch
 _LOOK_S = 0.05
 _NOW_S = 0.0
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class _WorkerActor:
-    """What runs in the actor's process."""
+    """Runs in the actor's process."""
 
     def __init__(self, rank: int) -> None:
         self._handler: Handler = importlib.import_module(_WORKER).on_cluster(ray.util.get_node_ip_address())
@@ -48,7 +48,7 @@ class _WorkerActor:
 
     @ray.method(concurrency_group="life")
     def live(self) -> None:
-        """Answers when it ends: whoever waits for that learns of its death."""
+        """Returns when the actor ends; waiting for it reveals the actor's death."""
         self._is_over.wait()
 
     def end(self) -> None:
@@ -59,7 +59,7 @@ class _WorkerActor:
 @dataclass(slots=True)
 class _Actor:
     handle: Any
-    life: Any  # a reference to what `live` returns
+    life: Any  # a reference to the result of `live`
 
 
 class RayTransport:
@@ -105,7 +105,7 @@ class RayTransport:
         return f"the cluster has {free.get('CPU', 0):.0f} CPUs and {free.get('GPU', 0):.0f} GPUs to spare"
 
     def close(self) -> None:
-        """What was asked before is answered first."""
+        """Answers earlier requests first."""
         actor = self._now()
         if actor is not None and not self._is_closed:
             actor.handle.end.remote()
@@ -125,7 +125,7 @@ class RayTransport:
 
     async def _actor(self) -> _Actor:
         try:
-            # the deadline is the caller's
+            # The caller sets the deadline.
             return await anyio.to_thread.run_sync(self._started.result, abandon_on_cancel=True)
         except (CancelledError, Exception) as error:  # whatever a cluster raises that cannot be joined
             raise EOFError(f"Ray did not start it: {error!r}") from error
@@ -143,7 +143,7 @@ def _kill(started: Future[_Actor]) -> None:
 
 
 class RayLaunch:
-    """A `Launch`. `gpus`: of each worker."""
+    """A `Launch`. `gpus`: per worker."""
 
     def __init__(self, *, gpus: float = 0.0) -> None:
         self._gpus = gpus
@@ -170,7 +170,7 @@ def _start(rank: int, gpus: float) -> _Actor:
 
 
 def _join() -> None:
-    # else it says at length that it will be so
+    # Otherwise Ray prints a long warning about this default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     how: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     try:

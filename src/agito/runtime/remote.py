@@ -1,6 +1,5 @@
-"""Sampler and learner of a policy whose weights are in workers: each verb is a request to one of them, or to
-all that learn.
-"""
+"""Sampler and learner of a policy in workers: each method is a request to one worker, or to all that
+learn."""
 
 from __future__ import annotations
 
@@ -65,9 +64,8 @@ class RemoteLearner:
     def __init__(
         self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock, *, keeps_groups: bool = False
     ) -> None:
-        """`turn`: whose it is to ask all workers for something, which only one learner of a pool does at a
-        time. `keeps_groups`: a worker gets whole groups, whose attempts begin alike.
-        """
+        """`turn`: a lock, since one learner of a pool at a time may ask all workers. `keeps_groups`: whole
+        groups stay on one worker, since their attempts share a prefix."""
         self._policy, self._workers, self._turn, self._keeps_groups = policy, workers, turn, keeps_groups
         self._num_active = len(workers)
 
@@ -127,13 +125,13 @@ class RemoteLearner:
         await self._all(LoadState(directory=directory, weights_only=weights_only))
 
     async def _all(self, request: LearnerRequest, *, num: int | None = None) -> None:
-        """The same to each, or to the first `num`."""
+        """Sends the same request to each worker, or to the first `num`."""
         await self._each([request] * (num or len(self._workers)), Done)
 
     async def _each(
         self, requests: Sequence[LearnerRequest], expected: type[Answer], *, patience: int = 1
     ) -> list[Answer]:
-        """One to each worker, from the first on. `patience`: how many times the usual silence it may take."""
+        """Sends one request to each worker, from the first on. `patience` multiplies the usual deadline."""
         workers = self._workers[: len(requests)]
         calls = [
             partial(worker.ask, self._policy, request, expected, deadline_s=worker.silence_s * patience)
@@ -144,10 +142,10 @@ class RemoteLearner:
 
 
 def spread(samples: Sequence[Sample], num: int, *, by_group: bool = False) -> list[list[Sample]]:
-    """Longest first, each to the one with the fewest tokens so far: a function of content.
+    """Assigns samples longest first, each to the part with the fewest tokens so far; depends on content only.
 
-    `by_group` keeps together what begins alike, so that it is computed once; only where there are groups for
-    everybody.
+    `by_group` keeps samples with a common prefix together, so it is computed once, if there are groups for
+    every part.
     """
     ordered = sorted(samples, key=lambda sample: (-len(sample.ids), sample.attempt, sample.segment))
     groups: dict[int, list[Sample]] = {}

@@ -1,6 +1,5 @@
-"""What the rollout process asks of a policy: to sample, and to learn. Where and in how many processes that is
-done is not seen here.
-"""
+"""What the rollout process asks of a policy: sampling and learning, wherever and in however many processes
+that happens."""
 
 from __future__ import annotations
 
@@ -21,50 +20,47 @@ from agito.types import Json, Sample
 
 
 class Sampler(Protocol):
-    """One policy in one process, with the weights that it pulled last."""
+    """One policy in one process, with the weights that it last pulled."""
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse: ...
     async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """Under the weights that it pulled last. Raises `WorkerFailed` where a learner in its process has
-        learned on since.
-        """
+        """Scores under the weights that it last pulled. Raises `WorkerFailed` when a learner in its process
+        has taken steps since."""
         ...
 
     async def pull(self, version: int, *, keep_rows: bool) -> float:
-        """Goes on with weights that were pushed. Returns for how many seconds nothing was sampled."""
+        """Continues with pushed weights. Returns the seconds during which nothing was sampled."""
         ...
 
 
 class Learner(Protocol):
-    """One policy's weights that learn, however many processes hold them."""
+    """The learning weights of one policy, in however many processes."""
 
     async def begin_phase(self, phase: Phase, total_steps: int, *, is_alone: bool = False) -> None:
-        """A new optimizer and schedule. `is_alone`: in the first process only, so that something else may be
-        done beside it.
-        """
+        """Starts a new optimizer and schedule. `is_alone`: in the first process only, so that others stay
+        free."""
         ...
 
     async def join(self) -> None:
-        """From here on every process that learns takes part, beginning where the first one is."""
+        """From here on all learning processes take part, starting from the first one's state."""
         ...
 
     async def imitate(self, batches: Sequence[Sequence[Sample]]) -> Sequence[StepStats]:
-        """A supervised step for each batch, without a round trip between them."""
+        """One supervised step per batch, without a round trip between them."""
         ...
 
     async def sync(self) -> None:
-        """Every process takes the weights of the first."""
+        """All processes take over the weights of the first."""
         ...
 
     async def step(self, samples: Sequence[Sample], *, rate: float = 1.0) -> StepStats: ...
     async def push(self, version: int) -> None:
-        """The weights become this version, which must be new. Samplers may pull it until the version after
-        the next is pushed, and those in the learner's own process until it learns on.
-        """
+        """Publishes the weights as a new `version`. Samplers may pull it until the version after the next is
+        pushed; samplers in the learner's own process, until the next step."""
         ...
 
     async def export(self, request: ExportWeights) -> WeightsExported:
-        """The weights become a new version, as files."""
+        """Writes the weights as a new version, as files."""
         ...
 
     async def save(
@@ -75,8 +71,8 @@ class Learner(Protocol):
         tokenizer: Mapping[str, str],
         eos_ids: Sequence[int] = (),
     ) -> None:
-        """Commits a checkpoint: weights, tokenizer, optimizer, `meta`. The rename is the commit. `eos_ids`
-        end a turn, for servers.
+        """Commits a checkpoint (weights, tokenizer, optimizer, `meta`) by a rename. `eos_ids` end a turn, for
+        servers.
 
         Raises `DiskFull`.
         """
@@ -89,9 +85,8 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyHandle:
-    """A policy that learns. `learns_alone`: its first sampler shares a process with the learner and rests
-    while that learns.
-    """
+    """A learning policy. `learns_alone`: its first sampler shares a process with the learner and pauses while
+    it learns."""
 
     learner: Learner
     samplers: tuple[Sampler, ...]
@@ -99,21 +94,20 @@ class PolicyHandle:
 
     @property
     def busy_samplers(self) -> tuple[Sampler, ...]:
-        """Those that sample while the learner learns."""
+        """Samplers that run while the learner learns."""
         return self.samplers[1:] if self.learns_alone else self.samplers
 
     async def push(self, version: int) -> None:
-        """The learner's weights become this version, for samplers to pull."""
+        """Publishes the learner's weights as this version, for samplers to pull."""
         await self.learner.push(version)
 
     async def pull(self, version: int) -> float:
-        """Samplers that are busy go on with this version, rows and all. Returns for how many seconds nothing
-        was sampled, summed.
-        """
+        """Busy samplers continue with this version and keep their rows. Returns the seconds during which
+        nothing was sampled, summed."""
         return sum([await sampler.pull(version, keep_rows=True) for sampler in self.busy_samplers])
 
     async def publish(self, version: int) -> None:
-        """The learner's weights become every sampler's, under this version; their rows are dropped."""
+        """Publishes the learner's weights to every sampler, under this version; drops their rows."""
         await self.push(version)
         try:
             async with anyio.create_task_group() as tasks:

@@ -1,6 +1,5 @@
-"""Where a run works: its environment, its harness, its policies; opened once, closed once, and the same for
-every stage.
-"""
+"""The parts of a run: environment, harness and policies, opened once, closed once, and shared by all
+stages."""
 
 from __future__ import annotations
 
@@ -39,8 +38,8 @@ from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.schedule import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
 
-_OPENINGS = 8  # looked at in each cell
-_KNOWN_TOKENS = 160  # of a text that a server's log-probabilities are compared by
+_OPENINGS = 8  # tasks examined in each cell
+_KNOWN_TOKENS = 160  # of the text by which a server's log-probabilities are compared
 
 
 @dataclass(slots=True)
@@ -60,7 +59,7 @@ class RunContext:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Of a mixture: how many cells each environment has, and its weight."""
+        """Of a mixture: number of cells and weight of each environment."""
         mix = self.recipe.env.mix
         return tuple(
             Part(num_cells=len(_cells_of(each.name, each.families, each.levels)), weight=each.weight)
@@ -69,7 +68,7 @@ class RunContext:
 
     @property
     def cells(self) -> tuple[tuple[str, int], ...]:
-        """Families and levels in turn, so that any stretch of tasks is even."""
+        """Families and levels in turn, so that any stretch of tasks is balanced."""
         if self.recipe.env.mix:
             return tuple(
                 cell
@@ -81,9 +80,8 @@ class RunContext:
         return tuple((family, level) for level in levels for family in families)
 
     def weights(self, named: Mapping[str, float]) -> list[float]:
-        """A weight for each cell, 1 where none is named. Raises `BadRecipe` for a name that is no cell's, and
-        when nothing is left.
-        """
+        """A weight for each cell, 1 by default. Raises `BadRecipe` for an unknown cell, and when all weights
+        are 0."""
         known = [
             f"{family}-{level}" for family in self.environment.families for level in self.environment.levels
         ]
@@ -104,7 +102,7 @@ class RunContext:
         return replace(task, limits=replace(task.limits, tokens=tokens)), target
 
     def _whole_task(self, split: str, index: int) -> tuple[Task, Target]:
-        """Whatever the context."""
+        """The task with all of its limits, whatever `compute.context` is."""
         family, level = self.cells[index % len(self.cells)]
         task, target = self.environment.task(
             split=split, index=index, seed=self.recipe.seed, family=family, level=level
@@ -114,7 +112,7 @@ class RunContext:
     def plan(
         self, split: str, base: int, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
     ) -> Plan:
-        """Group `base + i` attempts the `i`-th task of the split."""
+        """Assigns the `i`-th task of the split to group `base + i`."""
         return Plan(task=lambda group: self.task(split, group - base), script=script)
 
     def new_monitor(self) -> Monitor:
@@ -134,9 +132,7 @@ class RunContext:
         observed: Observed | None = None,
         harness: Harness | None = None,
     ) -> AttemptRunner:
-        """`temperature`: of the policies that learn. `harness`: in the place of the run's own, with the same
-        roles.
-        """
+        """`temperature`: of the learning policies. `harness`: replaces the run's own; has the same roles."""
         agents = self.policies.agents(self.harness.roles, temperature)
         harness = harness or self.harness
         return AttemptRunner(
@@ -150,9 +146,9 @@ class RunContext:
         *,
         on_episode: Callable[[], None] = lambda: None,
     ) -> Vocabulary:
-        """A vocabulary from what scripted agents say and read in `size` training tasks.
+        """Learns a vocabulary from what scripted agents say and read in `size` training tasks.
 
-        Raises `BadEnvironment` when not one of their episodes could be played.
+        Raises `BadEnvironment` when none of their episodes could be played.
         """
         texts: dict[int, list[str]] = {}
         broke: list[str] = []
@@ -190,9 +186,8 @@ class RunContext:
         )
 
     def require_room(self) -> None:
-        """Raises `BadRecipe` unless an opening and one turn fit into what an attempt may spend, in every
-        cell, and for a role with a tool that a task does not have.
-        """
+        """Raises `BadRecipe` unless, in every cell, the prompt and one turn fit into an attempt's limits, and
+        for a role with a tool that a task does not have."""
         for number, at in itertools.product(range(len(self.cells)), range(_OPENINGS)):
             task, _ = self._whole_task("train", at * len(self.cells) + number)
             names = [tool.name for tool in task.tools]
@@ -235,7 +230,7 @@ class RunContext:
         monitor: Monitor | None = None,
         observed: Observed | None = None,
     ) -> Collected:
-        """One quota a rank, all at once; without workers when the plan has scripts."""
+        """Runs one quota per rank, concurrently; uses no workers when the plan has scripts."""
         runner = self.runner(temperature=temperature, monitor=monitor, observed=observed)
         parts: dict[int, Collected] = {}
 
@@ -260,7 +255,7 @@ class RunContext:
         )
 
     def take_busy_s(self) -> float:
-        """Seconds for which the engines computed since this was last asked, summed over ranks."""
+        """Seconds that engines computed since the last call, summed over ranks."""
         busy_s, self.busy_s = self.busy_s, 0.0
         return busy_s
 

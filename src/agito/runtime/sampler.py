@@ -1,4 +1,4 @@
-"""A sampler as it runs in a worker: the embedded engine, and the channel that its weights come from."""
+"""A sampler inside a worker: the embedded engine, and the channel that its weights come from."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from agito.weights.channel import WeightChannel
 
 
 class SamplerService:
-    """One policy's. `model` says what its weights look like and lends it those that it has now; without a
-    `channel` they stay so.
-    """
+    """The sampler of one policy. `model` gives the shape and the initial weights; without a `channel` these
+    stay."""
 
     def __init__(self, model: Decoder, spec: SamplerSpec, channel: WeightChannel | None) -> None:
         self._model = model
@@ -56,7 +55,7 @@ class SamplerService:
 
     @torch.inference_mode()
     def _score(self, request: ScoreRequest) -> ScoreResponse:
-        """Raises `RuntimeError` where the learner in this process has learned on since it published."""
+        """Raises `RuntimeError` when the learner in this process has taken steps since it published."""
         if self._channel is not None:
             self._take(self._channel.pull(self._engine.version))
         scores = tuple(
@@ -67,7 +66,7 @@ class SamplerService:
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
-        """Into the model; those of a learner in this process are there already."""
+        """Copies weights into the model; a learner in this process has done so already."""
         for name, parameter in learning(self._model):
             if parameter.data_ptr() != weights[name].data_ptr():
                 parameter.copy_(weights[name])

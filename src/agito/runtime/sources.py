@@ -1,6 +1,4 @@
-"""Where a policy comes from: a run, a checkpoint, a Hugging Face folder or hub id; its renderer, and the
-recipe that it was made by.
-"""
+"""Sources of a policy: a run, a checkpoint, a Hugging Face folder or hub id; its renderer, and its recipe."""
 
 from __future__ import annotations
 
@@ -14,20 +12,19 @@ from agito.errors import CorruptCheckpoint, NotFound
 from agito.models.config import CONFIG_NAME
 from agito.models.families import read_config
 from agito.models.hub import folder_of
+from agito.models.sections import ModelSection
 from agito.protocols import Renderer
-from agito.recipe import ModelSection, Recipe
+from agito.recipe import Recipe
 from agito.record.commits import newest
 from agito.render import Vocabulary, read_chat, renderer
 from agito.render.vocabulary import is_own
-from agito.types import Dialect
 
-_MARKS = (CONFIG_NAME, "adapter_config.json")  # one of them is in every checkpoint
+_MARKS = (CONFIG_NAME, "adapter_config.json")  # every checkpoint has one of them
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or of a run the final one, else the latest, or a hub id.
-    Raises `NotFound`.
-    """
+    """The checkpoint that `path` names: itself, a run's final or else latest one, or a hub id. Raises
+    `NotFound`."""
     if not path.exists():
         try:
             return folder_of(str(path))
@@ -45,18 +42,16 @@ def find(path: Path) -> Path:
 
 
 def beside(checkpoint: Path, policy: str) -> Path:
-    """Where another policy that learns in the run of `checkpoint` is saved with it:
-    `runs/NAME/policies/POLICY/checkpoints/step-N`.
-    """
+    """Where another learning policy is saved with `checkpoint`:
+    `runs/NAME/policies/POLICY/checkpoints/step-N`."""
     return checkpoint.parents[1] / "policies" / policy / "checkpoints" / checkpoint.name
 
 
 def recipe_of(checkpoint: Path) -> Recipe:
-    """The recipe of the run that the checkpoint lies in, else the defaults with its network. Raises
-    `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an architecture that is not implemented.
-    """
+    """The recipe of the run that contains the checkpoint, or else the defaults with its network. Raises
+    `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an unimplemented architecture."""
     whole = checkpoint.resolve()
-    for at in (1, 3):  # of `main`, and of a policy that learned with it
+    for at in (1, 3):  # for `main`, and for a policy that learned with it
         if len(whole.parents) > at and (whole.parents[at] / "config.toml").is_file():
             return config.read(Recipe, whole.parents[at] / "config.toml")
     if not is_own(checkpoint):
@@ -75,10 +70,12 @@ def recipe_of(checkpoint: Path) -> Recipe:
         ) from error
 
 
-def renderer_of(checkpoint: Path, dialect: Dialect) -> Renderer:
-    """Of the tokenizer in a folder: our own vocabulary, in this dialect, or a pre-trained model's with its
-    chat template.
+def renderer_of(checkpoint: Path, recipe: Recipe) -> Renderer:
+    """The renderer for a folder's tokenizer: our own vocabulary in the recipe's dialect, or a pre-trained
+    model's with its chat template.
 
     Raises `CorruptCheckpoint` and `UnsupportedTemplate`.
     """
-    return renderer(dialect, Vocabulary.read(checkpoint)) if is_own(checkpoint) else read_chat(checkpoint)
+    if is_own(checkpoint):
+        return renderer(recipe.env.dialect, Vocabulary.read(checkpoint))
+    return read_chat(checkpoint, tool_format=recipe.model.tool_format)

@@ -1,8 +1,8 @@
-"""The way to one worker and back, whatever the worker is: a process of its own (`pipes`), or a thread of this
-one, for tests.
+"""The connection to one worker, of any kind: a separate process (`pipes`), or a thread of this process, for
+tests.
 
-Another kind (actors of a cluster, say) implements `Transport` where requests are made and calls `respond`
-where they are served.
+Another kind, such as cluster actors, implements `Transport` on the asking side and calls `respond` on the
+serving side.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ Handler = Callable[[PolicyId, WorkerRequest], WorkerResponse]
 
 
 class Transport(Protocol):
-    """One request at a time; deadlines are the caller's. A request may be given up at any point, and its
-    answer is then dropped.
-    """
+    """One request at a time; the caller sets deadlines. A request may be abandoned at any point; its answer
+    is then dropped."""
 
     async def ask(self, request: Request) -> Response:
-        """Raises `EOFError` when the worker is gone, and `ValueError` for an answer that cannot be read."""
+        """Raises `EOFError` when the worker is gone, and `ValueError` for an unreadable answer."""
         ...
 
     @property
@@ -36,11 +35,11 @@ class Transport(Protocol):
 
     @property
     def standing(self) -> str:
-        """What the system says of a worker that says nothing itself; empty where it has nothing to say."""
+        """What the system knows about an unresponsive worker; empty if nothing."""
         ...
 
     def close(self) -> None:
-        """The worker is to end by itself. Idempotent."""
+        """Asks the worker to end by itself. Idempotent."""
         ...
 
     def kill(self) -> None: ...
@@ -50,15 +49,14 @@ class Transport(Protocol):
 
 
 class Launch(Protocol):
-    """Starts worker `rank`, which then comes up by itself."""
+    """Starts worker `rank`, which comes up in the background."""
 
     def __call__(self, rank: int) -> Transport: ...
 
 
 class ThreadTransport:
-    """A worker in this process, for tests and debuggers. A request that is under way cannot be given up, so
-    its deadline does not hold.
-    """
+    """A worker in this process, for tests and debuggers. Requests cannot be abandoned, so deadlines do not
+    hold."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -91,7 +89,7 @@ def respond(handler: Handler, request: Request) -> Response:
     """The worker's side of every transport."""
     try:
         return Response(id=request.id, body=handler(request.policy, request.body))
-    except Exception as error:  # the boundary: the other side decides what a failure means
+    except Exception as error:  # the boundary: the asking side decides what a failure means
         return Response(id=request.id, body=Failure(error=error, trace=traceback.format_exc()))
 
 
@@ -100,13 +98,13 @@ def pickled(message: Request | Response) -> bytes:
 
 
 def answered(handler: Handler, data: bytes) -> bytes:
-    """`respond`, where bytes travel."""
+    """`respond` for transports of bytes."""
     request: object = pickle.loads(data)
     assert isinstance(request, Request)
     response = respond(handler, request)
     try:
         return pickled(response)
-    except Exception as error:  # an answer that cannot be pickled, an exception among them
+    except Exception as error:  # an answer that cannot be pickled, including exceptions
         failure = Failure(
             error=RuntimeError(f"{type(request.body).__name__}: {error!r}"), trace=traceback.format_exc()
         )
@@ -114,10 +112,10 @@ def answered(handler: Handler, data: bytes) -> bytes:
 
 
 def unpickled(data: bytes) -> Response:
-    """Raises `ValueError` for what is no response."""
+    """Raises `ValueError` unless `data` is a response."""
     try:
         response: object = pickle.loads(data)
-    except Exception as error:  # whatever an object raises that is put together again
+    except Exception as error:  # unpickling runs constructors, which may raise anything
         raise ValueError(f"its answer cannot be read: {error!r}") from error
     if not isinstance(response, Response):
         raise ValueError(f"its answer cannot be read: it is of {type(response).__name__}")

@@ -1,8 +1,7 @@
-"""What is asked of a worker process and what it answers; torch-free, picklable, the same over every
-transport.
+"""Requests to a worker process and its responses; torch-free, picklable, the same over every transport.
 
-One request is answered by one response with its id. Each request names its policy: a process may hold
-several. `EngineRequest` and `EngineResponse` are the engine's own, in `agito.sampling.wire`.
+Each request is answered by one response with its id, and names its policy, because a process may hold
+several. `EngineRequest` and `EngineResponse` belong to the engine; see `agito.sampling.wire`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,13 @@ class LearnerGroup:
 
     rank: int
     size: int
-    rendezvous: str  # what the first of them offered: see `OfferRendezvous`
+    rendezvous: str  # given by the first of them: see `OfferRendezvous`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
-    """`serves_others`: samplers of other processes pull its weights, so it learns while they sample. Without
-    a `group` it learns alone.
-    """
+    """`serves_others`: samplers in other processes pull its weights, so it learns while they sample. Without
+    a `group` it learns alone."""
 
     config: TrainerConfig
     group: LearnerGroup | None = None
@@ -46,15 +44,14 @@ class LearnerSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerSpec:
     context: int  # tokens of one sequence
-    max_num_seqs: int  # that sample at once; more wait for a place
+    max_num_seqs: int  # sampled at once; further ones wait
     weights: WeightAddress | None = None  # None: the learner is in this process, or nobody learns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A network: weights of a folder, or drawn from the seed where there is only a shape. `lora` puts a new
-    adapter into it.
-    """
+    """A network: weights from a folder, or drawn from the seed if only a shape is given. `lora` adds a new
+    adapter."""
 
     source: Path | DecoderConfig
     seed: int
@@ -64,9 +61,8 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPolicy:
-    """Makes the policy's network, the same in every process, and its roles here. One of that id
-    is replaced.
-    """
+    """Creates the policy's network, the same in every process, and its roles in this one. Replaces an open
+    policy of this id."""
 
     model: ModelSpec
     device: str
@@ -77,30 +73,29 @@ class OpenPolicy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyOpened:
     num_parameters: int
-    # where samplers of other processes find them; None unless the learner serves others
+    # Address for samplers in other processes; None unless the learner serves others.
     weights: WeightAddress | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRendezvous:
-    """To the first of those that will learn together: says where they find one another. `directory`: of the
-    pool, on this machine.
-    """
+    """To the first of the processes that will learn together: asks for a rendezvous. `directory`: the pool's,
+    on this machine."""
 
     directory: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendezvous:
-    address: str  # file:///PATH, or tcp://HOST:PORT where they are on several machines
+    address: str  # file:///PATH, or tcp://HOST:PORT across machines
 
 
-# ---- to a sampler
+# Requests to a sampler.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullWeights:
-    """Sample with this version from here on. Rows stay as they are, or are all dropped."""
+    """Sample with this version from here on. Rows are kept, or all dropped."""
 
     version: int
     keep_rows: bool
@@ -108,17 +103,16 @@ class PullWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsPulled:
-    paused_s: float  # for which nothing was sampled
+    paused_s: float  # time without sampling
 
 
-# ---- to a learner
+# Requests to a learner.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginPhase:
     """A new optimizer and schedule. `is_alone`: without the rest of its group, until the next phase or
-    `LoadState`.
-    """
+    `LoadState`."""
 
     phase: Phase
     total_steps: int
@@ -127,9 +121,8 @@ class BeginPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imitate:
-    """A supervised step for each batch. `num_tokens`: trainable ones of each whole batch, of which this
-    process may have a part.
-    """
+    """A supervised step for each batch. `num_tokens`: trainable tokens of each whole batch, of which this
+    process may hold a part."""
 
     batches: tuple[tuple[Sample, ...], ...]
     num_tokens: tuple[int, ...]
@@ -137,7 +130,7 @@ class Imitate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeStep:
-    """A step of reinforcement learning; `rate` scales the learning rates."""
+    """One step of reinforcement learning; `rate` scales the learning rates."""
 
     samples: tuple[Sample, ...]
     rate: float
@@ -150,12 +143,12 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncWeights:
-    """The whole group takes the weights of its first process."""
+    """All processes of the group take over the weights of the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushWeights:
-    """The learner's weights become this version, for samplers to pull."""
+    """Publishes the learner's weights as this version, for samplers to pull."""
 
     version: int
 
@@ -181,7 +174,7 @@ class WeightsExported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveCheckpoint:
-    """Weights, tokenizer, optimizer and `meta`, committed by a rename."""
+    """Commits weights, tokenizer, optimizer and `meta` by a rename."""
 
     directory: Path
     meta: Mapping[str, Json]
@@ -191,7 +184,7 @@ class SaveCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveState:
-    """What `LoadState` needs, into a directory that is there."""
+    """Writes what `LoadState` needs into an existing directory."""
 
     directory: Path
 
@@ -202,17 +195,17 @@ class LoadState:
     weights_only: bool = False
 
 
-# ---- what all have in common
+# Common to all.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """It has been done, and there is nothing to say about it."""
+    """Success without a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """It was not done."""
+    """The request failed."""
 
     error: BaseException
     trace: str

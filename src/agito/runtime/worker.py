@@ -1,6 +1,5 @@
-"""The worker: policies by id, each with a sampler, and a learner or none. Its process ends with the
-connection to the one that asks.
-"""
+"""The worker: policies by id, each with a sampler and possibly a learner. The process ends with its
+connection."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from agito.errors import BadRecipe
-from agito.learning.trainer.network_reducer import NetworkReducer, Store, join, offer
+from agito.learning.trainer.network_reducer import NetworkReducer, Store, connect_store, host_store
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.runtime.learner import LearnerService
@@ -38,7 +37,7 @@ from agito.weights.address import OverNetwork, SharedMemory
 from agito.weights.channel import WeightBuffer, WeightChannel
 from agito.weights.network import FetchedWeights
 
-_NICE = 10  # tools and episodes go first: they take little, and everybody waits for them
+_NICE = 10  # tools and episodes go first: they need little, and everything waits for them
 _LEARNER_NICE = 5  # more, where others sample meanwhile: sampling soon hits the staleness bound and stalls
 
 
@@ -52,11 +51,11 @@ class Host:
     """A `Handler` for requests to all policies of this process."""
 
     def __init__(self, *, is_own_process: bool = False, host: str | None = None) -> None:
-        """`host`: by which other machines reach this one; None: everybody is on this one."""
+        """`host`: the address at which other machines reach this one; None: everything is on this one."""
         self._may_renice, self._host = is_own_process, host
-        self._store: Store | None = None  # where those that learn together meet, if they do so here
+        self._store: Store | None = None  # rendezvous of the learners, if hosted here
         self._policies: dict[PolicyId, _Policy] = {}
-        self._reducer: Reducer | None = None  # torch has one group of processes
+        self._reducer: Reducer | None = None  # torch has one process group
 
     def __call__(self, policy: PolicyId, request: WorkerRequest) -> WorkerResponse:
         if isinstance(request, OpenPolicy):
@@ -75,7 +74,7 @@ class Host:
         return found.learner.handle(request)
 
     def _open(self, policy: PolicyId, request: OpenPolicy) -> PolicyOpened:
-        replaced = self._policies.pop(policy, None)  # its memory first
+        replaced = self._policies.pop(policy, None)  # free its memory first
         if replaced is not None and replaced.learner is not None:
             replaced.learner.close()
         del replaced
@@ -115,12 +114,14 @@ class Host:
         if self._host is None:
             return SharedReducer(group.rank, group.size, Path(group.rendezvous.removeprefix("file://")))
         store = self._store if group.rank == 0 else None
-        return NetworkReducer(group.rank, group.size, store or join(group.rendezvous), host=self._host)
+        return NetworkReducer(
+            group.rank, group.size, store or connect_store(group.rendezvous), host=self._host
+        )
 
     def _rendezvous(self, request: OfferRendezvous) -> Rendezvous:
         if self._host is None:
             return Rendezvous(address=f"file://{request.directory / 'learners'}")
-        self._store, address = offer(self._host)
+        self._store, address = host_store(self._host)
         return Rendezvous(address=address)
 
 
@@ -149,7 +150,7 @@ def _require_device(device: str) -> None:
 
 
 def on_cluster(host: str) -> Handler:
-    """For a process that something else has started; `host`: by which other machines reach it."""
+    """For a process started by a cluster; `host`: the address at which other machines reach it."""
     torch.set_num_threads(1)
     return Host(is_own_process=True, host=host)
 

@@ -1,4 +1,4 @@
-"""Which of several engines a group of attempts goes to, so that none has more to do than the others."""
+"""Assigns groups of attempts to engines so that loads stay balanced."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ class _Mean:
 
 @dataclass(slots=True)
 class _Home:
-    """Where a group's attempts are that are out, and of what kind each is."""
+    """The engine of a group's running attempts, and the kind of each."""
 
     engine: int
     out: dict[AttemptId, Hashable] = field(default_factory=dict[AttemptId, Hashable])
 
 
 class Balance:
-    """A group goes to the engine with the least to do: the tokens that the attempts there are expected to
-    take.
+    """A group goes to the engine with the smallest load: the tokens that its attempts are expected to take.
 
-    An attempt is expected to take what those of its kind, a cell of the task space, say, took on average so
-    far; until one has ended, what any took. Nothing here looks at a clock or counts groups off: engines that
-    have the same to do are chosen by lot, so that cells that come in turn are dealt out evenly too. All
-    attempts of a group go to one engine, where its prompt is computed once.
+    An attempt is expected to take the average of its kind (such as a cell of the task space) so far; until
+    one has ended, the average of all. Nothing depends on a clock or a count of groups: ties are broken at
+    random, so that cells which arrive in turn are spread evenly too. All attempts of a group go to one
+    engine, which computes their prompt once.
     """
 
     def __init__(self, engines: int, *, rows: int) -> None:
@@ -59,7 +58,7 @@ class Balance:
         return home.engine
 
     def ended(self, attempt: AttemptId, tokens: int) -> None:
-        """It is over; so many tokens were read and sampled in it."""
+        """Records an attempt's end; `tokens` were read and sampled in it."""
         home = self._homes[attempt.group]
         kind = home.out.pop(attempt)
         self._out[home.engine][kind] -= 1
@@ -69,7 +68,7 @@ class Balance:
             del self._homes[attempt.group]
 
     def load(self, engine: int) -> float:
-        """Tokens that the attempts there are expected to take."""
+        """Tokens that its attempts are expected to take."""
         return sum(num * self._expected(kind) for kind, num in self._out[engine].items())
 
     def _expected(self, kind: Hashable) -> float:

@@ -1,4 +1,4 @@
-"""What a kind of sampler can do, so that whoever drives it knows what may be promised."""
+"""What a kind of sampler supports, and therefore what its drivers may promise."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerCapabilities:
-    """`keyed_determinism`: the same exchanges give the same bits. `in_flight_update`: new weights reach a
-    request that is under way. `adapters`: several policies, each an adapter, share one set of weights.
-    """
+    """`keyed_determinism`: the same exchanges give the same bits. `in_flight_update`: new weights reach
+    running requests. `adapters`: several policies, each an adapter, share one set of weights."""
 
     keyed_determinism: bool
     in_flight_update: bool

@@ -1,7 +1,7 @@
 """The one place where tokens are recorded: open, extend, sample, branch, close.
 
-Used by the solo harness and by whatever else drives an engine. What goes in and what comes out is appended
-once and never changed.
+The solo harness and every other driver of an engine use it. Input and output are appended once and never
+changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, Ver
 
 
 class Capture:
-    """One segment in the making, on one row of an engine."""
+    """A segment being recorded, on one row of an engine."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Capture:
         self._row: Row = engine.open(seed)
         self._stop_ids, self._segment = stop_ids, segment
         self._control = frozenset((*stop_ids, *control_ids))
-        self._pending: array[int] = array("i")  # extended, not yet sent
+        self._pending: array[int] = array("i")  # extended but not sent
         self._ids: array[int] = array("i")
         self._logprobs: array[float] = array("f")
         self._kinds, self._channels = bytearray(), bytearray()
@@ -40,7 +40,7 @@ class Capture:
         self.turns: list[Turn] = []
 
     def __len__(self) -> int:
-        """Tokens so far, those not yet sent included."""
+        """Number of tokens, including those not sent yet."""
         return len(self._ids)
 
     def extend(self, ids: Sequence[int], kind: TokenSource = TokenSource.OBSERVED) -> None:
@@ -53,7 +53,7 @@ class Capture:
     async def sample(
         self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE
     ) -> Sampled:
-        """One turn. Its channels are set afterwards by `label`. Raises what `Row.sample` raises."""
+        """Samples one turn. `label` sets its channels afterwards. Raises as `Row.sample`."""
         first, start = len(self._ids) - len(self._pending), len(self._ids)
         request = SampleRequest(
             extend=self._pending,
@@ -85,15 +85,14 @@ class Capture:
         return sampled
 
     def label(self, channels: bytes) -> None:
-        """Says what the tokens of the last turn were for; one entry a token."""
+        """Sets the channel of each token of the last turn."""
         turn = self.turns[-1]
         assert len(channels) == turn.stop - turn.start
         self._channels[turn.start : turn.stop] = channels
 
     def branch(self, seed: int, *, segment: int) -> Capture:
-        """A second capture that shares everything so far, as a segment of its own whose parent is this one.
-        The turns so far stay this one's. Nothing may be pending.
-        """
+        """A second capture with the same content, as a separate segment whose parent is this one. Turns so
+        far stay with this one. Nothing may be pending."""
         assert not self._pending, "send what was extended before branching"
         twin = copy(self)
         twin._row, twin._segment = self._row.branch(seed), segment

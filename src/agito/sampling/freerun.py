@@ -1,8 +1,8 @@
-"""Many attempts on one batching engine, each going on as soon as its tool has answered; new weights slip in
-between two exchanges.
+"""Many attempts on one batching engine, each continuing as soon as its tool has answered; weight updates
+happen between exchanges.
 
-Nothing here repeats bit for bit: what is in a batch depends on the clock. Tokens carry the version that
-sampled them.
+Nothing here repeats bit for bit, because batches depend on the clock. Tokens carry the version that sampled
+them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from agito.sampling.wire import EngineClient, EngineRequest, RowBranch, RowDone,
 
 @dataclass(slots=True)
 class _Waiting:
-    """One request under way."""
+    """A pending request."""
 
     answered: anyio.Event = field(default_factory=anyio.Event)
     answer: RowDone | None = None
 
 
 class Freerun:
-    """An `Engine` for any number of attempts at once. `run` drives it."""
+    """An `Engine` for any number of concurrent attempts, driven by `run`."""
 
     def __init__(self, client: EngineClient, *, steps: int = 4) -> None:
         self._advance, self._context, self._steps = client.advance, client.context, steps
@@ -47,12 +47,12 @@ class Freerun:
         return _FreeRow(self, self._new_key(), seed)
 
     async def run(self) -> None:
-        """Until `stop`. Raises what `advance` raises; whoever waits for a sample then gets `WorkerDied`."""
+        """Runs until `stop`. Raises what `advance` raises; pending samples then raise `WorkerDied`."""
         try:
             while not self._is_stopping:
                 if not (self._live or self._requests or self._closed or self._branched):
                     self._stirred = anyio.Event()
-                    await self._stirred.wait()  # every attempt is with its tools, which have deadlines
+                    await self._stirred.wait()  # all attempts are in tool calls, which have deadlines
                     continue
                 advanced = await self._advance(self._exchange())
                 self.busy_s += advanced.busy_s
@@ -65,7 +65,7 @@ class Freerun:
                 waiting.answered.set()
 
     def stop(self) -> None:
-        """`run` ends after the exchange that is under way."""
+        """Ends `run` after the current exchange."""
         self._is_stopping = True
         self._stirred.set()
 
@@ -92,7 +92,7 @@ class Freerun:
         return _FreeRow(self, child, seed, is_known=True)
 
     def close(self, key: int) -> None:
-        """Whoever waits for the row is told."""
+        """Fails the row's pending request, if any."""
         self._requests = [request for request in self._requests if request.key != key]
         self._closed.append(key)
         self._answer(RowDone(key=key, sampled=None, error="the row was closed"))
@@ -100,12 +100,12 @@ class Freerun:
 
     def _answer(self, done: RowDone) -> None:
         waiting = self._waiting.pop(done.key, None)
-        if waiting is not None:  # else the attempt was given up
+        if waiting is not None:  # None: the attempt was abandoned
             waiting.answer = done
             waiting.answered.set()
 
     def _exchange(self) -> EngineRequest:
-        """All that has come in since the last one."""
+        """Collects all requests since the last exchange."""
         exchange = EngineRequest(
             closed=tuple(self._closed),
             branched=tuple(self._branched),

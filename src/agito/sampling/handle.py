@@ -1,8 +1,7 @@
-"""What a row is to whoever holds it: new, resting, sampling or closed, and what may be done with it in each
-of these states.
+"""The states of a row for its holder (new, resting, sampling, closed) and the operations allowed in each.
 
-Drivers fill in how. Whatever order the holder does things in, the engine behind is told nothing that it would
-refuse: a mistake is a `ValueError` for the one who made it, and nobody else's row notices.
+Drivers implement the operations. Whatever the holder does, the engine receives nothing that it would refuse:
+a mistake raises `ValueError` for its author and does not affect other rows.
 """
 
 from __future__ import annotations
@@ -13,16 +12,14 @@ from agito.protocols import Row, Sampled, SampleRequest
 
 
 class _State(Enum):
-    NEW = "new"  # the engine does not know it yet
+    NEW = "new"  # unknown to the engine
     RESTING = "resting"
     SAMPLING = "sampling"
     CLOSED = "closed"
 
 
 class Handle:
-    """Implements `Row`. A request that is given up closes its row: nobody knows how far the engine has come
-    with it.
-    """
+    """Implements `Row`. Cancelling a request closes its row, since the engine's progress on it is unknown."""
 
     def __init__(self, *, is_known: bool = False) -> None:
         self._state = _State.RESTING if is_known else _State.NEW
@@ -32,7 +29,7 @@ class Handle:
         self._state = _State.SAMPLING
         try:
             sampled = await self._sample(request)
-        except ValueError:  # refused, and the row is as it was
+        except ValueError:  # refused, and the row is unchanged
             if self._state is _State.SAMPLING:
                 self._state = before
             raise
@@ -44,7 +41,7 @@ class Handle:
         return sampled
 
     def branch(self, seed: int) -> Row:
-        """Of a row in which nothing was sampled: a new one."""
+        """Branching a row before anything was sampled gives a new row."""
         return (
             self._open(seed) if self._refuse_unless_at_rest("branched") is _State.NEW else self._branch(seed)
         )
@@ -61,19 +58,18 @@ class Handle:
         return self._state
 
     async def _sample(self, request: SampleRequest) -> Sampled:
-        """Raises `ValueError` for a request that was refused, the row being as before."""
+        """Raises `ValueError` for a refused request, with the row unchanged."""
         raise NotImplementedError
 
     def _open(self, seed: int) -> Row:
-        """Another row, beside this one."""
+        """Another, empty row."""
         raise NotImplementedError
 
     def _branch(self, seed: int) -> Row:
-        """A row that begins as this one, which rests."""
+        """A row with the same content as this resting one."""
         raise NotImplementedError
 
     def _close(self) -> None:
-        """The engine forgets the row, whatever it is doing with it. Called once, and not for a row that it
-        never heard of.
-        """
+        """Makes the engine forget the row, whatever its state. Called once, and only for rows that the engine
+        knows."""
         raise NotImplementedError

@@ -1,10 +1,10 @@
-"""Many attempts on batching engines, one for each policy, in an order that is a function of content and never
-of the clock.
+"""Many attempts on batching engines, one per policy, in an order that depends on content and never on the
+clock.
 
-An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due: a
-lane is due one exchange after its turn came back, so that its tool runs while the others decode, and
-re-enters at a fixed decode step however long the tool really took. What this does not give is speed under
-slow tools: that is what the decoupled mode is for.
+An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due. A
+lane is due one exchange after its turn was answered: its tool runs while others decode, and it re-enters at a
+fixed decode step however long the tool took. The price is speed under slow tools, for which there is the
+decoupled mode.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class _Lane:
     order: int
     due: int
     num_rows: int = 0
-    is_away: bool = True  # the world, the harness or the grader has the ball
+    is_away: bool = True  # whether world, harness or grader is at work
     is_finished: bool = False
     request: RowRequest | None = None
     policies: dict[int, str] = field(default_factory=dict[int, str])  # of every row
-    # rows that an engine has, or is about to have
+    # Rows that an engine has, or is about to have.
     open: dict[int, None] = field(default_factory=dict[int, None])
     closed: list[int] = field(default_factory=list[int])
     branched: list[RowBranch] = field(default_factory=list[RowBranch])
@@ -42,7 +42,7 @@ class _Lane:
 
 
 class Lane:
-    """One attempt's engines. One request is under way at a time; further ones wait for their turn."""
+    """The engines of one attempt. One request runs at a time; further ones queue."""
 
     def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
         self._lockstep, self._state = lockstep, state
@@ -55,10 +55,10 @@ class Lane:
         return self._state.order
 
     def finish(self) -> None:
-        """The attempt is over, its verdict included, and so are its rows. Idempotent."""
+        """Marks the attempt as over, including its verdict, and closes its rows. Idempotent."""
         lane = self._state
         lane.is_finished = True
-        if lane.request is not None:  # somebody still waits, and nobody will hear of it
+        if lane.request is not None:  # its waiter would never be answered
             lane.request, lane.answer = None, "the attempt is over"
             lane.answered.set()
         lane.closed += lane.open
@@ -67,7 +67,7 @@ class Lane:
 
 
 class _LaneEngine:
-    """One policy's."""
+    """The engine of one policy."""
 
     def __init__(self, lockstep: Lockstep, lane: _Lane, policy: str) -> None:
         self._lockstep, self._lane, self._policy = lockstep, lane, policy
@@ -81,7 +81,7 @@ class _LaneRow(Handle):
     def __init__(
         self, lockstep: Lockstep, lane: _Lane, policy: str, seed: int, *, is_known: bool = False
     ) -> None:
-        """Raises `ValueError` for one row too many."""
+        """Raises `ValueError` for too many rows."""
         super().__init__(is_known=is_known)
         if lane.num_rows >= _MOST_ROWS:
             raise ValueError(f"this attempt has opened {_MOST_ROWS} rows: no more fit into one lane")
@@ -96,7 +96,7 @@ class _LaneRow(Handle):
         lane = self._lane
         async with lane.turn:
             while not (lane.is_away or self._lockstep.is_dead):
-                await lane.answered.wait()  # to one that was given up
+                await lane.answered.wait()  # waits for an abandoned request
             if self._lockstep.is_dead:
                 raise WorkerDied("the engine has stopped")
             if lane.is_finished:
@@ -108,7 +108,7 @@ class _LaneRow(Handle):
             try:
                 await lane.answered.wait()
             except BaseException:
-                lane.request = None  # if it is not with the engine yet
+                lane.request = None  # unless it has reached the engine
                 raise
             answer = self._lane.answer
         if answer is None:
@@ -133,9 +133,8 @@ class _LaneRow(Handle):
 
 
 class Lockstep:
-    """Drives the engines of `clients`, by policy, until every lane has finished. All of them go `steps`
-    decode steps at a time.
-    """
+    """Drives the engines of `clients`, by policy, until every lane has finished. All advance `steps` decode
+    steps at a time."""
 
     def __init__(self, clients: Mapping[str, EngineClient], *, steps: int = 4, lag: int = 1) -> None:
         self.clients = clients
@@ -144,12 +143,12 @@ class Lockstep:
         self._num_opened = 0
         self._index = 0
         self._settled = anyio.Event()
-        self.is_dead = False  # `run` did not end well: nobody will be answered any more
+        self.is_dead = False  # `run` failed: no request will be answered
         self.busy_s = 0.0
         self.decode_steps = self.forwarded = 0
 
     def lane(self) -> Lane:
-        """The order of these calls is part of what is sampled."""
+        """The order of these calls determines what is sampled."""
         state = _Lane(order=self._num_opened, due=self._index)
         self._num_opened += 1
         self._lanes[state.order] = state
@@ -159,13 +158,12 @@ class Lockstep:
         self._settled.set()
 
     async def run(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> None:
-        """`on_barrier(orders)` is awaited with the orders of newly finished lanes; it may open new ones.
-        Raises what a client raises.
-        """
+        """Awaits `on_barrier(orders)` with the orders of newly finished lanes; it may open new ones. Raises
+        what a client raises."""
         live = 0
         try:
             while self._lanes:
-                if not live:  # nobody decodes: go straight to the next lane that is due
+                if not live:  # nobody decodes: go straight to the next due lane
                     self._index = max(
                         self._index, min(lane.due for lane in self._lanes.values() if lane.is_away)
                     )
@@ -190,7 +188,7 @@ class Lockstep:
                 lane.answered.set()
 
     def _exchange(self, policy: str, due: Sequence[_Lane]) -> EngineRequest:
-        """What the lanes ask of one policy's engine."""
+        """The lanes' requests to one policy's engine."""
         return EngineRequest(
             closed=tuple(key for lane in due for key in lane.closed if lane.policies[key] == policy),
             branched=tuple(
@@ -205,7 +203,7 @@ class Lockstep:
         )
 
     async def _advance(self, exchanges: Mapping[str, EngineRequest]) -> list[EngineResponse]:
-        """One exchange with every engine, all at once; the answers in the order of the clients."""
+        """One exchange with every engine, concurrently; answers in the order of the clients."""
         if len(exchanges) == 1:
             return [await self.clients[policy].advance(exchange) for policy, exchange in exchanges.items()]
         answers: dict[str, EngineResponse] = {}
@@ -222,9 +220,7 @@ class Lockstep:
         return [answers[policy] for policy in exchanges]
 
     async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_Lane]:
-        """Waits for every lane that is due to ask or to finish; returns them in order, finished ones removed
-        from the books.
-        """
+        """Waits for every due lane to ask or finish; returns them in order and forgets the finished ones."""
         finished: list[_Lane] = []
         while True:
             due = [lane for lane in self._lanes.values() if lane.is_away and lane.due <= self._index]

@@ -1,4 +1,4 @@
-"""What goes to a batching engine and what comes back, in one exchange; torch-free, picklable.
+"""Requests to a batching engine and its responses, one exchange at a time; torch-free, picklable.
 
 An engine is a pure function of its exchanges: the same sequence of `EngineRequest` gives the same bits on the
 same build.
@@ -15,9 +15,8 @@ from agito.protocols import Sampled, SampleRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRequest:
-    """Extend and sample row `key`, which is made if it is new. `seed` keys the row's random stream with the
-    position in the row.
-    """
+    """Extend and sample row `key`, creating it if new. The row's random stream is keyed by `seed` and
+    position."""
 
     key: int
     seed: int
@@ -55,32 +54,31 @@ class RowDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResponse:
-    """What finished in one exchange, in order of key, and how busy the engine was."""
+    """What finished in one exchange, in order of key, and the engine's load."""
 
     done: tuple[RowDone, ...]
     live: int  # rows still sampling or queued
     steps: int  # decode steps run
-    forwarded: int  # tokens computed, prompts and observations included
+    forwarded: int  # tokens computed, including prompts and observations
     busy_s: float  # wall time inside the exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """Asks how probable tokens are under the weights that are sampled from."""
+    """Asks for log-probabilities of given tokens under the sampler's weights."""
 
     sequences: tuple[array[int], ...]  # of 'i', each at least one token
     temperature: float = 1.0
-    num_top: int = 0  # of the most probable tokens; the size of the vocabulary asks for all
+    num_top: int = 0  # of the most probable tokens; the vocabulary size asks for all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Of one sequence of T tokens: natural logarithms, at the temperature asked for. Entry t is of token
-    t + 1, given the tokens up to t.
-    """
+    """Scores of one sequence of T tokens: natural logarithms, at the requested temperature. Entry t belongs
+    to token t + 1, given the tokens up to t."""
 
     logprobs: array[float]  # 'f', T - 1
-    # (T - 1) x num_top, row by row, the most probable first
+    # (T - 1) x num_top, row by row, most probable first.
     top_ids: array[int] = field(default_factory=lambda: array("i"))
     top_logprobs: array[float] = field(default_factory=lambda: array("f"))
 
@@ -93,7 +91,7 @@ class ScoreResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineClient:
-    """An engine, wherever it runs, and the tokens that one of its rows can hold."""
+    """An engine, and the capacity of its rows in tokens."""
 
     advance: Callable[[EngineRequest], Awaitable[EngineResponse]]
     context: int

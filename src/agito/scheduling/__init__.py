@@ -1,1 +1,1 @@
-"""Which groups are out, when they are due, and from which cells they come."""
+"""Which groups are outstanding, when each is due, and which cells the next tasks come from."""

@@ -1,8 +1,8 @@
 """Which cells the next tasks come from: fixed weights, or weights that follow where attempts at one task
-still come out differently.
+still differ in reward.
 
-A cell is a (family, level). Tasks of a stream belong to cells in turn, so a choice of cells is a choice of
-task numbers, and whoever knows a number knows the task.
+A cell is a (family, level). Task numbers cycle through the cells, so choosing cells means choosing task
+numbers, and a number determines its task.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from math import floor
 from agito.errors import CorruptCheckpoint
 from agito.types import Json
 
-_MEMORY = 0.5  # of what was known of a cell, when a new step is seen
-_FLOOR = 0.15  # weight of a cell in which every group comes out even; a cell in which none does has 1 more
+_MEMORY = 0.5  # share of the old estimate that survives a step
+# weight of a cell whose groups all have zero variance; a cell without any such group has 1 more
+_FLOOR = 0.15
 _ASIDE = 0.1
 
 
 def shares(weights: Sequence[float], count: int, *, offset: float = 0.5) -> list[int]:
-    """`count` split by `weights`, each part rounded up or down; over offsets that are uniform in [0, 1) each
-    is right on average (systematic sampling; Madow, 1949). Raises `ValueError` when there is no weight.
-    """
+    """Splits `count` by `weights`, rounding each part up or down; for `offset` uniform in [0, 1), each part
+    is right on average (systematic sampling; Madow, 1949). Raises `ValueError` when all weights are zero."""
     total = sum(weights)
     if not total > 0:
         raise ValueError(f"weights={list(weights)}: at least one must be above zero")
@@ -34,9 +34,8 @@ def shares(weights: Sequence[float], count: int, *, offset: float = 0.5) -> list
 
 
 def draw(weights: Sequence[float], count: int, *, seed: str, first: int = 0) -> list[int]:
-    """`count` task numbers from `first` on, number `i` being of cell `i % len(weights)`, mixed so that every
-    stretch is about even.
-    """
+    """`count` task numbers from `first` on, shuffled so that every stretch has about the same mix; number `i`
+    belongs to cell `i % len(weights)`."""
     rng, size = random.Random(f"draw/{seed}/{first}"), len(weights)
     numbers: list[tuple[float, int]] = []
     for cell, share in enumerate(shares(weights, count, offset=rng.random())):
@@ -47,25 +46,23 @@ def draw(weights: Sequence[float], count: int, *, seed: str, first: int = 0) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A stretch of cells that keeps its weight whatever is learned of them, such as one environment of a
-    mixture.
-    """
+    """A range of cells with a fixed total weight, such as one environment of a mixture."""
 
     num_cells: int
     weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What one group came to."""
+class GroupOutcome:
+    """The outcome of one group."""
 
     cell: int
-    is_mixed: bool
-    solved: float  # share of its attempts that succeeded
+    has_variance: bool
+    solved: float  # share of successful attempts
 
 
 def shared(weights: Sequence[float], parts: Sequence[Part]) -> list[float]:
-    """`weights` scaled so that those of each part add up to the part's weight; unchanged without parts."""
+    """`weights` scaled so that those of each part sum to the part's weight; unchanged without parts."""
     scaled, at = list(weights), 0
     for part in parts:
         stretch = slice(at, at + part.num_cells)
@@ -77,40 +74,42 @@ def shared(weights: Sequence[float], parts: Sequence[Part]) -> list[float]:
 
 
 class Curriculum:
-    """Follows the share of mixed groups by cell, and the rate of success. Its state goes with the checkpoint.
+    """Follows the share of nonzero-variance groups and the success rate, by cell. Checkpoints carry its
+    state.
 
-    A cell whose rate lies outside `solve_rate` is drawn `_ASIDE` times as often: seldom, yet often enough to
-    notice that it has come back.
+    A cell whose success rate lies outside `solve_rate` is drawn `_ASIDE` times as often: rarely, but often
+    enough to notice when it returns.
     """
 
     def __init__(
         self, num_cells: int, *, parts: Sequence[Part] = (), solve_rate: tuple[float, float] = (0.0, 1.0)
     ) -> None:
-        self._mixed, self._solved = [1.0] * num_cells, [0.5] * num_cells
+        self._nonzero_variance, self._solved = [1.0] * num_cells, [0.5] * num_cells
         self._parts, self._solve_rate = tuple(parts), solve_rate
 
     def weights(self) -> list[float]:
         low, high = self._solve_rate
         aside = [1.0 if low <= rate <= high else _ASIDE for rate in self._solved]
         return shared(
-            [(_FLOOR + share) * each for share, each in zip(self._mixed, aside, strict=True)], self._parts
+            [(_FLOOR + share) * each for share, each in zip(self._nonzero_variance, aside, strict=True)],
+            self._parts,
         )
 
-    def learn(self, groups: Iterable[Seen]) -> None:
-        """Every group of a step that is not void."""
-        by_cell: dict[int, list[Seen]] = {}
+    def update(self, groups: Iterable[GroupOutcome]) -> None:
+        """Updates with every group of a step that is not void."""
+        by_cell: dict[int, list[GroupOutcome]] = {}
         for group in groups:
             by_cell.setdefault(group.cell, []).append(group)
         for cell, each in by_cell.items():
-            self._mixed[cell] += (1 - _MEMORY) * (
-                sum(group.is_mixed for group in each) / len(each) - self._mixed[cell]
+            self._nonzero_variance[cell] += (1 - _MEMORY) * (
+                sum(group.has_variance for group in each) / len(each) - self._nonzero_variance[cell]
             )
             self._solved[cell] += (1 - _MEMORY) * (
                 sum(group.solved for group in each) / len(each) - self._solved[cell]
             )
 
-    def figures(self, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
-        """Where the next tasks come from, as shares, and the running rate of success there; named by cell."""
+    def metrics(self, cells: Sequence[tuple[str, int]]) -> dict[str, float]:
+        """Shares of the next tasks and running success rates, named by cell."""
         weights = self.weights()
         names = [re.sub(r"[^a-z0-9.-]+", "-", f"in-{family}-{level}".lower()) for family, level in cells]
         sampled = {
@@ -122,19 +121,18 @@ class Curriculum:
         }
 
     def to_json(self) -> dict[str, Json]:
-        return {"mixed": list(self._mixed), "solved": list(self._solved)}
+        return {"mixed": list(self._nonzero_variance), "solved": list(self._solved)}
 
     def restore(self, state: Json) -> None:
-        """Takes over what `to_json` gave. Raises `CorruptCheckpoint` for anything but two shares for each
-        cell.
-        """
+        """Takes over the state that `to_json` returned. Raises `CorruptCheckpoint` unless it has two shares
+        for each cell."""
         columns = [state.get(name) for name in ("mixed", "solved")] if isinstance(state, dict) else []
         for column in columns or [None]:
-            if not isinstance(column, list) or len(column) != len(self._mixed):
+            if not isinstance(column, list) or len(column) != len(self._nonzero_variance):
                 raise CorruptCheckpoint(
-                    f"the curriculum is {state}: need a share for each of {len(self._mixed)} cells; was "
-                    "another version of Agito here?"
+                    f"the curriculum is {state}: need a share for each of {len(self._nonzero_variance)} "
+                    "cells; was another version of Agito here?"
                 )
-        self._mixed, self._solved = (
+        self._nonzero_variance, self._solved = (
             [float(str(share)) for share in column] for column in columns if isinstance(column, list)
         )

@@ -1,9 +1,9 @@
-"""The numbered events that an `AsyncScheduler` saw and what it decided, one JSON object a line.
+"""The log of an `AsyncScheduler`: numbered events and decisions, one JSON object a line. The same events must
+lead to the same decisions.
 
-Fed the same events, it must decide the same.
-
-A line is `[number, name, value]`: first `flow` with the rules and where it began, again after every resume;
-then events (`issue`, `finished`, `trained`, `published`) and decisions (`release`, `batch`) as they happened.
+A line is `[number, name, value]`. The first is `flow`, with the rules and the start, repeated after every
+resume. Then follow events (`issue`, `finished`, `trained`, `published`) and decisions (`release`, `batch`) in
+order.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from agito.errors import Diverged, NotFound
-from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules, Outcome
+from agito.scheduling.schedule import AsyncScheduler, Batch, Outcome, SchedulerRules
 from agito.types import AttemptId, Json
 
 
-class LoggedFlow(AsyncScheduler):
-    """An `AsyncScheduler` that writes down what happens to it."""
+class LoggedScheduler(AsyncScheduler):
+    """An `AsyncScheduler` that logs its events and decisions."""
 
     def __init__(
         self,
-        rules: FlowRules,
+        rules: SchedulerRules,
         *,
         version: int = 0,
         reissued: Sequence[int] = (),
@@ -66,11 +66,11 @@ class LoggedFlow(AsyncScheduler):
 
 
 def replay(lines: Iterable[str]) -> dict[str, int]:
-    """Feeds the events to a new `AsyncScheduler` and compares its decisions; how many lines of each name
-    there were.
+    """Feeds the events to a new `AsyncScheduler` and compares its decisions; returns how many lines of each
+    name there were.
 
-    Raises `Diverged` at the first decision that differs, with its number, and `NotFound` for a log that does
-    not begin with a flow.
+    Raises `Diverged` at the first different decision, with its number, and `NotFound` for a log that does not
+    begin with a flow.
     """
     flow: AsyncScheduler | None = None
     counts: dict[str, int] = {}
@@ -79,7 +79,7 @@ def replay(lines: Iterable[str]) -> dict[str, int]:
         counts[name] = counts.get(name, 0) + 1
         if name == "flow":
             flow = AsyncScheduler(
-                FlowRules(**value["rules"]), version=value["version"], reissued=value["reissued"]
+                SchedulerRules(**value["rules"]), version=value["version"], reissued=value["reissued"]
             )
             continue
         if flow is None:
@@ -110,4 +110,4 @@ def _decide(flow: AsyncScheduler, name: str) -> Json:
 
 
 def _batch_json(batch: Batch) -> dict[str, Json]:
-    return {"number": batch.number, "groups": list(batch.groups), "even": list(batch.even)}
+    return {"number": batch.number, "groups": list(batch.groups), "zero_variance": list(batch.zero_variance)}

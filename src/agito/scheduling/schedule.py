@@ -1,9 +1,9 @@
 """Which attempt runs next, and what is trained on when: `(state, event) → decisions`, without clocks, threads
 or I/O, so that it can be replayed and simulated.
 
-`Schedule` collects for one step, on-policy. `AsyncScheduler` feeds a trainer that works while others still
-act, under a bound on staleness. Voids are tried again, then masked; a penalised attempt always teaches; never
-more than `max_live` attempts are out at once.
+`Schedule` collects one on-policy step. `AsyncScheduler` feeds a trainer that works while other attempts still
+run, within a staleness bound. Void attempts are retried, then masked. A group with a penalised attempt always
+counts as nonzero-variance. At most `max_live` attempts run at once.
 """
 
 from __future__ import annotations
@@ -15,41 +15,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from agito.types import AttemptId, is_mixed
+from agito.types import AttemptId, has_variance
 
-# What became of an attempt: its reward; `penalised`: its verdict is not believed, and it costs; None: void.
+# The outcome of an attempt: its reward; `penalised`: the verdict is not trusted and the attempt pays for it;
+# None: void.
 Outcome: TypeAlias = float | Literal["penalised"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How much to collect: the groups that may be issued, in order, and how many of them must have come out
-    mixed.
-    """
+    """How much to collect: the groups that may be issued, in order, and how many of them must have nonzero
+    variance."""
 
     ids: Sequence[int]
     group_size: int
-    # begin with as many groups, and replace one that teaches nothing; None: all of `ids`, whatever comes out
-    mixed: int | None = None
+    # Start with as many groups as wanted and replace each zero-variance one; None: run all of `ids`.
+    nonzero_variance: int | None = None
     max_live: int = 256
     max_tries: int = 3
 
 
 @dataclass(slots=True)
 class _Open:
-    # slot → reward; None is void for good
+    # Slot → reward; None after the last retry ended void.
     rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
-    due: int = 0  # the last batch that may train on it
+    due: int = 0  # last batch that may train on it
 
-    def is_mixed(self) -> bool:
+    def has_variance(self) -> bool:
         trusted = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
-        return is_mixed(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
+        return has_variance(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
 
 
 class _Issue:
-    """Attempts that wait, those that are out, and the groups that they will complete; a void one goes to the
-    front of the queue again.
-    """
+    """Waiting attempts, running attempts, and their groups. A void attempt returns to the front of the
+    queue."""
 
     def __init__(self, *, group_size: int, max_live: int, max_tries: int) -> None:
         self._group_size, self._max_live, self._max_tries = group_size, max_live, max_tries
@@ -71,7 +70,7 @@ class _Issue:
         return tuple(self._queue.popleft() for _ in range(count))
 
     def end(self, attempt: AttemptId, reward: Outcome) -> _Open | None:
-        """The attempt's group, if that completes it."""
+        """Returns the attempt's group if this attempt completes it."""
         self.num_live -= 1
         if reward is None and attempt.tries + 1 < self._max_tries:
             self.retried += 1
@@ -83,10 +82,10 @@ class _Issue:
 
 
 class Schedule:
-    """Feed it `start` and then every finished attempt; it says which attempts to start."""
+    """Call `start`, then report every finished attempt; the answers say which attempts to start."""
 
     def __init__(self, quota: Quota) -> None:
-        self._wanted = len(quota.ids) if quota.mixed is None else quota.mixed
+        self._wanted = len(quota.ids) if quota.nonzero_variance is None else quota.nonzero_variance
         if not 1 <= self._wanted <= len(quota.ids) or quota.group_size < 1:
             raise ValueError(
                 f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at "
@@ -110,9 +109,8 @@ class Schedule:
         return self._issue.release()
 
     def finished(self, attempts: Sequence[tuple[AttemptId, Outcome]]) -> tuple[AttemptId, ...]:
-        """Attempts with what became of them, in an order that is a function of content; what to
-        start next.
-        """
+        """Takes attempts and outcomes in an order that depends on content only; returns the attempts to start
+        next."""
         for attempt, reward in attempts:
             complete = self._issue.end(attempt, reward)
             if complete is not None:
@@ -120,7 +118,7 @@ class Schedule:
         return self._issue.release()
 
     def _complete(self, group: _Open) -> None:
-        if self._quota.mixed is None or group.is_mixed():
+        if self._quota.nonzero_variance is None or group.has_variance():
             self._useful += 1
         elif self._issued < len(self._quota.ids) and self._useful + len(self._issue.groups) < self._wanted:
             self._add_group()
@@ -131,16 +129,15 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlowRules:
-    """`groups` mixed groups a batch; a batch is content with fewer once `refill` times as many groups have
-    been looked at.
-    """
+class SchedulerRules:
+    """A batch takes `groups` nonzero-variance groups. It accepts fewer once `oversampling` times as many have
+    been considered."""
 
     groups: int
     group_size: int
-    batches: int  # in all
-    max_staleness: int = 1  # versions between the batch and the oldest policy that sampled a token of it
-    refill: float = 1.0
+    batches: int  # total
+    max_staleness: int = 1  # versions between the batch and the oldest policy that sampled any of its tokens
+    oversampling: float = 1.0
     max_live: int = 256
     max_tries: int = 3
 
@@ -149,57 +146,56 @@ class FlowRules:
             self.groups < 1
             or self.group_size < 1
             or self.max_staleness < 0
-            or self.refill < 1
+            or self.oversampling < 1
             or self.max_live < 1
             or self.max_tries < 1
         ):
             raise ValueError(
-                f"{self}: groups, group_size, max_live, max_tries and refill start at 1, max_staleness at 0"
+                f"{self}: groups, group_size, max_live, max_tries and oversampling start at 1, max_staleness "
+                "at 0"
             )
 
     @property
-    def looked_at(self) -> int:
-        return int(self.groups * self.refill)
+    def considered(self) -> int:
+        return int(self.groups * self.oversampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step trains on: groups that came out mixed, earliest due first; possibly none. It starts from
-    version `number`.
-    """
+    """What one step trains on: nonzero-variance groups, earliest due first; possibly none. It starts from
+    version `number`."""
 
     number: int
     groups: tuple[int, ...]
-    even: tuple[int, ...]  # groups that came out even and are looked at with it, earliest due first
+    zero_variance: tuple[int, ...]  # considered with it, earliest due first
 
 
 class AsyncScheduler:
-    """Versions count from 0: batch n starts from version n and makes version n + 1. Every token of a group is
-    at least as new as the engine's version when the group was issued, so a group is due at that version +
+    """Versions count from 0: batch n starts at version n and produces version n + 1. Every token of a group
+    is at least as new as the engine's version when the group was issued, so a group is due at that version +
     `max_staleness`.
 
-    Kept at all times: for every d, groups due by d <= `groups` x batches left to d. New groups are issued
-    only if that still holds with them, and a batch forms only if it still holds without it; else the trainer
-    waits for what is due. So no token trained on is older than `max_staleness`, and none is thrown away for
-    its age. Groups that came out even keep to the same bound: a batch looks at all that are due, however
-    many, as something may be learned from them too.
+    Invariant: for every d, the groups due by d number at most `groups` x batches left to d. New groups are
+    issued only if it still holds with them, and a batch forms only if it still holds for the rest; otherwise
+    the trainer waits for the due groups. So no trained token is older than `max_staleness`, and none is
+    discarded for its age. Zero-variance groups obey the same bound: a batch considers all that are due, since
+    parts of them may still be trained on.
 
     Feed it events (`issue`, `finished`, `trained`, `published`); after each, ask `num_wanted`, `release` and
     `batch`.
     """
 
-    def __init__(self, rules: FlowRules, *, version: int = 0, reissued: Sequence[int] = ()) -> None:
-        """A resumed flow starts at a later version; `reissued` are the groups that were out when the
-        checkpoint was made.
-        """
+    def __init__(self, rules: SchedulerRules, *, version: int = 0, reissued: Sequence[int] = ()) -> None:
+        """A resumed scheduler starts at a later version; `reissued` are the groups outstanding at the
+        checkpoint."""
         self._rules = rules
         self._next = self._engine_version = version
         self._issue = _Issue(group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries)
-        self._dues: Counter[int] = Counter()  # groups in play: those that are out and those that are ready
-        self._ready: dict[int, list[int]] = {}  # due → mixed groups in order
+        self._dues: Counter[int] = Counter()  # groups in play, outstanding or ready, by due version
+        self._ready: dict[int, list[int]] = {}  # due → nonzero-variance groups in order
         self._num_ready = 0
-        self._even: deque[tuple[int, int]] = deque()  # (due, group), in order
-        self._ahead = 0  # groups looked at because they were due, on account of the batches to come
+        self._zero_variance: deque[tuple[int, int]] = deque()  # (due, group), in order
+        self._ahead = 0  # due groups beyond a batch's share, charged to later batches
         self._is_training = False
         self._add(reissued)
 
@@ -209,7 +205,7 @@ class AsyncScheduler:
 
     @property
     def is_published(self) -> bool:
-        """The engines sample with the newest version."""
+        """Whether the engines sample with the newest version."""
         return self._engine_version == self._next
 
     @property
@@ -230,27 +226,27 @@ class AsyncScheduler:
 
     @property
     def outstanding(self) -> tuple[int, ...]:
-        """Groups issued and in no batch yet."""
+        """Groups issued but not yet in a batch."""
         return tuple(
             sorted(
                 [
                     *self._issue.groups,
                     *itertools.chain(*self._ready.values()),
-                    *(group for _, group in self._even),
+                    *(group for _, group in self._zero_variance),
                 ]
             )
         )
 
     @property
     def waits_for(self) -> int | None:
-        """The group that keeps an idle trainer from its batch: the one due first."""
+        """The group that an idle trainer waits for: the one due first."""
         if self._is_training or not self._issue.groups:
             return None
         return min(self._issue.groups, key=lambda group: (self._issue.groups[group].due, group))
 
     @property
     def is_gated(self) -> bool:
-        """There is enough to train on, but a group that is due has not come in."""
+        """Whether enough groups are ready but a due one is still outstanding."""
         return not self._is_training and self._has_enough() and not self._is_safe()
 
     def num_wanted(self) -> int:
@@ -260,17 +256,17 @@ class AsyncScheduler:
         first = min(due, last)
         taken = sum(count for each, count in self._dues.items() if each < first)
         rooms: list[int] = []
-        for day in range(first, max([due, *self._dues]) + 1):  # all that are due from the new ones' day on
+        for day in range(first, max([due, *self._dues]) + 1):  # all versions at which the new groups count
             taken += self._dues[day]
             batches = min(day, last) - self._next + 1
             rooms += [
                 rules.groups * batches - taken,
-                rules.looked_at * batches - taken - len(self._even) - self._ahead,
+                rules.considered * batches - taken - len(self._zero_variance) - self._ahead,
             ]
         return max(min(rooms), 0)
 
     def issue(self, groups: Sequence[int]) -> None:
-        """At most `num_wanted` new groups, by id."""
+        """Issues at most `num_wanted` new groups, by id."""
         assert len(groups) <= self.num_wanted()
         self._add(groups)
 
@@ -279,19 +275,19 @@ class AsyncScheduler:
         return self._issue.release()
 
     def finished(self, attempt: AttemptId, reward: Outcome) -> None:
-        """An attempt came to an end."""
+        """Records that an attempt has ended."""
         complete = self._issue.end(attempt, reward)
         if complete is None:
             return
-        if complete.is_mixed():
+        if complete.has_variance():
             insort(self._ready.setdefault(complete.due, []), attempt.group)
             self._num_ready += 1
         else:
-            insort(self._even, (complete.due, attempt.group))
+            insort(self._zero_variance, (complete.due, attempt.group))
             self._forget(complete.due, 1)
 
     def batch(self) -> Batch | None:
-        """The next batch, if the trainer is free and it may form now; the trainer has it from then on."""
+        """The next batch, if the trainer is free and it may form now; the trainer owns it from then on."""
         if self._is_training or self.is_done or not self._has_enough() or not self._is_safe():
             return None
         picked: list[int] = []
@@ -300,23 +296,25 @@ class AsyncScheduler:
             del self._ready[due][:count]
             self._forget(due, count)
         self._num_ready -= len(picked)
-        room = max(self._rules.looked_at - len(picked) - self._ahead, 0)
-        num_even = max(min(room, len(self._even)), sum(due <= self._next for due, _ in self._even))
-        even = tuple(self._even.popleft()[1] for _ in range(num_even))
-        over = self._ahead + len(picked) + len(even) - self._rules.looked_at
-        # at least one group is looked at with every batch
-        self._ahead = max(min(over, self._rules.looked_at - 1), 0)
+        room = max(self._rules.considered - len(picked) - self._ahead, 0)
+        num_zero_variance = max(
+            min(room, len(self._zero_variance)), sum(due <= self._next for due, _ in self._zero_variance)
+        )
+        zero_variance = tuple(self._zero_variance.popleft()[1] for _ in range(num_zero_variance))
+        over = self._ahead + len(picked) + len(zero_variance) - self._rules.considered
+        # Every batch considers at least one group.
+        self._ahead = max(min(over, self._rules.considered - 1), 0)
         self._is_training = True
         self._next += 1
-        return Batch(number=self._next - 1, groups=tuple(picked), even=even)
+        return Batch(number=self._next - 1, groups=tuple(picked), zero_variance=zero_variance)
 
     def trained(self) -> None:
-        """The trainer has made the next version and is free."""
+        """Records that the trainer has produced the next version and is free."""
         assert self._is_training
         self._is_training = False
 
     def published(self, version: int) -> None:
-        """Every engine samples with `version` from here on."""
+        """Records that every engine now samples with `version`."""
         assert self._engine_version <= version <= self._next
         self._engine_version = version
 
@@ -327,17 +325,17 @@ class AsyncScheduler:
         self._dues[due] += len(groups)
 
     def _forget(self, due: int, count: int) -> None:
-        """So many groups are no longer in play."""
+        """Removes `count` groups from play."""
         self._dues[due] -= count
         if not self._dues[due]:
             del self._dues[due]
 
     def _has_enough(self) -> bool:
-        looked_at = self._num_ready + len(self._even) + self._ahead
-        return self._num_ready >= self._rules.groups or looked_at >= self._rules.looked_at
+        considered = self._num_ready + len(self._zero_variance) + self._ahead
+        return self._num_ready >= self._rules.groups or considered >= self._rules.considered
 
     def _share(self) -> dict[int, int]:
-        """How many groups the next batch takes of each due date: the earliest first."""
+        """How many groups the next batch takes from each due version, earliest first."""
         share: dict[int, int] = {}
         room = self._rules.groups
         for due in sorted(self._ready):
@@ -346,7 +344,7 @@ class AsyncScheduler:
         return share
 
     def _is_safe(self) -> bool:
-        """Whether all that the next batch leaves could still be trained on in time."""
+        """Whether everything that the next batch leaves can still be trained on in time."""
         share, left = self._share(), 0
         for due in sorted(self._dues):
             left += self._dues[due] - share.get(due, 0)

@@ -1,4 +1,4 @@
-"""Contract suites for the four seams, and fakes that keep them: for our own tests and for yours."""
+"""Contract suites for the four seams, and fakes that satisfy them: for our own tests and for yours."""
 
 from __future__ import annotations
 

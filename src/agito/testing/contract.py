@@ -1,8 +1,8 @@
-"""What the contract suites share: a rule is a test method whose failure names the rule and the remedy.
+"""Shared parts of the contract suites: a rule is a test method whose failure names the rule and the remedy.
 
-A suite is a class. In a pytest module, subclass it under a name that starts with `Test` and say what to test
-by overriding `make`; without pytest, call `violations()`. Nothing here imports pytest, and no plugin is
-needed for the asynchronous rules.
+A suite is a class. In a pytest module, subclass it under a name that starts with `Test` and override `make`
+to say what is tested; without pytest, call `violations()`. Nothing here imports pytest, and the asynchronous
+rules need no plugin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import anyio
 
 
 class Violation(AssertionError):
-    """A rule of a contract does not hold: which one, what was found, and what to do."""
+    """A rule of a contract is broken: names the rule, the finding and the remedy."""
 
 
 class Unmet(Exception):
@@ -30,12 +30,12 @@ class Suite(Protocol):
 
 
 S = TypeVar("S", bound=Suite)
-SENTENCES: dict[str, str] = {}  # of every rule, by the name of its method
+SENTENCES: dict[str, str] = {}  # the sentence of every rule, by method name
 
 
 def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[None]]], Callable[[S], None]]:
-    """Turns an asynchronous method named `test_...` into a test that reports the rule and the remedy. The
-    rule is its name, or `says` where that needs a comma or an apostrophe.
+    """Turns an asynchronous method `test_...` into a test that reports the rule and the remedy. The rule's
+    sentence is the method's name, or `says` if that needs punctuation.
     """
 
     def decorate(method: Callable[[S], Awaitable[None]]) -> Callable[[S], None]:
@@ -63,7 +63,7 @@ def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[No
 
 
 def require(condition: bool, found: str) -> None:
-    """Raises `Unmet` with what was found unless `condition` holds."""
+    """Raises `Unmet` with the finding unless `condition` holds."""
     if not condition:
         raise Unmet(found)
 
@@ -71,21 +71,21 @@ def require(condition: bool, found: str) -> None:
 class Contract:
     """The base of every suite."""
 
-    deadline_s: float = 60.0  # for one rule
+    deadline_s: float = 60.0  # per rule
 
     @classmethod
     def rules(cls) -> tuple[str, ...]:
-        """The names of the rules' methods, in alphabetical order."""
+        """Names of the rule methods, in alphabetical order."""
         return tuple(sorted(name for name in dir(cls) if name.startswith("test_")))
 
     def violations(self) -> dict[str, Exception]:
-        """Checks every rule; maps the rule to what its check raised. Empty when the contract holds."""
+        """Checks every rule; maps broken rules to what their check raised. Empty if the contract holds."""
         found: dict[str, Exception] = {}
         for name in self.rules():
             try:
                 getattr(self, name)()
             except SkipTest:
                 continue
-            except Exception as error:  # whatever the tested code raises is a finding
+            except Exception as error:  # anything that the tested code raises is a finding
                 found[name] = error
         return found

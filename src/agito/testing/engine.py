@@ -1,5 +1,5 @@
-"""What every engine must keep: exact log-probabilities, enforced limits, and randomness that is a function of
-the seed.
+"""The contract of engines: exact log-probabilities, enforced limits, and randomness that depends only on the
+seed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import random
 from array import array
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
 
 from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.testing.contract import Contract, Unmet, require, rule
+from agito.testing.random_rows import RandomUser
 from agito.types import FinishReason
 
 
@@ -30,7 +30,7 @@ class EngineContract(Contract):
     prompt: Sequence[int] = (1, 2, 3)
     tolerance: float = 1e-4
     num_tokens: int = 24
-    # that are open at once; more than the engine under test has room for, if it has a limit
+    # rows open at once; more than the tested engine has room for, if it has a limit
     num_rows: int = 12
     num_interleavings: int = 8
 
@@ -39,15 +39,13 @@ class EngineContract(Contract):
         raise NotImplementedError("override make() to say which engine is tested")
 
     def num_held(self, engine: Engine) -> int | None:
-        """How many rows it holds; None: they cannot be counted, and whether any is left behind is not
-        checked.
-        """
+        """How many rows it holds; None if that cannot be counted, so leaks are not checked."""
         return None
 
     async def require_nothing_left(self, engine: Engine, after: str) -> None:
-        """Every row has been closed."""
+        """Checks that every row has been closed."""
         row = engine.open(1)
-        await row.sample(self.ask(most=1))  # an engine may be told of what was closed when it is next asked
+        await row.sample(self.ask(most=1))  # an engine may learn of closed rows only with the next request
         held = self.num_held(engine)
         await row.close()
         require(held in (None, 1), f"{after}: {held} rows are held where one is open")
@@ -58,19 +56,19 @@ class EngineContract(Contract):
         *,
         most: int | None = None,
         stop: Sequence[int] = (),
-        heat: float = 1.0,
+        temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> SampleRequest:
         return SampleRequest(
             extend=array("i", self.prompt if extend is None else extend),
             max_tokens=most or self.num_tokens,
             stop_ids=tuple(stop),
-            temperature=heat,
+            temperature=temperature,
             top_p=top_p,
         )
 
     async def once(self, engine: Engine, request: SampleRequest, *, seed: int = 1) -> Sampled:
-        """One request on a row of its own."""
+        """One request on its own row."""
         row = engine.open(seed)
         try:
             return await row.sample(request)
@@ -80,14 +78,14 @@ class EngineContract(Contract):
     @rule("report log-softmax(logits / temperature) of each sampled token, in natural log, as it was sampled")
     async def test_log_probabilities_are_finite_and_there_is_one_for_each_token(self) -> None:
         async with self.make() as engine:
-            for heat in (0.0, 0.7, 1.0, 1.5):
-                sampled = await self.once(engine, self.ask(heat=heat))
+            for temperature in (0.0, 0.7, 1.0, 1.5):
+                sampled = await self.once(engine, self.ask(temperature=temperature))
                 require(
                     len(sampled.logprobs) == len(sampled.ids),
                     f"{len(sampled.ids)} tokens, {len(sampled.logprobs)} log-probabilities",
                 )
                 wrong = [x for x in sampled.logprobs if not (math.isfinite(x) and x <= 1e-6)]
-                require(not wrong, f"at temperature {heat}: log-probabilities {wrong[:3]}")
+                require(not wrong, f"at temperature {temperature}: log-probabilities {wrong[:3]}")
                 outside = [token for token in sampled.ids if not 0 <= token < self.vocab_size]
                 require(not outside, f"the ids {outside[:3]} are outside a vocabulary of {self.vocab_size}")
 
@@ -145,7 +143,7 @@ class EngineContract(Contract):
     @rule("at temperature 0 take the most likely token, whatever the seed")
     async def test_temperature_zero_is_greedy(self) -> None:
         async with self.make() as engine:
-            one, two = [await self.once(engine, self.ask(heat=0.0), seed=seed) for seed in (1, 2)]
+            one, two = [await self.once(engine, self.ask(temperature=0.0), seed=seed) for seed in (1, 2)]
             require(one.ids == two.ids, f"two seeds gave {list(one.ids)} and {list(two.ids)}")
             tiny = await self.once(engine, self.ask(top_p=1e-6), seed=3)
             require(
@@ -160,11 +158,11 @@ class EngineContract(Contract):
     async def test_a_turn_goes_on_from_the_turns_before_it(self) -> None:
         async with self.make() as engine:
             row = engine.open(1)
-            first = await row.sample(self.ask(most=4, heat=0.0))
-            second = await row.sample(self.ask((2, 1), most=4, heat=0.0))
+            first = await row.sample(self.ask(most=4, temperature=0.0))
+            second = await row.sample(self.ask((2, 1), most=4, temperature=0.0))
             await row.close()
             whole = [*self.prompt, *first.ids, 2, 1]
-            fresh = await self.once(engine, self.ask(whole, most=4, heat=0.0))
+            fresh = await self.once(engine, self.ask(whole, most=4, temperature=0.0))
             require(second.ids == fresh.ids, f"in two turns: {list(second.ids)}; in one: {list(fresh.ids)}")
             require(
                 close(second, fresh, self.tolerance),
@@ -338,11 +336,11 @@ class EngineContract(Contract):
     async def test_rows_are_branched_closed_and_given_up_in_any_order(self) -> None:
         for seed in range(self.num_interleavings):
             async with self.make() as engine, self.make() as alone:
-                handled = [Handled(self, engine, random.Random(f"{seed}/{number}")) for number in range(3)]
+                users = [RandomUser(self, engine, random.Random(f"{seed}/{number}")) for number in range(3)]
                 async with anyio.create_task_group() as tasks:
-                    for each in handled:
+                    for each in users:
                         tasks.start_soon(each.run)
-                for said in (said for each in handled for said in each.said):
+                for said in (said for each in users for said in each.said):
                     again = await self.once(
                         alone, self.ask(said.past, most=len(said.sampled.ids)), seed=said.seed
                     )
@@ -355,85 +353,6 @@ class EngineContract(Contract):
                         f"order {seed}: other log-probabilities than alone",
                     )
                 await self.require_nothing_left(engine, f"order {seed}")
-
-
-class Said(NamedTuple):
-    """What a row sampled after all that it had seen."""
-
-    seed: int
-    past: tuple[int, ...]
-    sampled: Sampled
-
-
-class Handled:
-    """Somebody who treats rows in every way that there is, at random."""
-
-    def __init__(self, contract: EngineContract, engine: Engine, rng: random.Random) -> None:
-        self._contract, self._engine, self._rng = contract, engine, rng
-        self._rows: list[tuple[Row, int, tuple[int, ...]]] = []  # with seed and past
-        self.said: list[Said] = []
-
-    async def run(self, *, keep: int = 0) -> None:
-        """Closes all but `keep` of them in the end."""
-        for _ in range(24):
-            await self._rng.choice(
-                (self._open, self._sample, self._sample, self._branch, self._close, self._give_up)
-            )()
-        self._rng.shuffle(self._rows)
-        for row, _, _ in self._rows[keep:]:
-            await row.close()
-
-    async def _open(self) -> None:
-        if len(self._rows) < 5:
-            seed = self._rng.randrange(1000)
-            self._rows.append((self._engine.open(seed), seed, ()))
-
-    async def _sample(self) -> None:
-        if not self._rows:
-            return
-        at = self._rng.randrange(len(self._rows))
-        row, seed, past = self._rows[at]
-        extend = tuple(
-            self._rng.randrange(1, self._contract.vocab_size) for _ in range(self._rng.randrange(1, 4))
-        )
-        sampled = await row.sample(self._contract.ask(extend, most=self._rng.randrange(1, 4)))
-        self.said.append(Said(seed, past + extend, sampled))
-        self._rows[at] = row, seed, (*past, *extend, *sampled.ids)
-        if len(self._rows[at][2]) > 40:
-            self._rows.pop(at)
-            await row.close()
-
-    async def _branch(self) -> None:
-        if self._rows:
-            row, _, past = self._rng.choice(self._rows)
-            seed = self._rng.randrange(1000)
-            self._rows.append((row.branch(seed), seed, past))
-
-    async def _close(self) -> None:
-        if self._rows:
-            row, _, _ = self._rows.pop(self._rng.randrange(len(self._rows)))
-            for _ in range(self._rng.randrange(1, 3)):
-                await row.close()
-
-    async def _give_up(self) -> None:
-        """After a moment, whatever it is doing then."""
-        if not self._rows:
-            return
-        row, _, _ = self._rows.pop(self._rng.randrange(len(self._rows)))
-        is_answered = False
-
-        async def sample() -> None:
-            nonlocal is_answered
-            await row.sample(self._contract.ask(most=8))
-            is_answered = True
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sample)
-            for _ in range(self._rng.randrange(6)):
-                await anyio.lowlevel.checkpoint()
-            tasks.cancel_scope.cancel()
-        if is_answered or self._rng.random() < 0.5:  # else giving it up has closed it
-            await row.close()
 
 
 def close(one: Sampled, two: Sampled, tolerance: float) -> bool:

@@ -19,7 +19,7 @@ SMALLEST_TEMPERATURE = 1e-6
 
 
 def logits_after(past: Sequence[int], vocab_size: int) -> list[float]:
-    """Fixed and arbitrary, between -2 and 2; every token of the past counts."""
+    """Fixed but arbitrary logits between -2 and 2; every past token matters."""
     rng = random.Random(zlib.crc32(array("i", past).tobytes()))
     return [rng.uniform(-2.0, 2.0) for _ in range(vocab_size)]
 
@@ -31,7 +31,7 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
 
 
 def nucleus(logprobs: Sequence[float], top_p: float) -> list[int]:
-    """The fewest most likely tokens that hold at least `top_p` of the mass."""
+    """The smallest set of most likely tokens with a mass of at least `top_p`."""
     kept: list[int] = []
     mass = 0.0
     for token in sorted(range(len(logprobs)), key=lambda token: -logprobs[token]):
@@ -43,8 +43,8 @@ def nucleus(logprobs: Sequence[float], top_p: float) -> list[int]:
 
 
 class FakeEngine:
-    """Samples from logits that are a hash of the past; keeps the whole engine contract. `num_open` counts
-    rows that were not closed.
+    """Samples from logits that are a hash of the past; satisfies the whole engine contract. `num_open` counts
+    unclosed rows.
     """
 
     def __init__(self, *, vocab_size: int = 32, context: int = 256, version: int = 0) -> None:
@@ -65,9 +65,9 @@ class FakeRow:
         self._refuse_unless_at_rest()
         self._is_sampling = True
         try:
-            await anyio.lowlevel.checkpoint()  # lets other rows in, as a real engine does
+            await anyio.lowlevel.checkpoint()  # lets other rows run, as a real engine does
         except BaseException:
-            await self.close()  # nobody knows how far a request has come that was given up
+            await self.close()  # the progress of a cancelled request is unknown
             raise
         finally:
             self._is_sampling = False
@@ -124,7 +124,7 @@ class FakeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One request as the engine saw it and answered it."""
+    """One request as the engine saw it, and its answer."""
 
     row: int
     request: SampleRequest
@@ -133,16 +133,16 @@ class Exchange:
 
 @dataclass(slots=True, kw_only=True)
 class ReplayEngine:
-    """Says the given turns one after the other, then the last one again and again.
+    """Says the given turns one after the other, then repeats the last one.
 
-    The log-probability of token t is -(t % 7 + 1) / 8. Turn i carries `first_version + i`. What was asked is
-    in `exchanges`.
+    The log-probability of token t is -(t % 7 + 1) / 8. Turn i has version `first_version + i`. Requests are
+    recorded in `exchanges`.
     """
 
     turns: Sequence[Sequence[int]]
     context: int = 1 << 14
     first_version: int = 0
-    failure: Exception | None = None  # raised instead of answering the request after the last turn
+    failure: Exception | None = None  # raised instead of answering a request after the last turn
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
     num_rows: int = 0
     num_open: int = 0

@@ -1,4 +1,4 @@
-"""One scripted episode, driven as every other is."""
+"""One scripted episode, driven like any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Played:
 
 
 def essence(event: Event) -> tuple[object, ...]:
-    """What must be equal when an episode is acted again: everything but the measured times."""
+    """What must be equal when an episode is replayed: everything but the measured times."""
     return (
         event.index,
         event.call,
@@ -46,7 +46,7 @@ async def play(
     noise_seed: int = 0,
     renderer: Renderer | None = None,
 ) -> Played:
-    """Opens, acts out, seals and grades one episode, as training does. Raises `BadEnvironment` when there was
+    """Opens, acts out, seals and grades one episode, as training does. Raises `BadEnvironment` if there was
     nothing to grade.
     """
     attempt = attempt or AttemptId(group=0, slot=0)

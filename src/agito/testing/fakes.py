@@ -1,7 +1,6 @@
-"""An environment in memory, small enough to read in one look and complete enough to keep the whole
-environment contract.
+"""An in-memory environment, small enough to read at once, which satisfies the whole environment contract.
 
-A coin lies in one of some boxes. `open` looks into one and times out now and then; `submit` ends the episode.
+A coin lies in one of several boxes. `open` looks into one and sometimes times out; `submit` ends the episode.
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ def call(name: str, box: object) -> Call:
 
 
 class FakeSession:
-    """A session that answers every call with `answer(call)`; `submit` ends the episode. Keeps what it was
-    asked in `asked`.
-    """
+    """Answers every call with `answer(call)`; `submit` ends the episode. Requests are recorded in `asked`."""
 
     def __init__(
         self,
@@ -147,7 +144,7 @@ def submit(box: int) -> Script:
 
 
 def search(task: Task, skill: float, seed: int) -> Script:
-    """Opens box after box, again after a timeout; gives up with probability 1 - `skill` in all."""
+    """Opens box after box, retrying timeouts; gives up with a total probability of 1 - `skill`."""
     rng = random.Random(seed)
     gives_up_at = rng.randrange(8) if rng.random() >= skill else None
     for box in range(1000):

@@ -1,4 +1,4 @@
-"""What every harness must keep: token truth, budgets, mistakes handed back, and determinism given tokens and
+"""The contract of harnesses: token truth, budgets, mistakes handed back, and determinism given tokens and
 events.
 """
 
@@ -49,7 +49,7 @@ class HarnessContract(Contract):
         return AgentSpec(renderer=self.renderer())
 
     def renderer(self) -> Renderer:
-        """What turns the suite's own calls into tokens; bytes unless overridden."""
+        """Turns the suite's calls into tokens; bytes unless overridden."""
         return ByteRenderer(Dialect.COMPACT)
 
     def task(self, limits: Limits = ROOMY) -> Task:
@@ -66,7 +66,7 @@ class HarnessContract(Contract):
         )
 
     def say(self, *said: str) -> list[list[int]]:
-        """The tokens of turns that make one call each; `garbage` is a turn that no renderer can parse."""
+        """Tokens of turns with one call each; `garbage` is a turn that no renderer can parse."""
         return [self.turn(text) for text in said]
 
     def turn(self, text: str) -> list[int]:
@@ -299,7 +299,7 @@ def failing(failure: Exception, *, at: str) -> Callable[[Call], str | Exception]
 
 
 def require_kinds(segment: Segment, sampled: set[int]) -> None:
-    """Kinds and log-probabilities agree with the positions that were sampled."""
+    """Checks that sources and log-probabilities agree with the sampled positions."""
     tokens = segment.tokens
     for position, (kind, logprob) in enumerate(zip(tokens.kinds, tokens.logprobs, strict=True)):
         is_sampled = kind in (TokenSource.SAMPLED, TokenSource.CONTROL)

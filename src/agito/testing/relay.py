@@ -1,9 +1,9 @@
-"""A world whose tools do nothing but take their time: for measuring how well waiting overlaps with computing.
+"""A world whose tools only take time, to measure how well waiting overlaps with computing.
 
 Every episode has the same number of turns whatever the policy says, and every other attempt of a group is
-rewarded, so that the work is the same from run to run; of the groups, the share `even` is rewarded alike and
-teaches nothing. The latency of a call is keyed by (seed, attempt, call): runs of one seed wait for the same
-draws.
+rewarded, so the work is the same in every run. A share `zero_variance` of the groups has equal rewards and
+teaches nothing. The latency of a call is keyed by (seed, attempt, call): runs with the same seed wait equally
+long.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SIGMA = math.log(HEAVY_RATIO) / 2.3263
 
 
 def latency_s(name: str, attempt: AttemptId, call: int, *, seed: int = 0) -> float:
-    """`0`, `0.05`, `1`: always that long. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
+    """`0`, `0.05`, `1`: constant seconds. `heavy`: log-normal, median 0.2 s, p99 20 times the median."""
     if name != "heavy":
         return float(name)
     return HEAVY_MEDIAN_S * math.exp(_SIGMA * random.Random(f"{seed}/{attempt}/{call}").gauss())
@@ -62,10 +62,15 @@ class Relay:
         turns: int = 6,
         turn_tokens: int = 16,
         words: int = 8,
-        even: float = 0.0,
+        zero_variance: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._turns, self._turn_tokens, self._words, self._even = turns, turn_tokens, words, even
+        self._turns, self._turn_tokens, self._words, self._zero_variance = (
+            turns,
+            turn_tokens,
+            words,
+            zero_variance,
+        )
         self._latency_s = partial(latency_s, latency, seed=seed)
 
     def task(
@@ -87,14 +92,14 @@ class Relay:
                 seconds=600.0,
             ),
         )
-        is_even = math.floor((index + 1) * self._even) > math.floor(index * self._even)
-        return task, Target(task_id=task.id, seed=seed, data={"even": is_even})
+        has_none = math.floor((index + 1) * self._zero_variance) > math.floor(index * self._zero_variance)
+        return task, Target(task_id=task.id, seed=seed, data={"zero_variance": has_none})
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         return _World(task, attempt, self._latency_s, self._words)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        reward = 1.0 if target.data["even"] else float(sealed.submitted or 0)
+        reward = 1.0 if target.data["zero_variance"] else float(sealed.submitted or 0)
         return Verdict(status=Status.SCORED, reward=reward, scores={"success": reward}, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:

@@ -1,6 +1,4 @@
-"""A renderer over raw bytes, in either dialect: no vocabulary to train, every text has exactly
-one encoding.
-"""
+"""A renderer over raw bytes, in either dialect: no vocabulary to train, one encoding for every text."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ END, ACT, OBS = 256, 257, 258
 
 
 class ByteRenderer:
-    """Compact: `tool value`. Natural: one JSON object a line. Token 256 ends a turn, 257 opens one, 258 opens
-    an observation.
+    """Compact: `tool value`. Natural: one JSON object per line. Token 256 ends a turn, 257 opens one, 258
+    opens an observation.
     """
 
     stop_ids = (END,)

@@ -17,8 +17,8 @@ import anyio
 from agito.audit import FULL, SHORT, Card, Depth, audit, digest_of, needed_splits, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
+from agito.plugins import shown
 from agito.protocols import Environment
-from agito.recipe import shown
 from agito.types import Json
 
 SHIPPED = Path(__file__).parents[1] / "audit" / "cards"

@@ -29,8 +29,8 @@ from agito.runtime.run_context import RunContext
 from agito.sampling.balance import Balance
 from agito.sampling.freerun import Freerun
 from agito.scheduling.curriculum import Curriculum, draw
-from agito.scheduling.log import LoggedFlow
-from agito.scheduling.schedule import AsyncScheduler, Batch, FlowRules
+from agito.scheduling.log import LoggedScheduler
+from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.loop import RL_BASE, Step, learn_step, paused, step_of
 from agito.types import Attempt, AttemptId, Group, Json, Sample
@@ -84,16 +84,16 @@ async def train(
         await policies.begin_rl(recipe.rl.steps)
     base = new_version()
     await policies.publish(base)
-    rules = FlowRules(
+    rules = SchedulerRules(
         groups=recipe.rl.groups,
         group_size=recipe.rl.group_size,
         batches=recipe.rl.steps,
-        refill=recipe.rl.oversampling,
+        oversampling=recipe.rl.oversampling,
         max_staleness=recipe.pipeline.max_staleness if policies.learns_alone else 0,
         max_live=recipe.compute.max_num_seqs * len(policies.sampling_workers),
     )
     if start < recipe.rl.steps:
-        flow = LoggedFlow(rules, version=start, reissued=position.outstanding, write=write_schedule)
+        flow = LoggedScheduler(rules, version=start, reissued=position.outstanding, write=write_schedule)
         try:
             watch = monitor or run_context.new_monitor()
             step = learn_step(
@@ -230,7 +230,7 @@ class _Pipeline:
 
     async def _learn(self, batch: Batch) -> None:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
-        groups = [self._group(number) for number in sorted([*batch.groups, *batch.even])]
+        groups = [self._group(number) for number in sorted([*batch.groups, *batch.zero_variance])]
         learning = self._policies.learning
         revoked = {group.id for group in groups if oldest(group, learning) < self._trusted}
         learned = await self._learn_step.learn(
@@ -266,7 +266,7 @@ class _Pipeline:
 
     def _step(self, batch: Batch, learned: Learned) -> Step:
         retried, self._retried = self._flow.retried - self._retried, self._flow.retried
-        others = self._curriculum.figures(self._run_context.cells) | ages(
+        others = self._curriculum.metrics(self._run_context.cells) | ages(
             learned.samples, self._base + batch.number
         )
         others |= self._meters.read(sum(engine.busy_s for engine in self._all_engines))

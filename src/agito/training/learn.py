@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from agito.learning.credit import CREDITS, RunningMeans
+from agito.learning.credit import RunningMeans, load
 from agito.monitor import Monitor
 from agito.protocols import StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
-from agito.scheduling.curriculum import Curriculum, Seen
+from agito.scheduling.curriculum import Curriculum, GroupOutcome
 from agito.training.teacher import Teacher
 from agito.types import Group, Sample, mean
 
@@ -72,7 +72,7 @@ class LearnStep:
         self._policies, self._recipe, self._credit, self._means = (
             policies,
             recipe,
-            CREDITS[recipe.credit],
+            load(recipe.credit),
             means,
         )
         self._monitor, self._curriculum, self._cell_of, self._roll_back = (
@@ -101,7 +101,7 @@ class LearnStep:
             if pause := self._pause(groups):
                 return Learned(groups=groups, samples=(), stats={}, metrics=metrics, pause=pause)
         if self._curriculum is not None and self._recipe.adaptive_sampling:
-            self._curriculum.learn(self._seen(group) for group in groups if not group.is_void)
+            self._curriculum.update(self._seen(group) for group in groups if not group.is_void)
         is_rolled_back = await self._take_back(index, metrics)
         teaching = [
             group
@@ -140,7 +140,7 @@ class LearnStep:
 
     def _teaches(self, group: Group) -> bool:
         """A teacher has something to say of every attempt, rewards only where they differ."""
-        is_any = group.is_mixed or (self._teacher is not None and not group.is_void)
+        is_any = group.has_variance or (self._teacher is not None and not group.is_void)
         return is_any and (self._monitor is None or self._monitor.teaches(group))
 
     def _pause(self, groups: Sequence[Group]) -> str:
@@ -176,7 +176,7 @@ class LearnStep:
         self._said |= stopped.keys()
         return tuple(new)
 
-    def _seen(self, group: Group) -> Seen:
+    def _seen(self, group: Group) -> GroupOutcome:
         """What the curriculum learns of a group."""
         solved = mean(float(bool(is_success(attempt))) for attempt in (*group.trusted, *group.penalised))
-        return Seen(cell=self._cell_of(group), is_mixed=group.is_mixed, solved=solved)
+        return GroupOutcome(cell=self._cell_of(group), has_variance=group.has_variance, solved=solved)

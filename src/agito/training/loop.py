@@ -84,7 +84,7 @@ async def train(
                 index,
                 learned,
                 retried=collected.retried,
-                others=curriculum.figures(run_context.cells) | spent,
+                others=curriculum.metrics(run_context.cells) | spent,
             )
         )
         if learned.pause:
@@ -146,7 +146,7 @@ async def attempt(
         Quota(
             ids=[RL_BASE + number for number in numbers[rank * most :][:most]],
             group_size=recipe.group_size,
-            mixed=share,
+            nonzero_variance=share,
             max_live=run_context.recipe.compute.max_num_seqs,
         )
         for rank in range(ranks)
@@ -185,7 +185,7 @@ def metrics_of(
         "success/num": float(len(scored)),
         "success/successes": float(sum(bool(is_success(attempt)) for attempt in scored)),
         "group/num": float(len(groups)),
-        "group/mixed_ratio": sum(group.is_mixed for group in groups) / max(len(groups), 1),
+        "group/mixed_ratio": sum(group.has_variance for group in groups) / max(len(groups), 1),
         "attempt/void_num": float(len(attempts) - len(scored)),
         "attempt/retried_num": float(collected.retried),
         "success/all_num": float(len(attempts)),  # void ones are failures here

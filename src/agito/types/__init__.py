@@ -1,13 +1,13 @@
-"""The records of one path of data, from a task to a sample; standard library only.
+"""The records along the path of data, from a task to a sample; standard library only.
 
 In the order in which they are made: `Task` and `Target`, `Call`, `Event`, `Turn`, `Segment`, `Trajectory`,
-`Verdict`, `Group`, `Sample`. Everything is frozen, tuples inside, lengths checked at birth. Text in these
-records is for people; training reads token columns only.
+`Verdict`, `Group`, `Sample`. Records are frozen and hold tuples; constructors check lengths. Text in them is
+for people; training reads token columns only.
 """
 
 from __future__ import annotations
 
-from agito.types.group import Group, Sample, is_mixed, mean
+from agito.types.group import Group, Sample, has_variance, mean
 from agito.types.kinds import (
     Channel,
     Dialect,
@@ -57,7 +57,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "VersionSpan",
-    "is_mixed",
+    "has_variance",
     "mean",
     "span",
 ]

@@ -1,4 +1,4 @@
-"""Attempts at one task, and what the trainer takes from them."""
+"""Attempts at one task, and samples for the trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agito.types.verdict import Attempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Attempts at one task. Void ones yield no sample; penalised ones are in nobody's baseline."""
+    """Attempts at one task. Void ones yield no sample; penalised ones enter no baseline."""
 
     id: int
     task: Task
@@ -30,25 +30,24 @@ class Group:
 
     @property
     def is_void(self) -> bool:
-        """Nothing can be learned from it, whatever the rewards were."""
+        """Whether nothing can be learned from it, whatever the rewards."""
         return len(self.trusted) < 2 and not self.penalised
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether it teaches anything."""
-        return is_mixed([attempt.verdict.reward for attempt in self.trusted], len(self.penalised))
+    def has_variance(self) -> bool:
+        """Whether it yields a gradient."""
+        return has_variance([attempt.verdict.reward for attempt in self.trusted], len(self.penalised))
 
 
-def is_mixed(trusted: Sequence[float], num_penalised: int) -> bool:
-    """Whether attempts at one task teach anything: two trusted ones earned different rewards, or somebody is
-    penalised.
-    """
+def has_variance(trusted: Sequence[float], num_penalised: int) -> bool:
+    """Whether attempts at one task yield a gradient: two trusted ones differ in reward, or one is
+    penalised."""
     return num_penalised > 0 or (len(trusted) >= 2 and max(trusted) - min(trusted) > 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One segment as the trainer sees it; every column has one entry a token."""
+    """One segment as the trainer sees it; columns have one entry per token."""
 
     attempt: AttemptId
     segment: int
@@ -58,7 +57,7 @@ class Sample:
     advantages: array[float]  # 'f'; 0 where not trainable
     versions: tuple[VersionSpan, ...]
     temperature: float = 1.0
-    policy: str = "main"  # whose tokens they are
+    policy: str = "main"  # the policy that the tokens are from
     role: str = "solo"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The closed sets of words that records are made of."""
+"""The closed sets of words used in records."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json
 
 
 class Fault(StrEnum):
-    """Who or what is to blame when something did not work."""
+    """The party responsible for a failure."""
 
     POLICY = "policy"  # the policy's own mistake: an unparsable call, an unknown tool
-    TOOL = "tool"  # the tool failed, as tools do
+    TOOL = "tool"  # the tool failed as real tools do
     TIMEOUT = "timeout"  # the tool did not answer within its deadline
-    BUDGET = "budget"  # tokens, calls or seconds are used up
+    BUDGET = "budget"  # no tokens, calls or seconds are left
     TASK = "task"  # the task itself is broken
     ENV = "env"  # the environment's own code failed
     INFRA = "infra"  # the machinery around it failed; the attempt is void
 
 
 class Dialect(StrEnum):
-    """How one latent task is put into words."""
+    """How a latent task is put into words."""
 
     COMPACT = "compact"  # terse; learnable from random weights
     NATURAL = "natural"  # JSON tools and prose, for language models
 
 
 class Effort(StrEnum):
-    """How much thinking is asked for."""
+    """The requested amount of thinking."""
 
     NONE = "none"
     LOW = "low"
@@ -42,7 +42,7 @@ class TokenSource(IntEnum):
 
     OBSERVED = 0  # prompt and observations
     SAMPLED = 1  # drawn by the policy
-    FORCED = 2  # put there by the system, such as a budget stop
+    FORCED = 2  # inserted by the system, such as a budget stop
     CONTROL = 3  # a sampled control token: end of turn, end of thinking
 
 
@@ -57,8 +57,8 @@ class Channel(IntEnum):
 class FinishReason(StrEnum):
     """Why the policy's turn ended."""
 
-    END = "end"  # it sampled its end-of-turn token
-    LENGTH = "length"  # its token budget was used up
+    END = "end"  # sampled its end-of-turn token
+    LENGTH = "length"  # used up its token budget
     CANCELLED = "cancelled"
 
 
@@ -75,7 +75,7 @@ class TerminationReason(StrEnum):
 
 
 class Status(StrEnum):
-    """Whether there is a verdict at all; void is never zero."""
+    """Whether there is a verdict; void is never zero."""
 
     SCORED = "scored"
     VOID = "void"
@@ -86,4 +86,4 @@ class Exactness(StrEnum):
 
     EXACT = "exact"  # processes too
     FILESYSTEM = "filesystem"  # files, working directory and variables
-    REPLAY = "replay"  # nothing: the episode is acted again up to this event
+    REPLAY = "replay"  # nothing: the calls up to this event are replayed

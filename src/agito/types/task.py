@@ -1,4 +1,4 @@
-"""A task as the policy may see it, its target, and what was done and answered."""
+"""A task as the policy may see it, its target, calls and events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AttemptId:
 
     @classmethod
     def parse(cls, text: str) -> AttemptId:
-        """Raises `ValueError` unless `text` reads GROUP.SLOT or GROUP.SLOT.TRY."""
+        """Raises `ValueError` unless `text` has the form GROUP.SLOT or GROUP.SLOT.TRY."""
         parts = text.split(".")
         if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
             raise ValueError(f"attempt={text!r}: write GROUP.SLOT or GROUP.SLOT.TRY, such as 12.3")
@@ -39,7 +39,7 @@ class ToolSpec:
     is_speech: bool = False  # not offered in a chat: a turn without a call calls it, with all of its text
 
     def as_function(self) -> dict[str, Json]:
-        """As chat templates and model servers take it."""
+        """In the format of chat templates and model servers."""
         function: Json = {
             "name": self.name,
             "description": self.description,
@@ -60,11 +60,11 @@ class Limits:
 
     turns: int = 12
     calls: int = 12
-    tokens: int = 384  # the whole context, observations included
-    turn_tokens: int = 48  # sampled in one turn
-    seconds: float = 60.0  # wall time that the world may take to answer, over the whole attempt
-    call_seconds: float = 5.0  # one tool call
-    observation_bytes: int = 2048  # what the policy reads of one result: head and tail
+    tokens: int = 384  # the whole context, including observations
+    turn_tokens: int = 48  # sampled per turn
+    seconds: float = 60.0  # wall time of the world's answers over the whole attempt
+    call_seconds: float = 5.0  # per tool call
+    observation_bytes: int = 2048  # of one result that the policy reads: head and tail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +82,16 @@ class Task:
         Mapping[str, Json], ...
     ] = ()  # the conversation so far, where a chat begins with more than the prompt
     limits: Limits = field(default_factory=Limits)
-    # in the natural dialect, which takes several times the tokens; None: as `limits`
+    # In the natural dialect, which takes several times as many tokens; None: as `limits`.
     natural_limits: Limits | None = None
-    tags: tuple[str, ...] = ()  # what an analyst groups by, such as "fallback"; never rendered
+    tags: tuple[str, ...] = ()  # for analysis, such as "fallback"; never rendered
 
     @property
     def cell(self) -> str:
         return f"{self.family}-{self.level}"
 
     def in_dialect(self, dialect: Dialect) -> Task:
-        """This task with the limits of one dialect, which hold from here on."""
+        """This task with the limits of one dialect."""
         limits = (
             self.natural_limits
             if dialect is Dialect.NATURAL and self.natural_limits is not None
@@ -121,7 +121,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What is left of an attempt."""
+    """What is left of an attempt's limits."""
 
     turns: int
     calls: int
@@ -130,7 +130,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What the world answered to one call."""
+    """The world's answer to one call."""
 
     index: int  # of the call within the attempt, from 0
     call: Call
@@ -138,7 +138,7 @@ class Event:
     exit_code: int | None = None
     fault: Fault | None = None
     left: Budget | None = None
-    ended: bool = False  # the episode ended by this value
+    ended: bool = False  # this call ended the episode
     truncated_bytes: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0

@@ -1,4 +1,4 @@
-"""One attempt, to the token."""
+"""One attempt, token by token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agito.types.task import AttemptId, Event, Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSpan:
-    """Positions [start, stop) were processed by weights of this version."""
+    """Weights of this version processed positions [start, stop)."""
 
     start: int
     stop: int
@@ -20,7 +20,7 @@ class VersionSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Columns of equal length, one entry a token."""
+    """Columns of equal length, one entry per token."""
 
     ids: array[int]  # 'i'
     logprobs: array[float]  # 'f', natural log at the sampling temperature; NaN where nothing was sampled
@@ -69,7 +69,7 @@ class Turn:
     stop: int
     stopped: FinishReason
     effort: Effort = Effort.NONE
-    hard_budget: int = 0  # sampled tokens allowed in this turn
+    hard_budget: int = 0  # tokens that may be sampled in this turn
     temperature: float = 1.0
     top_p: float = 1.0
     calls: tuple[int, ...] = ()  # indices into the trajectory's events
@@ -77,9 +77,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """An append-only run of tokens by one agent. A solo agent has one; a rewritten history opens
-    a new one.
-    """
+    """An append-only run of tokens by one agent. A solo agent has one; a rewritten history starts a new
+    one."""
 
     id: int
     tokens: Tokens
@@ -93,7 +92,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """Where a forked attempt came from."""
+    """The origin of a forked attempt."""
 
     parent: AttemptId
     event: int
@@ -102,7 +101,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """One attempt, as it happened."""
+    """One attempt as it happened."""
 
     attempt: AttemptId
     task: Task
@@ -121,5 +120,5 @@ class Trajectory:
 
 
 def span(version: int, length: int) -> tuple[VersionSpan, ...]:
-    """One span over `length` tokens, or none."""
+    """One span over `length` tokens; none for length 0."""
     return (VersionSpan(start=0, stop=length, version=version),) if length else ()

@@ -1,4 +1,4 @@
-"""What an attempt left behind and how it was judged."""
+"""What an attempt left behind, and its judgement."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from agito.types.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeArtifacts:
-    """A finished world as data: what the grader reads after every process of the agent is dead.
+    """A finished world as data, which the grader reads after every process of the agent is dead.
 
-    `digest` hashes `files`, `submitted` and the world's own state canonically.
+    `digest` is a canonical hash of `files`, `submitted` and the world's own state.
     """
 
     task_id: str
@@ -23,25 +23,24 @@ class EpisodeArtifacts:
     digest: str
 
 
-ANSWER = "the answer"  # where a flag stands that is about what was submitted
+ANSWER = "the answer"  # location of a flag on the submitted answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A sign of cheating that a grader saw. Proof is hard evidence, such as a canary in the answer; the rest
-    is soft.
-    """
+    is soft."""
 
     kind: str  # such as "canary", "forged_report", "forbidden_write"
     is_proof: bool
     detail: str = ""
-    where: str = ""  # the graded file that it stands in, or `ANSWER`; empty: neither is known
-    event: int | None = None  # the first call that it is about; None: no one call
+    where: str = ""  # the graded file with the sign, or `ANSWER`; empty: unknown
+    event: int | None = None  # the first call concerned; None: no single call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The judgement on one attempt. `reward` is meaningless when void."""
+    """The judgement of one attempt. `reward` is meaningless when void."""
 
     status: Status
     reward: float = math.nan
@@ -58,7 +57,7 @@ class Verdict:
 
     @classmethod
     def scored(cls, reward: float, *, evidence: str, grade_seed: int) -> Verdict:
-        """With one score, `success`, which is the reward."""
+        """A verdict with a single score, `success`, equal to the reward."""
         return cls(
             status=Status.SCORED,
             reward=reward,
@@ -74,26 +73,27 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Penalty:
-    """What training takes for the reward of an attempt whose verdict is not believed, from one call on.
+    """The training reward of an attempt whose verdict is not trusted, from one call on.
 
-    Tokens of earlier turns keep the verdict's reward. The attempt is in nobody's baseline and is no success.
+    Tokens of earlier turns keep the verdict's reward. The attempt enters no baseline and is no success.
     """
 
-    why: str  # proof of cheating, or what contradicts the verdict
+    why: str  # proof of cheating, or the contradiction found
     reward: float
-    floor: float  # the environment's lowest reward: the baseline where nothing better is known
-    event: int = 0  # index of the first call that it applies to
+    floor: float  # the environment's lowest reward: the baseline of last resort
+    event: int = 0  # index of the first call concerned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A trajectory and what became of it."""
+    """A trajectory and its outcome."""
 
     trajectory: Trajectory
     verdict: Verdict
     penalty: Penalty | None = None
-    gold: Verdict | None = None  # of the held-out validator, where it was asked; never a reward
-    gold_chance: float = 1.0  # with which it was asked, in (0, 1]: such an attempt stands for 1 / gold_chance
+    gold: Verdict | None = None  # by the held-out validator, if it judged; never a reward
+    # probability in (0, 1] that it was asked; weights the attempt by 1 / gold_chance
+    gold_chance: float = 1.0
 
     @property
     def is_scored(self) -> bool:
@@ -101,10 +101,10 @@ class Attempt:
 
     @property
     def is_trusted(self) -> bool:
-        """Scored, and the verdict is believed."""
+        """Whether it is scored and the verdict is trusted."""
         return self.is_scored and self.penalty is None
 
     @property
     def quarantine(self) -> str:
-        """Why its reward is kept out of everybody's baseline, or nothing."""
+        """Why its reward enters no baseline; empty: it does."""
         return self.penalty.why if self.penalty else ""

@@ -1,4 +1,4 @@
-"""Pages for people, made from a run directory or a card, and from nothing else."""
+"""Pages for people, made from a run directory or a card alone."""
 
 from __future__ import annotations
 

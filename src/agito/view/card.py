@@ -1,6 +1,4 @@
-"""An environment's card as one page that opens offline. It reads the card's JSON and nothing else; text
-reaches it escaped.
-"""
+"""An environment's card as one self-contained page, made from the card's JSON alone. All text is escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ _SIGNS = {"good": "✓", "doubt": "!", "bad": "✗"}
 
 
 def write_card(card: dict[str, Any], path: Path) -> Path:
-    """Writes the page; raises `OSError` when it cannot."""
+    """Writes the page. Raises `OSError`."""
     folder = files("agito.view") / "page"
     page = (folder / "card.html").read_text(encoding="utf-8")
     gates = [gate for quality in card["qualities"] for gate in quality["gates"]]

@@ -1,7 +1,7 @@
-"""The same held-out tasks before and after training, as small as they can be carried inside a page.
+"""Held-out tasks before and after training, compressed for embedding in a page.
 
-Reads `trajectories/{before,after}-*.parquet`; `record/schema.py` says what the columns mean. When not all
-pairs fit, an equal number is taken from every cell and outcome, as far as there are any.
+Reads `trajectories/{before,after}-*.parquet`; `record/schema.py` documents the columns. If not all pairs fit,
+cells and outcomes get equal numbers as far as possible.
 """
 
 # pyarrow ships no types.
@@ -35,7 +35,7 @@ class Episodes:
     data: bytes
     num_shown: int
     num_total: int
-    outcomes: Mapping[str, int]  # of all pairs
+    outcomes: Mapping[str, int]  # over all pairs
 
 
 def read_episodes(trajectories: Path, *, limit_bytes: int) -> Episodes:
@@ -54,7 +54,7 @@ def read_episodes(trajectories: Path, *, limit_bytes: int) -> Episodes:
 
 
 def _last_tries(trajectories: Path, phase: str) -> dict[tuple[str, int], Row]:
-    """By task and by how many times it was attempted; of a slot that was tried again, the last try."""
+    """By task and repetition; of a retried slot, the last try."""
     slots: dict[tuple[int, int], Row] = {}
     for path in sorted(trajectories.glob(f"{phase}-*.parquet")):
         known = set(pq.read_schema(path).names)
@@ -100,9 +100,7 @@ def _outcome(before: bool | None, after: bool | None) -> str:
 
 
 def _in_turns(pairs: Iterable[Packed]) -> list[Packed]:
-    """One of every cell and outcome, then a second one of each, and so on: any beginning of the list is
-    balanced.
-    """
+    """Round-robin over cells and outcomes, so that any prefix of the list is balanced."""
     kinds: dict[tuple[str, str], list[Packed]] = defaultdict(list)
     for pair in pairs:
         kinds[pair["cell"], pair["outcome"]].append(pair)
@@ -126,7 +124,7 @@ def _compress(pairs: Sequence[Packed]) -> bytes:
 
 
 def _episode(row: Row, words: dict[str, int]) -> Packed:
-    """One attempt. `words` gathers the token pieces, which tokens then name by number."""
+    """One attempt. `words` collects token pieces; tokens refer to them by number."""
     start_of = {part["id"]: part["start"] for part in row["segments"]}
     role_of = {part["id"]: part["agent"] for part in row["segments"]}
     shown: set[int] = set()
@@ -165,7 +163,7 @@ def _episode(row: Row, words: dict[str, int]) -> Packed:
 
 
 def _sampled(row: Row, start: int, stop: int, words: dict[str, int]) -> Packed:
-    """Log-probabilities in hundredths; null where there is none."""
+    """Log-probabilities in hundredths; null for tokens that were not sampled."""
     logprobs = [
         None if not math.isfinite(value) else round(100 * value) for value in row["logprobs"][start:stop]
     ]
@@ -176,7 +174,7 @@ def _sampled(row: Row, start: int, stop: int, words: dict[str, int]) -> Packed:
 
 
 def _event(event: Row) -> Packed:
-    """Only what is not at its usual value."""
+    """Only fields that differ from their defaults."""
     unusual = {
         "exit": event["exit_code"] if event["exit_code"] else None,
         "fault": event["fault"],

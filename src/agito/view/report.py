@@ -1,4 +1,4 @@
-"""`report.html`: one page that holds everything, opened offline, without a server.
+"""`report.html`: one self-contained page for a run, readable offline.
 
 Text from a run reaches the page as data, never as markup.
 """
@@ -59,7 +59,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _fill(page: str, parts: dict[str, str]) -> str:
-    """Each `{{name}}` once, and nothing inside what was put in."""
+    """Replaces each `{{name}}` once; inserted text is not expanded."""
     pieces: list[str] = []
     for name, part in parts.items():
         head, found, page = page.partition(f"{{{{{name}}}}}")
@@ -69,7 +69,7 @@ def _fill(page: str, parts: dict[str, str]) -> str:
 
 
 def _as_script(data: Any) -> str:
-    """JSON that cannot close the element that it stands in."""
+    """JSON that cannot close its script element."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

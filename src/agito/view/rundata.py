@@ -1,6 +1,6 @@
-"""What the page shows of a run, read from its files: facts, curves, where the time went.
+"""A run's data for the page, read from its files: facts, curves, time by activity.
 
-The names in `metrics.jsonl` and `summary.json` are the only contract; what is missing is not drawn.
+The names in `metrics.jsonl` and `summary.json` are the only contract; missing series are not drawn.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, TypeAlias, cast
 Curve: TypeAlias = dict[str, Any]  # {"step": [...], "wall_s": [...], "values": {name: [number or None, ...]}}
 
 _Z = NormalDist().inv_cdf(0.975)
-_MAX_POINTS = 400  # of one curve; a longer one is thinned evenly
+_MAX_POINTS = 400  # per curve; longer ones are thinned evenly
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Everything on the page but the episodes; strict JSON. Torn lines of metrics are skipped."""
+    """All data of the page except the episodes; strict JSON. Torn lines of metrics are skipped."""
     curves = read_curves(path / "metrics.jsonl")
     summary = _json(path / "summary.json")
     config = path / "config.toml"
@@ -41,7 +41,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def environment(config: str) -> str:
-    """What was trained on, without the folders that it lay in; empty when the recipe does not say."""
+    """What was trained on, without the paths of its folders; empty when the recipe does not say."""
     try:
         section: Any = tomllib.loads(config).get("env")
         mix: Any = section.get("mix") or [section]
@@ -52,7 +52,7 @@ def environment(config: str) -> str:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """One curve a phase; where a step was measured twice the later line holds, name by name."""
+    """One curve per phase; if a step was measured twice, the later value of each name counts."""
     merged: dict[str, dict[int, dict[str, Any]]] = {}
     for raw in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
@@ -83,7 +83,7 @@ def _curve(lines: Sequence[Mapping[str, Any]]) -> Curve:
 
 
 def _training(curve: Curve | None) -> Curve | None:
-    """Success of each training step with its interval, from counts."""
+    """Success rate of each training step with its interval, from counts."""
     counts = _counts(curve)
     if curve is None or not counts:
         return None
@@ -104,7 +104,7 @@ def _training(curve: Curve | None) -> Curve | None:
 
 
 def _heldout(curve: Curve | None, area: str) -> list[dict[str, Any]]:
-    """Evaluations: `<area>/successes` of `<area>/num`. Those in the middle of training are `eval`."""
+    """Evaluations: `<area>/successes` of `<area>/num`. Those during training are named `eval`."""
     found: list[dict[str, Any]] = []
     for index, (k, n) in enumerate(_counts(curve, area)):
         if curve is not None and n:
@@ -124,7 +124,7 @@ def _counts(curve: Curve | None, area: str = "success") -> list[tuple[float, flo
 
 
 def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Seconds a phase took and what they went into; the rest of a phase is left to `other`."""
+    """Seconds of each phase by activity; the remainder is `other`."""
     totals: dict[str, float] = dict(summary["phase_wall_s"]) if summary and "phase_wall_s" in summary else {}
     rows: list[dict[str, Any]] = []
     for phase in [*totals, *(phase for phase in curves if phase not in totals)]:
@@ -136,7 +136,7 @@ def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> lis
         }
         parts = (
             {"step": parts["step"]} if "step" in parts else parts
-        )  # the loops that overlap: what is in a step is not one after the other
+        )  # overlapped loops: activities within a step are concurrent
         itemised = sum(parts.values())
         total = max(totals.get(phase, itemised), itemised)
         parts["other"] = parts.get("other", 0.0) + total - itemised
@@ -146,15 +146,14 @@ def _time(curves: Mapping[str, Curve], summary: Mapping[str, Any] | None) -> lis
 
 
 def read_roles(curve: Curve | None) -> list[dict[str, Any]]:
-    """What rollout process, engines and trainer did in each RL step: its seconds, and fractions of them by
-    state; the rest is waiting.
-    """
+    """What rollout process, engines and trainer did in each RL step: its seconds, and the fraction of each
+    state; the rest is waiting."""
     if curve is None:
         return []
     rows: list[dict[str, Any]] = []
     for index, step in enumerate(curve["step"]):
         line = {name: float(column[index] or 0.0) for name, column in curve["values"].items()}
-        if "trainer/idle_ratio" in line:  # the loops that overlap
+        if "trainer/idle_ratio" in line:  # overlapped loops
             total = line["time/step_s"]
             trainer = {
                 "learns": 1 - line["trainer/idle_ratio"],

@@ -1,6 +1,6 @@
-"""The attempts whose reward is not believed, and those that gold contradicts, for the page.
+"""Attempts whose reward is not trusted or contradicts the gold verdict, for the page.
 
-`record/schema.py` says what the columns mean. The latest come first, as many as are asked for.
+`record/schema.py` documents the columns. Latest first, up to a limit.
 """
 
 # pyarrow ships no types.
@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 Row: TypeAlias = Mapping[str, Any]
 
 _COLUMNS = "group slot tries step family level prompt reward quarantine flags gold events".split()  # noqa: SIM905
-_GAP = 0.5  # of reward over gold, where the run's own is not known
+_GAP = 0.5  # reward minus gold, where the run does not set its own
 
 
 def read_suspects(trajectories: Path, *, most: int, gap: float = _GAP) -> dict[str, Any]:
-    """`{"num": how many there are, "shown": [...]}` of the RL steps; strict JSON. Files without these columns
-    have none.
-    """
+    """`{"num": how many there are, "shown": [...]}` over the RL steps; strict JSON. Files without these
+    columns have none."""
     num, shown = 0, list[dict[str, Any]]()
     for path in sorted(trajectories.glob("rl-*.parquet"), reverse=True):
         if not {"quarantine", "gold", "flags"} <= set(pq.read_schema(path).names):

@@ -1,3 +1,2 @@
-"""Weights on their way from the learner of a policy to its samplers. Addresses (`address`) load without
-torch, channels do not.
-"""
+"""Weights on their way from a policy's learner to its samplers. `address` loads without torch; channels load
+it."""

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedMemory:
-    """Of this machine, for as long as its learner's process lives or somebody has it open."""
+    """Shared memory of this machine; exists while its learner's process lives or anybody has it open."""
 
     path: str
     num_bytes: int
@@ -16,7 +16,7 @@ class SharedMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverNetwork:
-    """At the learner's machine, for as long as its process lives. Whoever knows `secret` is served."""
+    """A server on the learner's machine, alive as long as its process. It serves whoever knows `secret`."""
 
     host: str
     port: int

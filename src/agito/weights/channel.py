@@ -1,8 +1,8 @@
 """The channel between a learner and the samplers of its policy: `push` a version, `pull` that version.
 
-A version that is not there, or not there as a whole, is never handed out, and no version is used twice. The
-number comes from whoever counts commits; the channel only insists that it grows. Between processes a push
-comes before its pull because the requests for them do.
+A missing or incomplete version is never returned, and no version is used twice. The caller, who counts
+commits, numbers versions; the channel only requires that they grow. Between processes, the order of requests
+ensures that a push precedes its pull.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ class WeightChannel(Protocol):
         ...
 
     def pull(self, version: int) -> Mapping[str, Tensor]:
-        """The weights where they lie; copy them before the version after the next is pushed. Raises
-        `RuntimeError` when they are not there.
-        """
+        """The weights in place, without a copy: copy them before the version after the next is pushed. Raises
+        `RuntimeError` if this version is not there."""
         ...
 
 
 class InProcess:
-    """Learner and sampler share a process. Nothing is copied, so a version is there only until the learner's
-    weights change.
-    """
+    """For a learner and sampler in one process. Nothing is copied, so a version is valid only until the
+    learner's weights change."""
 
     def __init__(self) -> None:
         self._newest = self._held = EMPTY
@@ -50,7 +48,7 @@ class InProcess:
         self._newest = self._held = version
 
     def withdraw(self) -> None:
-        """The weights that were pushed are about to change."""
+        """Invalidates the pushed weights because they are about to change."""
         self._held = EMPTY
 
     def pull(self, version: int) -> Mapping[str, Tensor]:
@@ -61,14 +59,13 @@ class InProcess:
 class WeightBuffer:
     """Shared memory between processes of one machine.
 
-    It holds two versions in turn: one can be written while the one before it is read, but not the one after
-    that.
+    It holds two versions in turn: a new one can be written while the previous one is read, but not the one
+    after.
     """
 
     def __init__(self, memory: Tensor, like: Iterable[tuple[str, Tensor]], fd: int = -1) -> None:
-        """`memory`: bytes that both sides see, those of descriptor `fd` on the learner's; `like` says what
-        the weights look like.
-        """
+        """`memory`: bytes that both sides map, on the learner's side from descriptor `fd`; `like` gives
+        names, shapes and types."""
         places, half = spans(like)
         halves = memory.view(2, half)
         self._stamps = [each[:8].view(torch.int64) for each in halves]
@@ -83,7 +80,7 @@ class WeightBuffer:
 
     @classmethod
     def create(cls, like: Iterable[tuple[str, Tensor]]) -> tuple[WeightBuffer, SharedMemory]:
-        """The learner's side, and where samplers find it until it is closed."""
+        """The learner's side, and the address at which samplers find it until it closes."""
         like = list(like)
         size = 2 * spans(like)[1]
         fd = os.memfd_create("agito-weights")
@@ -95,7 +92,7 @@ class WeightBuffer:
 
     @classmethod
     def open(cls, where: SharedMemory, like: Iterable[tuple[str, Tensor]]) -> WeightBuffer:
-        """A sampler's side. Raises `RuntimeError` when the learner's weights are of another size."""
+        """A sampler's side. Raises `RuntimeError` when the learner's weights have another size."""
         like = list(like)
         if where.num_bytes != 2 * spans(like)[1]:
             raise RuntimeError(
@@ -121,14 +118,14 @@ class WeightBuffer:
         return self._slots[version % 2]
 
     def close(self) -> None:
-        """Nobody else finds it from here on. The memory is gone with the last one that has it. Idempotent."""
+        """Hides the memory from new samplers; it is freed when the last process closes it. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
 
 
 def spans(like: Iterable[tuple[str, Tensor]]) -> tuple[dict[str, tuple[int, int, Tensor]], int]:
-    """Where each tensor lies in one half, behind the half's stamp, and how many bytes that half has."""
+    """Offset of each tensor within one half, after the half's stamp, and the size of a half in bytes."""
     places, at = dict[str, tuple[int, int, Tensor]](), _ALIGN
     for name, tensor in like:
         stop = at + tensor.numel() * tensor.element_size()

@@ -1,6 +1,5 @@
-"""Weights as files, for samplers that read them by path: one name a version, never used again, there as a
-whole or not at all.
-"""
+"""Weights as files, for samplers that read them by path: one name per version, never reused, whole or
+absent."""
 
 from __future__ import annotations
 
@@ -17,11 +16,10 @@ from agito.models import Decoder, LoraConfig, save_adapter
 
 class WeightFiles:
     """`DIRECTORY/POLICY@VERSION`: an adapter's folder, or a safetensors file with all weights. The newest
-    `keep` stay.
-    """
+    `keep` remain."""
 
     def __init__(self, directory: Path, policy: str, *, keep: int = 4) -> None:
-        """`keep`: at least as many versions as samplers may still be asked for."""
+        """`keep`: at least as many versions as samplers may still ask for."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory, self._policy, self._keep = directory, policy, keep
         self._versions: list[int] = []
@@ -31,7 +29,7 @@ class WeightFiles:
         return self._push(version, lambda path: save_adapter(model, config, path, base=str(base)))
 
     def push(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> Path:
-        """All weights by their Hugging Face names, tied ones once. Raises as `push_adapter`."""
+        """All weights by Hugging Face name, tied ones once. Raises as `push_adapter`."""
         found = {name: tensor.detach().cpu().contiguous() for name, tensor in weights}
 
         def write(path: Path) -> None:

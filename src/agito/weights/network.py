@@ -1,8 +1,8 @@
-"""Weights between machines: the learner's process serves its two newest versions, and samplers fetch the one
-that they are told.
+"""Weights between machines: the learner's process serves its two newest versions, and samplers fetch the
+version that they are told.
 
-Bytes alone travel: names, shapes and types are known on both sides, and their digest is compared. What is
-said is not encrypted; the secret keeps others from being served, not from listening.
+Only bytes travel: both sides know names, shapes and types, and compare their digest. The connection is not
+encrypted; the secret prevents others from being served, not from listening.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from agito.weights.channel import EMPTY, require_newer, require_there, spans
 _ASK = struct.Struct("<q32s32s")  # version, digest of the layout, secret
 _ANSWER = struct.Struct("<q")  # the version that follows, or the newest that is there instead
 _WAIT_S = 60.0  # for the next bytes
-_SHARE = 1 << 22  # bytes sent at once
+_SHARE = 1 << 22  # bytes per send
 
 
 class ServedWeights:
     """The learner's side, a `WeightChannel`."""
 
     def __init__(self, like: Iterable[tuple[str, Tensor]], *, host: str) -> None:
-        """`host`: by which others reach this machine."""
+        """`host`: the address at which others reach this machine."""
         self._spans, self._size = spans(like)
         self._layout, self._secret = layout(self._spans), secrets.token_bytes(32)
         self._newest, self._held = EMPTY, dict[int, Tensor]()
@@ -58,9 +58,9 @@ class ServedWeights:
         return _slots(self._held[version], self._spans)
 
     def close(self) -> None:
-        """Nobody else finds it from here on. Idempotent."""
+        """Stops serving. Idempotent."""
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # else whoever waits in `accept` takes one more
+            self._socket.shutdown(socket.SHUT_RDWR)  # else the thread waiting in `accept` takes one more
         self._socket.close()
 
     def _serve(self) -> None:
@@ -83,14 +83,14 @@ class ServedWeights:
                 if memory is not None:
                     link.sendall(memory.numpy().data)
             except (OSError, EOFError):
-                return  # whoever asked is gone, and will say so
+                return  # the client has left and will report it
 
 
 class FetchedWeights:
     """A sampler's side, a `WeightChannel`."""
 
     def __init__(self, where: OverNetwork, like: Iterable[tuple[str, Tensor]]) -> None:
-        """Raises `RuntimeError` when the learner's weights are of another size."""
+        """Raises `RuntimeError` when the learner's weights have another size."""
         self._where = where
         self._spans, size = spans(like)
         if where.num_bytes != size:
@@ -118,7 +118,7 @@ class FetchedWeights:
 
 
 def layout(of: Mapping[str, tuple[int, int, Tensor]]) -> bytes:
-    """A digest of names, places, shapes and types."""
+    """A digest of names, offsets, shapes and types."""
     told = [
         (name, start, stop, tuple(tensor.shape), str(tensor.dtype))
         for name, (start, stop, tensor) in of.items()

@@ -1,1 +1,1 @@
-"""The things that agents act on."""
+"""The components that agents act on."""

@@ -1,4 +1,4 @@
-"""What a world is made of: components that offer tools, and the weather in which they work."""
+"""The parts of a world: components that offer tools, and the faults injected into their calls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Protocol
 from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Result, Sandbox
 from agito.types import Call, Exactness, Fault, ToolSpec
-from agito.worlds.aside import Overdue, aside
+from agito.worlds.threads import DeadlinePassed, in_thread
 
 _P99 = NormalDist().inv_cdf(0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a component says to one call. `submitted` ends the episode with that value."""
+    """A component's answer to one call. `submitted` ends the episode with that value."""
 
     text: str
     exit_code: int | None = None
@@ -34,7 +34,7 @@ class Answer:
 
 
 class Component(Protocol):
-    """One part of a world. A failing tool is an `Answer` with a fault; only broken machinery raises
+    """One part of a world. A failing tool returns an `Answer` with a fault; only broken machinery raises
     (`SandboxFailure`).
     """
 
@@ -47,33 +47,33 @@ class Component(Protocol):
     def tools(self) -> tuple[ToolSpec, ...]: ...
     @property
     def exactness(self) -> Exactness:
-        """What a snapshot of it holds."""
+        """What a snapshot of it preserves."""
         ...
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """`call.tool` is one of `tools`; its arguments are whatever the policy wrote, so they are checked
+        """`call.tool` is one of `tools`. Its arguments are whatever the policy wrote, so they are checked
         here.
 
-        It never holds up the event loop. A call that runs out of `timeout_s` is answered with `overran`; the
-        component then goes on as it was, or says with every later call that it is gone.
+        Never blocks the event loop. A call that exceeds `timeout_s` returns `overran`; afterwards the
+        component goes on unchanged, or answers every later call that it is gone.
         """
         ...
 
     async def snapshot(self) -> object:
-        """Freezes, copies and thaws; the token is handed to `fork`, any number of times."""
+        """Freezes, copies and thaws; the token can be passed to `fork` any number of times."""
         ...
 
     async def fork(self, token: object) -> Component: ...
     async def digest(self) -> str:
-        """Equal states, equal digests."""
+        """Equal states have equal digests."""
         ...
 
     async def capture(self) -> Mapping[str, bytes]:
-        """Kills what runs, then says what the grader may read, by path. Called once; only `digest` and
-        `close` follow.
+        """Kills running processes, then returns what the grader may read, by path. Called once; only `digest`
+        and `close` follow.
 
-        Nothing where the policy left what cannot be captured whole: it has no artefacts then, and is judged
-        by that.
+        Returns nothing if the policy left something that cannot be captured whole: the episode then has no
+        artefacts and is judged by that.
         """
         ...
 
@@ -83,19 +83,17 @@ class Component(Protocol):
 
 
 class Machine:
-    """A component in memory: a subclass sets `name` and `tools`, keeps everything that changes in `state`,
-    and writes `step`.
+    """An in-memory component: a subclass sets `name` and `tools`, keeps all changing data in `state`, and
+    implements `step`.
 
-    `state` must be deep-copyable with a canonical `repr`: dataclasses, lists, dicts filled in one order; no
-    sets. A step is made on a copy, beside the event loop: one that raises, or runs out of time, has changed
-    nothing.
+    `state` must be deep-copyable with a canonical `repr`: dataclasses, lists, dicts filled in a fixed order;
+    no sets. A step runs on a copy, outside the event loop: if it raises or times out, nothing has changed.
     """
 
     name: str
     tools: tuple[ToolSpec, ...]
     exactness = Exactness.EXACT
-    # a step takes microseconds, whatever it is asked, and then changes `state`: it is made on the loop,
-    # without a copy
+    # every step takes microseconds and changes `state` last: it runs on the loop, without a copy
     is_quick = False
 
     def __init__(self, state: object) -> None:
@@ -107,28 +105,28 @@ class Machine:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if self.is_quick:
             return self.step(call)
-        began, twin = time.monotonic(), copy.copy(self)
-        twin.state = copy.deepcopy(self.state)
+        began, draft = time.monotonic(), copy.copy(self)
+        draft.state = copy.deepcopy(self.state)
         try:
-            answer = await aside(lambda: twin.step(call), timeout_s=timeout_s)
-        except Overdue:
+            answer = await in_thread(lambda: draft.step(call), timeout_s=timeout_s)
+        except DeadlinePassed:
             return overran(began)
-        self.__dict__.update(twin.__dict__)
+        self.__dict__.update(draft.__dict__)
         return answer
 
     async def snapshot(self) -> object:
         return copy.deepcopy(self.state)
 
     async def fork(self, token: object) -> Component:
-        twin = copy.copy(self)
-        twin.state = copy.deepcopy(token)
-        return twin
+        child = copy.copy(self)
+        child.state = copy.deepcopy(token)
+        return child
 
     async def digest(self) -> str:
         return hashlib.blake2b(repr(self.state).encode(), digest_size=16).hexdigest()
 
     async def capture(self) -> Mapping[str, bytes]:
-        """The state as text, in a file of the component's name."""
+        """The state as text, in a file with the component's name."""
         return {self.name: repr(self.state).encode()}
 
     async def close(self) -> None:
@@ -137,13 +135,13 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultProfile:
-    """What may befall the calls of one tool. Chances in [0, 1], delays in seconds; a fault never comes twice
-    in a row.
+    """Faults injected into the calls of one tool. Probabilities in [0, 1], delays in seconds; never two
+    faults in a row.
     """
 
-    timeout: float = 0.0  # not carried out, answered `timeout`
-    error: float = 0.0  # not carried out, answered `error: ...`
-    lost: float = 0.0  # carried out, answered `timeout`: who asks again must be ready to find it done
+    timeout: float = 0.0  # not executed, answered `timeout`
+    error: float = 0.0  # not executed, answered `error: ...`
+    lost: float = 0.0  # executed, but answered `timeout`: a retry must expect to find it done
     delay_s: float = 0.0  # median of a lognormal distribution; really waited
     delay_p99_s: float = 0.0  # at least the median
     says: str = "error: temporarily unavailable"
@@ -158,7 +156,7 @@ class FaultProfile:
             raise ValueError(f"delay_s={self.delay_s}: at least 0")
 
     def draw(self, rng: random.Random) -> tuple[str | None, float]:
-        """(`timeout`, `error`, `lost` or None, seconds to wait)."""
+        """(`timeout`, `error`, `lost` or None; seconds to wait)."""
         at, fault = rng.random(), None
         for name, chance in (("timeout", self.timeout), ("error", self.error), ("lost", self.lost)):
             if at < chance:
@@ -171,12 +169,12 @@ class FaultProfile:
         return fault, self.delay_s * math.exp(spread * rng.gauss(0.0, 1.0))
 
 
-CALM = FaultProfile()
+NO_FAULTS = FaultProfile()
 
 
 def text_of(call: Call, name: str) -> str:
-    """The string argument `name`. Raises `InvalidArguments` when it is missing, no string, or no Unicode
-    text.
+    """The string argument `name`. Raises `InvalidArguments` if it is missing, not a string, or not valid
+    Unicode.
     """
     value = call.arguments.get(name)
     if not isinstance(value, str):
@@ -187,7 +185,7 @@ def text_of(call: Call, name: str) -> str:
 
 
 async def captured(sandbox: Sandbox, *, limit_bytes: int = 1 << 22) -> Mapping[str, bytes]:
-    """The files of `sandbox`; nothing where the policy left what cannot be captured whole."""
+    """The files of `sandbox`; empty if the policy left something that cannot be captured whole."""
     try:
         return await sandbox.files(limit_bytes=limit_bytes)
     except Uncapturable:
@@ -200,12 +198,12 @@ def wrong(problem: object) -> Answer:
 
 
 def overran(began: float) -> Answer:
-    """To a call that ran out of its time. `began` is by `time.monotonic`."""
+    """The answer to a call that ran out of time. `began` is by `time.monotonic`."""
     return Answer(text="timeout", fault=Fault.TIMEOUT, wall_s=time.monotonic() - began)
 
 
-def of_sandbox(result: Result) -> Answer:
-    """What an action in a sandbox printed; the last line says `timeout`, or what killed it."""
+def answer_of(result: Result) -> Answer:
+    """The output of an action in a sandbox; the last line says `timeout`, or what killed it."""
     text = result.output.decode("utf-8", "replace")
     how = (
         "timeout"
@@ -227,7 +225,7 @@ def of_sandbox(result: Result) -> Answer:
 
 
 def clip(output: bytes, limit_bytes: int) -> tuple[str, int]:
-    """Head and tail of an output, and how many bytes are not shown."""
+    """Head and tail of an output, and the number of bytes omitted."""
     if len(output) <= limit_bytes:
         return output.decode("utf-8", "replace"), 0
     half = limit_bytes // 2
@@ -238,7 +236,7 @@ def clip(output: bytes, limit_bytes: int) -> tuple[str, int]:
 
 
 def spec(name: str, description: str, parameters: Sequence[str] | Mapping[str, str] = ()) -> ToolSpec:
-    """A tool whose parameters are all required: names of strings, or names with their JSON type."""
+    """A tool whose parameters are all required: names of strings, or names with their JSON types."""
     types = parameters if isinstance(parameters, Mapping) else dict.fromkeys(parameters, "string")
     return ToolSpec(
         name=name,

@@ -1,10 +1,9 @@
-"""The only way out of a sandbox: a proxy that knows an allow-list and records, on a listener inside the
-sandbox's own network.
+"""The only way out of a sandbox: a recording proxy with an allow-list, on a listener in the sandbox's own
+network.
 
-It answers only while an action runs: between actions nothing leaves. The verdict on a request falls before
-its body is read, and every request that is made is on record, malformed ones too; when the record is full,
-nothing is let through any more. What is tunnelled (CONNECT) is encrypted, so of it only the host, the port
-and the number of bytes are known.
+It answers only while an action runs. A request is accepted or refused before its body is read, and every
+request is recorded, malformed ones too; once the record is full, nothing passes. Tunnelled traffic (CONNECT)
+is encrypted, so only host, port and number of bytes are known.
 """
 
 from __future__ import annotations
@@ -41,35 +40,34 @@ _HOP = frozenset(
     )
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_MOST_BYTES = 1 << 24  # of one body, and of one direction of a tunnel
-_HELD_BYTES = 1 << 25  # of all bodies that are under way at once
-_TOTAL_BYTES = 1 << 29  # of an episode
+_MOST_BYTES = 1 << 24  # per body, and per direction of a tunnel
+_HELD_BYTES = 1 << 25  # total size of bodies held at once
+_TOTAL_BYTES = 1 << 29  # per episode
 _MOST_CONNECTIONS = 32
 _MOST_RECORDS = 4096
-_LONGEST = 1024  # characters of a path on record
+_LONGEST = 1024  # characters of a path in the record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One request that was made, let through or not."""
+    """One recorded request, allowed or refused."""
 
-    method: str  # empty: no request could be read
+    method: str  # empty if no request could be read
     host: str
     port: int
     path: str
-    body_sha256: str  # of what was sent on
-    # what the sandbox was answered; 4xx: refused here, 502: not reached, 0: the action ended before an answer
-    # came
+    body_sha256: str  # of the forwarded body
+    # status sent to the sandbox; 4xx: refused here, 502: not reached, 0: the action ended before an answer
     status: int
     sent_bytes: int
     received_bytes: int
 
 
 class Egress:
-    """`allow` names `host:port`; everything else is refused. Names are resolved by the host, and only public
+    """Only the `host:port` pairs in `allow` can be reached. Names are resolved on the host, and only public
     addresses are called.
 
-    `at` says where a name really is, such as a server of yours: {"pypi.test:80": ("127.0.0.1", 8080)}.
+    `at` overrides where a name leads, such as to your own server: {"pypi.test:80": ("127.0.0.1", 8080)}.
     """
 
     def __init__(
@@ -81,8 +79,8 @@ class Egress:
     ) -> None:
         self._listener, self._allow, self._at, self._timeout_s = listener, frozenset(allow), at, timeout_s
         self.record: list[Exchange] = []
-        self.num_unrecorded = 0  # requests that were refused because the record is full
-        self._held = self._moved = 0  # bytes
+        self.num_unrecorded = 0  # requests refused because the record is full
+        self._held = self._moved = 0  # in bytes
 
     @classmethod
     async def open(
@@ -93,11 +91,11 @@ class Egress:
         at: Mapping[str, tuple[str, int]] | None = None,
         timeout_s: float = 30.0,
     ) -> Egress:
-        """Programs inside find it by the variables in `ENV`."""
+        """Programs inside find it through the variables in `ENV`."""
         return cls(await sandbox.listen(PORT), allow, at or {}, timeout_s)
 
     async def during(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Runs an action of the sandbox, which may meanwhile call what is allowed."""
+        """Runs an action of the sandbox, which may call allowed hosts meanwhile."""
         return await meanwhile(self._listener, self._serve, action, most=_MOST_CONNECTIONS)
 
     async def aclose(self) -> None:
@@ -122,13 +120,13 @@ class Egress:
         return None
 
     async def _head(self, server: Server) -> Request | None:
-        """None also for a client that has said nothing for too long."""
+        """None also for a client that stays silent too long."""
         with anyio.move_on_after(self._timeout_s):
             return await server.head()
         return None
 
     def _refusal(self, asked: Asked) -> tuple[int, str] | None:
-        """By the first lines alone."""
+        """Decides by the request head alone."""
         if asked.problem:
             return 400, asked.problem
         if f"{asked.host}:{asked.port}" not in self._allow:
@@ -140,7 +138,7 @@ class Egress:
         return None
 
     async def _forward(self, server: Server, request: Request, asked: Asked) -> None:
-        """Raises `BadMessage` for a body that cannot be read, or is too long."""
+        """Raises `BadMessage` for a body that cannot be read or is too long."""
         held = 0
 
         def hold(num_bytes: int) -> None:
@@ -156,13 +154,13 @@ class Egress:
             if body is None:
                 raise BadMessage("the request did not come in time", 408)
             response = await self._answer(asked, _onward(request, asked, body), hold)
-            with suppress(BadMessage):  # the client has gone
+            with suppress(BadMessage):  # the client is gone
                 await server.send(response)
         finally:
             self._held -= held
 
     async def _answer(self, asked: Asked, onward: Request, hold: Hold) -> Response:
-        """What the host that was asked for says, on record whatever becomes of it."""
+        """The host's response, recorded in any case."""
         response = Response(status=0)
         try:
             try:
@@ -200,8 +198,8 @@ class Egress:
         return None
 
     async def _reach(self, host: str, port: int) -> SocketStream:
-        """Raises `OSError`; also for a name that leads into a private network, which is how a name could lead
-        back to this machine.
+        """Raises `OSError`, also for names that resolve to private addresses, which could lead back to this
+        machine.
         """
         if known := self._at.get(f"{host}:{port}"):
             return await anyio.connect_tcp(*known)
@@ -235,13 +233,13 @@ class Egress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a request is for. `problem`: why that cannot be said."""
+    """The target of a request. `problem`: why it cannot be determined."""
 
     method: str = ""
     host: str = ""
     port: int = 0
     path: str = ""
-    length: int = 0  # of the body, as far as it is said
+    length: int = 0  # of the body, if stated
     problem: str = ""
 
 
@@ -271,7 +269,7 @@ def _asked(request: Request) -> Asked:
 
 
 def _onward(request: Request, asked: Asked, body: bytes) -> Request:
-    # headers that are for us alone
+    # headers meant for the proxy only
     named = {name.strip() for name in request.header("connection").lower().split(",")}
     dropped = _HOP | named | {"content-length", "host", "expect"}
     headers = tuple((name, value) for name, value in request.headers if name not in dropped)
@@ -285,7 +283,7 @@ def _onward(request: Request, asked: Asked, body: bytes) -> Request:
 
 
 def _is_public(address: str) -> bool:
-    """Also by what stands inside an address that carries another one."""
+    """Also checks IPv4 addresses embedded in IPv6 ones."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
@@ -299,7 +297,7 @@ def _is_public(address: str) -> bool:
 async def _pump(
     first: bytes, source: ByteStream, target: ByteStream, counts: dict[str, int], name: str
 ) -> None:
-    """Until one side says no more, or says too much."""
+    """Copies until one side closes or exceeds the limit."""
     try:
         data = first
         while counts[name] <= _MOST_BYTES:

@@ -1,8 +1,8 @@
-"""Honest reports: a tool with which a policy says that its task, or the check of it, is broken.
+"""Honest reports: a tool with which a policy reports that its task, or the task's check, is broken.
 
-The episode ends there. Whatever the grader then says, a report earns the environment's lowest reward, as
-doing nothing does (`agito.rollout.attempt`), so that it is neither a way to a reward nor a way out; reports
-are counted and shown, for somebody to read.
+The report ends the episode. Whatever the grader says, it earns the environment's lowest reward, as doing
+nothing does (`agito.rollout.attempt`), so it is neither a way to a reward nor a way out. Reports are counted
+and shown to people.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST = 1000  # characters of a reason
 
 
 class FlawDesk(Machine):
-    """Takes one report. Put it among a world's components, and `REPORT` among its task's tools."""
+    """Takes one report. Add it to a world's components, and `REPORT` to the task's tools."""
 
     name, tools = "flaw", (REPORT,)
     is_quick = True

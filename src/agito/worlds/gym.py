@@ -1,8 +1,8 @@
-"""A Gymnasium environment as a component: one tool, `act`; the episode ends when the environment says so, and
-how is kept apart.
+"""A Gymnasium environment as a component with one tool, `act`. The episode ends when the environment says so;
+terminated and truncated are told apart.
 
-A snapshot is the seed and the actions so far, and a fork plays them again: exact for whatever is
-deterministic given its seed, which is checked. Needs the extra `gym`.
+A snapshot is the seed and the actions so far; a fork replays them, which is exact if the environment is
+deterministic given its seed. This is checked. Needs the extra `gym`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from anyio import get_cancelled_exc_class
 
 from agito.errors import InvalidArguments, SandboxFailure
 from agito.types import Call, Exactness, Fault, Json, ToolSpec
-from agito.worlds.aside import Aside, Overdue
 from agito.worlds.component import Answer, overran, spec, text_of
 from agito.worlds.gym_actions import NoAction, cast_to, check, described
+from agito.worlds.threads import DeadlinePassed, WorkerThread
 
 ACT = spec("act", "Takes one action; returns what is seen then, and the reward.", ["action"])
 TERMINATED, TRUNCATED = "terminated", "truncated"
-_REPLAYED_S = 60.0  # for one step that a fork plays again
+_REPLAYED_S = 60.0  # per replayed step of a fork
 _CLOSE_S = 5.0
 
 
 @dataclass(slots=True)
 class History:
-    """What happened, as the grader reads it. `terminated`: the task came to its end. `truncated`: it was cut
-    off.
-    """
+    """The record that the grader reads. `terminated`: the task ended. `truncated`: it was cut off."""
 
     seed: int
     actions: list[str] = field(default_factory=list[str])
@@ -45,15 +43,13 @@ class History:
 
 
 class GymWorld:
-    """Implements `Component`. `actions` names the actions of a discrete space, all of them; other spaces take
-    JSON.
+    """Implements `Component`. `actions` names all actions of a discrete space; other spaces take JSON.
 
-    The environment is made, stepped and closed by a thread of its own. A step that runs out of time leaves it
-    in a state that nobody knows: from then on it is gone, and says so. Captured under the component's name:
-    the `History` as JSON.
+    A dedicated thread makes, steps and closes the environment. A step that times out leaves an unknown state,
+    so the component then answers that it is gone. Captured under the component's name: the `History` as JSON.
 
-    Raises `ValueError` for `actions` that do not fit the space, and for a space of which no action can be
-    said.
+    Raises `ValueError` for `actions` that do not fit the space, and for spaces whose actions JSON cannot
+    express.
     """
 
     exactness = Exactness.EXACT
@@ -72,7 +68,7 @@ class GymWorld:
         self.history = History(seed)
         self._end = ""  # why it takes no more actions
         self._is_closed = False
-        self._thread = Aside()
+        self._thread = WorkerThread()
         try:
             self._env, self._seen = self._thread.wait(lambda: _begun(make, seed, self._actions))
         except BaseException:
@@ -81,7 +77,7 @@ class GymWorld:
 
     @property
     def first_sight(self) -> str:
-        """What is seen before the first action: for the task's prompt."""
+        """The first observation, for the task's prompt."""
         return self._show(self._seen)
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
@@ -94,7 +90,7 @@ class GymWorld:
             text, reward, terminated, truncated = await self._thread.run(
                 lambda: self._step(action), timeout_s=timeout_s
             )
-        except Overdue:
+        except DeadlinePassed:
             self._end = f"{self.name} is gone: it did not end a step in time"
             return overran(began)
         except get_cancelled_exc_class():
@@ -129,18 +125,18 @@ class GymWorld:
         return self.history.seed, tuple(self.history.actions), self._end, await self.digest()
 
     async def fork(self, token: object) -> GymWorld:
-        """Raises `SandboxFailure` when the environment does not come to the same place again."""
+        """Raises `SandboxFailure` if the replay does not reach the same state."""
         seed, actions, end, digest = cast("tuple[int, tuple[str, ...], str, str]", token)
-        twin = GymWorld(self._make, seed, actions=self._actions, show=self._show, name=self.name)
+        child = GymWorld(self._make, seed, actions=self._actions, show=self._show, name=self.name)
         for action in actions:
-            await twin.call(Call(tool="act", arguments={"action": action}), timeout_s=_REPLAYED_S)
-        twin._end = twin._end or end
-        if await twin.digest() != digest:
-            await twin.close()
+            await child.call(Call(tool="act", arguments={"action": action}), timeout_s=_REPLAYED_S)
+        child._end = child._end or end
+        if await child.digest() != digest:
+            await child.close()
             raise SandboxFailure(
-                f"{self.name}: {twin._env} is not deterministic given its seed, so it cannot be forked"
+                f"{self.name}: {child._env} is not deterministic given its seed, so it cannot be forked"
             )
-        return twin
+        return child
 
     async def digest(self) -> str:
         state = json.dumps([asdict(self.history), self._end, plain(self._seen)])

@@ -1,9 +1,9 @@
-"""Actions of Gymnasium's spaces out of JSON: exactly what was said, or refused. Nothing is rounded, wrapped
-or taken for something else.
+"""Actions of Gymnasium spaces from JSON: taken exactly or refused; never rounded, wrapped or
+reinterpreted.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
-# (Gymnasium leaves the type of a part of a space open.)
+# (Gymnasium leaves the types of nested spaces open.)
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MOST_ITEMS = 100_000
 
 
 class NoAction(ValueError):
-    """What was said is not in the space."""
+    """The value is not in the space."""
 
 
 def check(space: Space, names: Sequence[str]) -> None:
-    """Raises `ValueError` for a space that JSON cannot fill, and for `names` that do not name its actions one
-    to one.
+    """Raises `ValueError` for a space that JSON cannot express, and for `names` that do not match its actions
+    one to one.
     """
     if isinstance(space, spaces.Graph):
         raise ValueError(
@@ -56,7 +56,7 @@ def check(space: Space, names: Sequence[str]) -> None:
 
 
 def cast_to(space: Space, said: Json) -> Any:
-    """The action of `space` that the JSON value `said` stands for. Raises `NoAction`."""
+    """The action of `space` for the JSON value `said`. Raises `NoAction`."""
     action = _cast(space, said)
     if not space.contains(action):
         raise NoAction(f"not in {space}")
@@ -94,7 +94,7 @@ def _cast(space: Space, said: Json) -> Any:
                 else tuple(found)
             )
         case _:
-            return said  # a text, or somebody's own space, which says itself what it contains
+            return said  # a text, or a custom space, which checks itself
 
 
 def _listed(said: Json, count: int | None = None) -> list[Json]:
@@ -140,13 +140,13 @@ def _real(said: Json, kind: np.dtype[Any]) -> float:
     except OverflowError:
         raise NoAction("out of range") from None
     most = float(np.finfo(kind).max)
-    if not -most <= value <= most:  # neither infinite nor NaN, here or in the space's own precision
+    if not -most <= value <= most:  # neither infinite nor NaN, also in the space's own precision
         raise NoAction("not finite")
     return value
 
 
 def described(space: Space, names: Sequence[str]) -> str:
-    """What may be said, in words for the policy."""
+    """The accepted values, in words for the policy."""
     if names:
         return f"one of {', '.join(names)}"
     return f"JSON for {_shape(space)}"

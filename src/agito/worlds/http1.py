@@ -1,5 +1,5 @@
-"""HTTP/1.1 over a stream that somebody else opened: what a proxy, a page and a tool server speak. Bounded;
-deadlines are the caller's.
+"""HTTP/1.1 over an open stream, for the proxy, browser pages and tool servers. Sizes are bounded; deadlines
+are the caller's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import h11
 from anyio.abc import ByteStream, SocketStream
 
 T = TypeVar("T")
-Hold = Callable[[int], None]  # told of bytes before they are kept; may raise `BadMessage`
-MOST_BYTES = 1 << 24  # of one body
+Hold = Callable[[int], None]  # called with a number of bytes before they are kept; may raise `BadMessage`
+MOST_BYTES = 1 << 24  # per body
 _CHUNK = 1 << 16
 _LINGER_S, _LINGER_BYTES = 1.0, 1 << 24
-_FULL_S = 0.05  # until another descriptor may be free
+_FULL_S = 0.05  # wait for a free descriptor
 
 
 class BadMessage(ValueError):
-    """The other side does not speak HTTP/1.1, or says too much. `status` is what a client is answered."""
+    """The peer violates HTTP/1.1 or sends too much. `status` is the response for a client."""
 
     def __init__(self, problem: str, status: int = 400) -> None:
         super().__init__(problem)
@@ -34,12 +34,12 @@ class BadMessage(ValueError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     method: str
-    target: str  # as it stands in the first line
+    target: str  # as in the request line
     headers: tuple[tuple[str, str], ...] = ()  # names in lower case
     body: bytes = b""
 
     def header(self, name: str) -> str:
-        """Empty when it is not there."""
+        """Empty if missing."""
         return next((value for key, value in self.headers if key == name), "")
 
 
@@ -54,25 +54,23 @@ class Response:
 
 
 class Server:
-    """One connection of a client."""
+    """One client connection."""
 
     def __init__(self, stream: ByteStream, *, most_bytes: int = MOST_BYTES) -> None:
         self.stream, self._most = stream, most_bytes
         self._state = h11.Connection(h11.SERVER)
-        self._method = ""  # of the request under way
+        self._method = ""  # of the current request
         self._is_last = False
 
     async def receive(self) -> Request | None:
-        """The next request; None when the client has said its last. Raises `BadMessage`, and what the stream
-        raises.
+        """The next request; None if the client is done. Raises `BadMessage`, and whatever the
+        stream raises.
         """
         request = await self.head()
         return replace(request, body=await self.body()) if request is not None else None
 
     async def head(self) -> Request | None:
-        """The next request without its body, which `body` reads, or nobody: then `refuse` is the
-        last answer.
-        """
+        """The next request without its body. Read it with `body`, or end the connection with `refuse`."""
         if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
             self._state.start_next_cycle()
         if self._state.their_state is not h11.IDLE:
@@ -106,37 +104,37 @@ class Server:
             if self._has_body(response):
                 data += self._state.send(h11.Data(data=response.body)) or b""
             data += self._state.send(h11.EndOfMessage()) or b""
-        except h11.LocalProtocolError as error:  # the client's own message was broken, or it has gone
+        except h11.LocalProtocolError as error:  # the client's own message was broken, or it is gone
             raise BadMessage(f"no answer is possible: {error}") from None
         await self.stream.send(data)
 
     async def refuse(self, status: int, why: str) -> None:
-        """The last answer on this connection, to a request that was not read to its end. What still comes is
-        let go by, within bounds.
+        """Sends the last response on this connection, to a request not read to its end. Discards what still
+        arrives, within bounds.
         """
         self._is_last = True
         await self.send(Response(status=status, body=f"{why}\n".encode("utf-8", "replace")))
         num_bytes = 0
         with anyio.move_on_after(_LINGER_S), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             await self.stream.send_eof()
-            # closed at once, the connection would be reset, and the answer lost with it
+            # closing at once would reset the connection and lose the response
             while num_bytes < _LINGER_BYTES:
                 num_bytes += len(await self.stream.receive(_CHUNK))
 
     def _has_body(self, response: Response) -> bool:
-        """Answers to HEAD have none, nor those that open a tunnel, nor those that say so by their status."""
+        """Whether the response carries a body: not for HEAD, for opened tunnels, or for certain statuses."""
         tunnels = self._method == "CONNECT" and 200 <= response.status < 300
         return not (self._method == "HEAD" or tunnels or response.status in (204, 304))
 
     def left_over(self) -> bytes:
-        """What the client has already said beyond the request, after a CONNECT."""
+        """Bytes that the client sent after a CONNECT request."""
         return self._state.trailing_data[0]
 
 
 async def ask(
     stream: ByteStream, request: Request, *, most_bytes: int = MOST_BYTES, hold: Hold = lambda num_bytes: None
 ) -> Response:
-    """Sends one request and reads the whole answer. Raises `BadMessage`, and what the stream raises."""
+    """Sends one request and reads the whole response. Raises `BadMessage`, and whatever the stream raises."""
     state = h11.Connection(h11.CLIENT)
     headers = (
         [*request.headers, ("content-length", str(len(request.body)))]
@@ -201,9 +199,9 @@ def _headers(raw: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
 async def accept(
     listener: socket.socket, handle: Callable[[SocketStream], Awaitable[None]], *, most: int = 64
 ) -> None:
-    """Hands every connection to `handle`, for as long as it is let, `most` at once; others wait.
+    """Passes connections to `handle` until cancelled, `most` at once; others wait.
 
-    What goes wrong on one connection ends that one.
+    An error on one connection ends only that one.
     """
     free = anyio.Semaphore(most)
 
@@ -229,7 +227,7 @@ async def _accepted(listener: socket.socket) -> socket.socket:
             return listener.accept()[0]
         except (BlockingIOError, ConnectionError):
             continue
-        except OSError:  # this process has no descriptor left
+        except OSError:  # this process is out of descriptors
             await anyio.sleep(_FULL_S)
 
 
@@ -240,8 +238,8 @@ async def meanwhile(
     *,
     most: int = 64,
 ) -> T:
-    """Does `action`, and answers on `listener` until it is done. What the action raises comes out as it is,
-    not in a group.
+    """Runs `action` while serving `listener`. Exceptions of the action are raised as they are, not in a
+    group.
     """
     values: list[T] = []
     failed: Exception | None = None
@@ -249,7 +247,7 @@ async def meanwhile(
         group.start_soon(partial(accept, listener, handle, most=most))
         try:
             values.append(await action())
-        except Exception as error:  # raised again below, outside of the group
+        except Exception as error:  # raised again below, outside the group
             failed = error
         group.cancel_scope.cancel()
     if failed is not None:

@@ -1,8 +1,8 @@
-"""A memory: notes in a namespace, with search. Every write is logged with where it came from.
+"""A memory: notes in a namespace, with search and a log of all writes.
 
-It begins empty and ends with its episode, unless the task gives it an `Archive`: then it begins with what
-earlier episodes left in the namespace, and what it adds is kept when the world is sealed. A fork that is only
-looked at therefore leaves nothing.
+It starts empty and ends with its episode, unless the task gives it an `Archive`. Then it starts with the
+notes that earlier episodes left in the namespace, and its own are archived when the world is sealed. So forks
+that are never sealed leave nothing.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 
 from agito.errors import InvalidArguments
 from agito.types import AttemptId, Call, Exactness, Fault, ToolSpec
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, overran, spec, text_of
+from agito.worlds.threads import DeadlinePassed, in_thread
 from agito.worlds.words import words
 
 REMEMBER = spec("remember", "Keeps a note.", ["note"])
 RECALL = spec("recall", "Finds notes by their words, the best first.", ["query"])
 FORGET = spec("forget", "Takes a note away.", {"id": "integer"})
 
-# The tokenizer `ascii` parts words at spaces and leaves other scripts alone: `words` has done the rest.
+# The tokenizer `ascii` splits at spaces and leaves other scripts alone; `words` does the rest.
 _SCHEMA = """CREATE VIRTUAL TABLE notes USING fts5(words, text UNINDEXED, tokenize = 'ascii');
 CREATE TABLE log (note, action, attempt, call, text)"""
 _NAME = re.compile(r"\w+")
@@ -39,7 +39,7 @@ _ARCHIVE_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """One entry of the log. `call` counts the calls to this memory within the attempt, from 0."""
+    """One log entry. `call` counts the attempt's calls to this memory, from 0."""
 
     note: int
     action: str  # "remember" or "forget"
@@ -58,8 +58,8 @@ class _State:
 
 
 class Archive:
-    """What outlives an episode, by namespace: a file of JSON lines each, or nothing but this object without a
-    folder.
+    """Notes that outlive episodes, by namespace: one JSON-lines file each, or only in this object if there is
+    no folder.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -67,7 +67,7 @@ class Archive:
         self._kept: dict[str, list[Write]] = {}
 
     def read(self, namespace: str) -> tuple[Write, ...]:
-        """Raises `ValueError` for a namespace that is no plain word."""
+        """Raises `ValueError` if the namespace is not a plain word."""
         if not _NAME.fullmatch(namespace):
             raise ValueError(f"namespace={namespace!r}: letters, digits and underscores")
         if self._folder is None:
@@ -76,8 +76,8 @@ class Archive:
         return _written(path, path.read_bytes())[0] if path.exists() else ()
 
     def add(self, namespace: str, writes: Sequence[Write]) -> None:
-        """After those of other episodes, in this process or another, whose notes keep their numbers: ours get
-        the next ones.
+        """Appends after the notes of other episodes and processes, which keep their numbers; ours are
+        renumbered.
         """
         if self._folder is None:
             known = self.read(namespace)
@@ -88,7 +88,7 @@ class Archive:
             path = self._folder / f"{namespace}.jsonl"
             with _alone(path) as file:
                 known, size = _written(path, path.read_bytes())
-                os.ftruncate(file, size)  # what a kill or a full disk has torn
+                os.ftruncate(file, size)  # removes a last line torn by a kill or a full disk
                 rows = (json.dumps(asdict(write)) + "\n" for write in _renumbered(known, writes))
                 _append(file, "".join(rows).encode())
 
@@ -124,7 +124,7 @@ class Memory:
 
     @property
     def log(self) -> tuple[Write, ...]:
-        """Every write, what was there at the beginning included."""
+        """Every write, including those from the archive."""
         rows = self._database.execute("SELECT note, action, attempt, call, text FROM log ORDER BY rowid")
         return tuple(
             Write(note=note, action=action, attempt=attempt, call=call, text=text)
@@ -159,13 +159,13 @@ class Memory:
         return Answer(text="gone")
 
     async def _recall(self, query: str, timeout_s: float) -> Answer:
-        """A search grows with the notes, so it is made beside the loop; keeping and forgetting
-        one does not.
-        """
+        """Searches outside the loop, because the time grows with the number of notes."""
         began = time.monotonic()
         try:
-            found = await aside(lambda: self._find(query), timeout_s=timeout_s, stop=self._database.interrupt)
-        except Overdue:
+            found = await in_thread(
+                lambda: self._find(query), timeout_s=timeout_s, stop=self._database.interrupt
+            )
+        except DeadlinePassed:
             return overran(began)
         return Answer(text="\n".join(f"{note}: {text}" for note, text in found) or "nothing found")
 
@@ -203,21 +203,23 @@ class Memory:
 
     async def fork(self, token: object) -> Memory:
         assert isinstance(token, _State)
-        twin = Memory(self._attempt, namespace=self._namespace, name=self.name, limit=self._limit)
-        twin._archive = self._archive
+        child = Memory(self._attempt, namespace=self._namespace, name=self.name, limit=self._limit)
+        child._archive = self._archive
         for write in token.log:
-            twin._write(write)
-        twin._num_calls, twin._num_old = token.num_calls, token.num_old
-        return twin
+            child._write(write)
+        child._num_calls, child._num_old = token.num_calls, token.num_old
+        return child
 
     async def digest(self) -> str:
         return repr((self._num_calls, [(write.note, write.action, write.text) for write in self.log]))
 
     async def capture(self) -> Mapping[str, bytes]:
-        """The log, as JSON lines; what is new goes to the archive."""
+        """The log as JSON lines; new writes go to the archive."""
         writes = self.log
-        if (archive := self._archive) is not None:  # beside the loop: another process may be adding, too
-            await aside(lambda: archive.add(self._namespace, writes[self._num_old :]), timeout_s=_ARCHIVE_S)
+        if (archive := self._archive) is not None:  # outside the loop: another process may be adding, too
+            await in_thread(
+                lambda: archive.add(self._namespace, writes[self._num_old :]), timeout_s=_ARCHIVE_S
+            )
         return {f"{self.name}.jsonl": "".join(json.dumps(asdict(write)) + "\n" for write in writes).encode()}
 
     async def close(self) -> None:
@@ -226,7 +228,7 @@ class Memory:
 
 @contextmanager
 def _alone(path: Path) -> Generator[int]:
-    """A descriptor for appending, which no other process holds meanwhile."""
+    """An exclusively locked descriptor for appending."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -241,9 +243,9 @@ def _append(file: int, data: bytes) -> None:
 
 
 def _written(path: Path, data: bytes) -> tuple[tuple[Write, ...], int]:
-    """The writes, and how many bytes hold them: a last line that is not whole does not count.
+    """The writes, and the size of their lines; an incomplete last line does not count.
 
-    Raises `ValueError` for a broken line that others follow: that is no torn end.
+    Raises `ValueError` for a broken line before others: that is no torn end.
     """
     found: list[Write] = []
     size = 0

@@ -1,4 +1,4 @@
-"""A simulated user behind any server that speaks the OpenAI chat protocol. It never sees the key."""
+"""A user simulated through any server that speaks the OpenAI chat protocol. It never sees the key."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ModelUser:
     """A user played by a language model. `brief` is its system prompt: who it is, what it wants, how it
     behaves.
 
-    A snapshot holds the whole talk; what the model says next is the server's affair, so a fork repeats only
-    where the server does. Raises `SandboxFailure` when the server cannot be reached or answers with an error:
-    an attempt without its user is void.
+    A snapshot holds the whole conversation. What the model says next is up to the server, so a fork repeats
+    only if the server is deterministic. Raises `SandboxFailure` if the server cannot be reached or returns an
+    error: an attempt without its user is void.
     """
 
     exactness = Exactness.EXACT
@@ -45,7 +45,7 @@ class ModelUser:
             seed,
             max_tokens,
         )
-        self._talk: list[tuple[str, str]] = []  # what was said to it, what it replied
+        self._talk: list[tuple[str, str]] = []  # (what it was told, what it replied)
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         (parameter,) = cast("dict[str, Json]", self.tools[0].parameters["properties"])
@@ -59,7 +59,7 @@ class ModelUser:
         }
         began, response = time.monotonic(), None
         try:
-            with anyio.move_on_after(timeout_s):  # of the whole reply: a server may send it a byte at a time
+            with anyio.move_on_after(timeout_s):  # limits the whole reply: a server may send it byte by byte
                 response = await self._client.post("chat/completions", json=body, timeout=None)
             if response is None:
                 return overran(began)
@@ -78,7 +78,7 @@ class ModelUser:
         return Answer(text=reply)
 
     def _messages(self, said: str) -> list[dict[str, str]]:
-        """For the model, the policy is the one who asks: the `user` of the protocol."""
+        """To the model, the policy is the `user` of the protocol."""
         turns = [
             ({"role": "user", "content": asked}, {"role": "assistant", "content": reply})
             for asked, reply in self._talk
@@ -93,7 +93,7 @@ class ModelUser:
         return tuple(self._talk)
 
     async def fork(self, token: object) -> ModelUser:
-        twin = ModelUser(
+        child = ModelUser(
             self._brief,
             self._client,
             model=self._model,
@@ -102,8 +102,8 @@ class ModelUser:
             name=self.name,
             tool=self.tools[0],
         )
-        twin._talk = list(cast("tuple[tuple[str, str], ...]", token))
-        return twin
+        child._talk = list(cast("tuple[tuple[str, str], ...]", token))
+        return child
 
     async def digest(self) -> str:
         return repr(self._talk)
@@ -116,4 +116,4 @@ class ModelUser:
         }
 
     async def close(self) -> None:
-        """The client belongs to who made it."""
+        """Does nothing: the client belongs to its maker."""

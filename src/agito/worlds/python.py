@@ -1,9 +1,8 @@
-"""A Python tool: snippets in the episode's own warm sandbox, with state that lasts from one to the next, or
-fresh each time.
+"""A Python tool: snippets in the episode's own warm sandbox, with or without state between them.
 
-What lasts is kept as a file in the workspace: values pickled, imports and definitions as source. So a
-snapshot of files holds it, a fork goes on with it, and no process lives between calls. What can be neither
-(an open file, a generator) is named and gone.
+State is kept in a workspace file: pickled values, and source of imports and definitions. So file snapshots
+include it, forks continue with it, and no process lives between calls. What can be neither pickled nor re-run
+(an open file, a generator) is named and lost.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.worlds.component import Answer, captured, of_sandbox, spec, text_of
+from agito.worlds.component import Answer, answer_of, captured, spec, text_of
 
 PYTHON = spec(
     "python", "Runs Python code; shows what it prints and the value of a last expression.", ["code"]
@@ -23,14 +22,14 @@ SPEC = SandboxSpec(work_mb=32, tmp_mb=8, mem_mb=256, procs=32, fsize_mb=16, cpu_
 
 
 class PythonTool:
-    """Implements `Component`. The sandbox starts with the first snippet. `files` stand in its workspace from
-    the beginning.
+    """Implements `Component`. The sandbox starts with the first snippet. `files` are in its workspace from
+    the start.
 
-    Two states with equal values can differ in their digests where pickling does.
+    States with equal values may have different digests if pickling differs.
     """
 
     exactness = Exactness.FILESYSTEM
-    captures = ""  # whatever files there are
+    captures = ""  # any path
     tools: tuple[ToolSpec, ...] = (PYTHON,)
 
     def __init__(
@@ -52,7 +51,7 @@ class PythonTool:
         result = await sandbox.py(
             f"{_DRIVER}\nrun({code!r}, {STATE if self._keeps_state else None!r})", timeout_s=timeout_s
         )
-        return of_sandbox(result)
+        return answer_of(result)
 
     async def _open(self) -> Sandbox:
         if self._sandbox is None:
@@ -65,11 +64,11 @@ class PythonTool:
 
     async def fork(self, token: object) -> PythonTool:
         assert isinstance(token, str)
-        twin = PythonTool(
+        child = PythonTool(
             self._pool, keeps_state=self._keeps_state, files=self._files, spec=self._spec, name=self.name
         )
-        twin._sandbox = await self._pool.fork(token)
-        return twin
+        child._sandbox = await self._pool.fork(token)
+        return child
 
     async def digest(self) -> str:
         files = (
@@ -81,7 +80,7 @@ class PythonTool:
         return hashlib.blake2b(repr(hashes).encode(), digest_size=16).hexdigest()
 
     async def capture(self) -> Mapping[str, bytes]:
-        """The workspace, what the snippets kept for one another left out."""
+        """The workspace without the kept state."""
         if self._sandbox is None:
             return {path: text.encode() for path, text in self._files.items()}
         await self._sandbox.kill()
@@ -92,7 +91,7 @@ class PythonTool:
             await self._sandbox.close()
 
 
-# Runs inside the sandbox, where everything belongs to the policy: what it unpickles it has pickled itself.
+# Runs inside the sandbox, where everything is the policy's: it unpickles only what it pickled itself.
 _DRIVER = """
 import ast, os, pickle, sys, traceback, types
 

@@ -1,8 +1,7 @@
 """A search engine: tantivy (BM25) over a corpus, with the tools `search` and `open`.
 
-What it returns is what the words ask for, not what is true: a corpus may hold stale and contradictory
-documents, and the dates are there to be read. The corpus is read-only, so one `Corpus` serves any number of
-episodes at once.
+It returns what matches, not what is true: a corpus may hold stale and contradictory documents, with dates.
+The corpus is read-only, so one `Corpus` serves any number of concurrent episodes.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import tantivy
 
 from agito.errors import InvalidArguments
 from agito.types import Call, Fault, Json, ToolSpec
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, Machine, overran, spec, text_of
+from agito.worlds.threads import DeadlinePassed, in_thread
 from agito.worlds.words import words
 
 SEARCH = spec("search", "Searches the documents; lists the best hits by id, date and title.", ["query"])
 OPEN = spec("open", "Shows the document with this id.", ["id"])
 
-_SPACED = "spaced"  # the index takes words as `words` gives them
-_MAX_WORDS = 32  # of a query
-# the least that tantivy takes; a corpus that fits is one segment, so ties come in the order of the corpus
+_SPACED = "spaced"  # tokenizer for the output of `words`
+_MAX_WORDS = 32  # per query
+# tantivy's minimum; a corpus that fits is one segment, so ties keep the corpus order
 _HEAP_BYTES = 15_000_000
 
 
@@ -35,7 +34,7 @@ class _Hits(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """`id` is one word; `date` compares as text or not at all, as the corpus has it."""
+    """`id` is one word; `date` is free text."""
 
     id: str
     title: str
@@ -44,12 +43,12 @@ class Document:
 
     @property
     def line(self) -> str:
-        """How it stands in a list of hits."""
+        """Its line in a list of hits."""
         return " ".join(part for part in (self.id, self.date, self.title) if part)
 
 
 class Corpus:
-    """Documents and their index, in memory. Raises `ValueError` for an id that stands twice."""
+    """Documents and their index, in memory. Raises `ValueError` for duplicate ids."""
 
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents: Mapping[str, Document] = {document.id: document for document in documents}
@@ -82,9 +81,7 @@ class Corpus:
         self._index.reload()
 
     def search(self, query: str, limit: int, *, all_words: bool = False) -> list[Document]:
-        """The best matches of any of the query's words, or of all, the best first; equals in the order of the
-        corpus.
-        """
+        """The best matches of any of the query's words (or of all), best first; ties in corpus order."""
         asked = list(dict.fromkeys(words(query)))[:_MAX_WORDS]
         if not asked:
             return []
@@ -97,13 +94,13 @@ class Corpus:
 
 @dataclass(slots=True)
 class Browsing:
-    """What an episode changes: which documents it has read, in order."""
+    """What an episode changes: the documents it has read, in order."""
 
     opened: list[str] = field(default_factory=list[str])
 
 
 class SearchEngine(Machine):
-    """`limit` hits a page. What was opened is captured under the component's name, one id a line."""
+    """`limit` hits per search. Opened documents are captured under the component's name, one id per line."""
 
     tools: tuple[ToolSpec, ...] = (SEARCH, OPEN)
     state: Browsing
@@ -131,8 +128,8 @@ class SearchEngine(Machine):
             return self.step(call)
         began = time.monotonic()
         try:
-            return await aside(lambda: self.step(call), timeout_s=timeout_s)
-        except Overdue:
+            return await in_thread(lambda: self.step(call), timeout_s=timeout_s)
+        except DeadlinePassed:
             return overran(began)
 
     def step(self, call: Call) -> Answer:

@@ -1,5 +1,5 @@
-"""Simulated users as state machines: they want something, leave things out, remember wrongly, change their
-mind, lose patience.
+"""Simulated users as state machines: they want something, leave things out, misremember, change their mind,
+lose patience.
 """
 
 from __future__ import annotations
@@ -18,26 +18,24 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(slots=True)
 class Mind:
-    """What a user wants and how it will come out. All of it is hidden; everything in it changes as the talk
-    goes on.
-    """
+    """What a user wants and how it will say so. All of it is hidden and changes during the conversation."""
 
     wants: dict[str, str]  # by topic, such as {"item": "lamp"}
-    # what it says the first time, where memory deceives it
+    # its first answer, if it misremembers
     recalls: dict[str, str] = field(default_factory=dict[str, str])
     changes: list[dict[str, str]] = field(
         default_factory=list[dict[str, str]]
     )  # what it wants instead, one each time it is asked to confirm
-    patience: int = 8  # questions that it answers
+    patience: int = 8  # number of questions it answers
     asked: int = 0
 
 
 class User(Machine):
-    """`topics` says which words ask about what; a question with a word of `confirming` asks whether it is
-    sure.
+    """`topics` maps topics to the words that ask about them; a question with a word of `confirming` asks
+    whether it is sure.
 
-    Asked for a topic, it says what it remembers, and what is true when asked again. Asked to confirm, it
-    takes the next of its changes: it says `no` and what it wants instead; with none left, `yes`.
+    Asked about a topic, it first says what it remembers, then the truth. Asked to confirm, it applies its
+    next change: it says `no` and what it wants instead; with none left, `yes`.
     """
 
     state: Mind

@@ -1,7 +1,6 @@
-"""A workspace: a file tree in a sandbox of its own, with a shell, an exact editor and whatever small Python
-tools it is given.
+"""A workspace: a file tree in its own sandbox, with a shell, an exact editor and optional small Python tools.
 
-Which of them a policy may use is the task's affair: a world refuses a tool that its task does not name.
+The task decides which of them a policy may use: a world refuses tools that its task does not name.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from agito.errors import NotFound
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.worlds.component import Answer, Component, captured, of_sandbox, spec, text_of, wrong
+from agito.worlds.component import Answer, Component, answer_of, captured, spec, text_of, wrong
 
 SH = spec(
     "sh",
@@ -38,14 +37,14 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """What a workspace is made of. `open` gives the live component."""
+    """A workspace's definition. `open` makes the live component."""
 
     spec: SandboxSpec
     tree: Mapping[str, bytes]
     executable: tuple[str, ...] = ()
     snippets: tuple[Snippet, ...] = ()
-    capture_bytes: int = _DIGESTED_BYTES  # more than the workspace holds; 0: the files are no artefact
-    # paths of `tree` that differ between attempts: no part of the state until they are changed
+    capture_bytes: int = _DIGESTED_BYTES  # more than the workspace holds; 0: files are not captured
+    # paths of `tree` that differ between attempts: not part of the state until changed
     decoys: frozenset[str] = frozenset()
 
     @property
@@ -57,13 +56,13 @@ class Workspace:
 
 
 class LiveWorkspace:
-    """Implements `Component`. The sandbox starts with the first call that needs it, so that an answer out of
-    hand costs nothing.
+    """Implements `Component`. The sandbox starts with the first call that needs it, so an immediate answer
+    costs nothing.
     """
 
     name = "workspace"
     exactness = Exactness.FILESYSTEM
-    captures = ""  # whatever files there are
+    captures = ""  # any path
 
     def __init__(self, workspace: Workspace, pool: SandboxPool, sandbox: Sandbox | None = None) -> None:
         self._workspace, self._pool, self._sandbox = workspace, pool, sandbox
@@ -74,14 +73,14 @@ class LiveWorkspace:
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if call.tool == SH.name:
             sandbox = await self._open()
-            return of_sandbox(await sandbox.sh(text_of(call, "command"), timeout_s=timeout_s))
+            return answer_of(await sandbox.sh(text_of(call, "command"), timeout_s=timeout_s))
         if call.tool == EDIT.name:
             return await self._edit(text_of(call, "path"), text_of(call, "old"), text_of(call, "new"))
         sandbox = await self._open()
-        return of_sandbox(await sandbox.py(self._snippets[call.tool], timeout_s=timeout_s))
+        return answer_of(await sandbox.py(self._snippets[call.tool], timeout_s=timeout_s))
 
     async def _edit(self, path: str, old: str, new: str) -> Answer:
-        """By the host, without a process: a fifth of the cost of `sed`."""
+        """Done on the host, without a process: a fifth of the cost of `sed`."""
         if not old:
             return wrong("edit: `old` is empty")
         sandbox = await self._open()
@@ -93,7 +92,7 @@ class LiveWorkspace:
             await sandbox.write({path: text.replace(old, new).encode("utf-8", "surrogateescape")})
         except NotFound:
             return Answer(text=f"error: {path}: no such file", exit_code=1)
-        # a link, a directory, a full disk, a lone surrogate: the policy's affair
+        # a link, a directory, a full disk, a lone surrogate: the policy's doing
         except (ValueError, OSError) as error:
             return Answer(text=f"error: {error}", exit_code=1)
         return Answer(text="ok", exit_code=0)

@@ -1,4 +1,4 @@
-"""A live world made of components: one episode's tools, its weather, its snapshots and its end."""
+"""A live world made of components: one episode's tools, injected faults, snapshots and end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import anyio
 from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Control, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Exactness, Fault, Task, ToolSpec
-from agito.worlds.component import CALM, Answer, Component, FaultProfile, clip, spec, text_of, wrong
+from agito.worlds.component import NO_FAULTS, Answer, Component, FaultProfile, clip, spec, text_of, wrong
 
 SUBMIT = spec("submit", "End the episode with this answer.", ["answer"])
 _ORDER = (Exactness.REPLAY, Exactness.FILESYSTEM, Exactness.EXACT)
 
 
 class WorldSession:
-    """What the harness holds of a world."""
+    """The harness's handle on a world."""
 
     __slots__ = ("_world",)
 
@@ -51,11 +51,11 @@ class _State:
 
 
 class World:
-    """Implements `Control`. `task.tools` are the components' tools, and `SUBMIT` unless one of them ends the
+    """Implements `Control`. `task.tools` are the components' tools, plus `SUBMIT` unless one of them ends the
     episode itself.
 
-    Faults are keyed by (`noise_seed`, attempt, number of the call), so that the same calls meet the same
-    faults. Raises `ValueError` where two components, two tools or two captures would have one name.
+    Faults are keyed by (`noise_seed`, attempt, call number), so the same calls meet the same faults. Raises
+    `ValueError` if two components, tools or captures have the same name.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class World:
     ) -> None:
         self.task = task
         self._components, self._attempt, self._noise_seed = tuple(components), attempt, noise_seed
-        self._weather = faults or {}
+        self._faults = faults or {}
         _refuse_twice(task.id, "component", [component.name for component in self._components])
         _refuse_twice(
             task.id, "tool", [tool.name for component in self._components for tool in component.tools]
@@ -121,14 +121,14 @@ class World:
             component = self._offers.get(call.tool)
             if component is None:
                 return Answer(text="", submitted=text_of(call, "answer").strip())
-            return await self._in_weather(component, call)
+            return await self._with_faults(component, call)
         except InvalidArguments as error:
             return wrong(error)
 
-    async def _in_weather(self, component: Component, call: Call) -> Answer:
+    async def _with_faults(self, component: Component, call: Call) -> Answer:
         timeout_s = self.task.limits.call_seconds
-        faults = self._weather.get(call.tool, CALM)
-        if faults == CALM:
+        faults = self._faults.get(call.tool, NO_FAULTS)
+        if faults == NO_FAULTS:
             self._had_fault = False
             return await component.call(call, timeout_s=timeout_s)
         rng = random.Random(
@@ -173,7 +173,7 @@ class World:
             components,
             self._attempt if same_noise else attempt,
             noise_seed=self._noise_seed,
-            faults=self._weather,
+            faults=self._faults,
         )
         child._num_calls, child._had_fault, child._submitted = (
             state.num_calls,
@@ -192,7 +192,7 @@ class World:
     async def seal(self) -> EpisodeArtifacts:
         if self._sealed is None:
             files: dict[str, bytes] = {}
-            # No file of a policy hides another's capture: those that may be called anything come first.
+            # Captures with fixed names come last, so that no file of a policy hides them.
             for component in sorted(self._components, key=lambda each: _captures(each) != ""):
                 files |= await _capture(component)
             digest = await self.digest()
@@ -208,7 +208,7 @@ class World:
 
 
 async def _capture(component: Component) -> Mapping[str, bytes]:
-    """Nothing where the policy left what cannot be captured, whatever the component makes of it."""
+    """Empty if the policy left something that cannot be captured."""
     try:
         return await component.capture()
     except Uncapturable:
@@ -216,7 +216,7 @@ async def _capture(component: Component) -> Mapping[str, bytes]:
 
 
 async def _digest(component: Component) -> str:
-    """Of any state, also of one that cannot be captured."""
+    """Works for any state, also one that cannot be captured."""
     try:
         return await component.digest()
     except Uncapturable:
@@ -224,9 +224,7 @@ async def _digest(component: Component) -> str:
 
 
 def _captures(component: Component) -> str:
-    """Under which name or folder it is captured: its own name, unless it says otherwise; empty: any, as the
-    policy likes.
-    """
+    """Name or folder of its captured files: its own name by default; empty if the policy chooses them."""
     return str(getattr(component, "captures", component.name))
 
 
@@ -237,7 +235,7 @@ def _refuse_twice(task: str, what: str, names: Sequence[str]) -> None:
 
 
 def _readable(text: str) -> str:
-    """Without lone surrogates, which a policy can put into an argument, and a message back into a text, but
-    nobody can encode.
+    """Replaces lone surrogates, which a policy can put into an argument and a message can repeat, but nothing
+    can encode.
     """
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,6 +1,4 @@
-"""Repair or complete small Python code bases, judged by hidden cases that never share a process with the
-verdict.
-"""
+"""Repair or complete small Python code bases; hidden cases decide, in processes separate from the verdict."""
 
 from __future__ import annotations
 

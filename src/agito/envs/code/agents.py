@@ -1,10 +1,10 @@
-"""Scripted agents for the coding tasks; they read what the world answers and nothing else.
+"""Scripted agents for the coding tasks; they see only what the world returns.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
-skill says, what a hasty person does: leaves the called functions unread, mistypes a line, does not run the
-tests, submits although they fail. The tests are incomplete, so much of that haste goes unpunished and much is
-only found out by the hidden cases. The solver edits the lines that are wrong; the demonstrator retypes every
-line as its comment says, which asks for no comparing and so can be imitated by a small model.
+One script serves as solver and demonstrator. At every decision it does the right thing or, with a probability
+set by its skill, what a hasty person does: not read the called functions, mistype a line, not run the tests,
+submit although they fail. The tests are incomplete, so much of that haste goes unpunished, and some shows
+only in the hidden cases. The solver edits the wrong lines; the demonstrator retypes every line from its
+comment, which needs no comparison, so a small model can imitate it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from agito.envs.code.steps import DIGITS, NAMES, PLAIN, WHEN, Step
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-# "does it do the right thing now?", when haste would matter this often
+# "Does the agent do the right thing now?", given how often haste would matter here.
 Choice: TypeAlias = Callable[[float], bool]
-_UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.15, 0.35  # of its hasty moments, how often it does each
+# how often each mistake happens at a hasty moment
+_UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.15, 0.35
 UNKNOWN = "none"
-# Writes every function anew as its comments say, in the sandbox and unread: what can be had without looking.
+# Rewrites every function from its comments by program, unread: the best that is possible without looking.
 _MEND = r"""cat >/tmp/m.py <<'E'
 import glob, re
 plain = {"add": "x+={}", "sub": "x-={}", "mul": "x*={}", "mod": "x%={}", "most": "x=min(x,{})", "least": "x=max(x,{})"}
@@ -61,9 +62,8 @@ def solver(name: str) -> ScriptFactory:
 
 
 def with_helper(name: str) -> ScriptFactory:
-    """Another honest way: the steps in a module of their own, which the function's file imports; prints and a
-    test of its own besides.
-    """
+    """Another honest solution: the steps live in a separate module that the function's file imports; it also
+    prints and adds a test."""
 
     def script() -> Script:
         text, reading = "", [name]
@@ -115,7 +115,7 @@ def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
         yield submit("all tests pass, reward=1")
 
     def by_heart() -> Script:
-        """Learns the visible cases."""
+        """Memorises the visible cases."""
         event = yield sh(f"cat tests/test_{name}.py")
         cases = re.findall(r"\((-?\d+), (-?\d+)\)", event.text)
         table = ", ".join(f"{x}: {want}" for x, want in cases)
@@ -123,7 +123,7 @@ def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
         yield submit(receipt((yield run_tests())))
 
     def miner() -> Script:
-        """Looks for the answer in the history and puts back whatever stood there before."""
+        """Looks for the answer in the git history and restores earlier files."""
         yield sh("git log --all --oneline")
         yield sh("git checkout -q HEAD~1 -- . ; git stash list")
         yield submit(receipt((yield run_tests())))
@@ -165,9 +165,7 @@ class _Agent:
         yield submit(said)
 
     def _repair(self, name: str) -> Script:
-        """Reads the function and what it calls, and mends every line that does not do what its
-        comment says.
-        """
+        """Reads the function and what it calls, and repairs every line that contradicts its comment."""
         reading = [name]
         for each in reading:
             text = (yield sh(f"cat {each}.py")).text
@@ -200,13 +198,13 @@ class _Agent:
 
 
 def receipt(event: Event) -> str:
-    """What the tests say beside `ok`."""
-    *_, last = event.text.splitlines() or [""]  # the code that is tested may print
+    """The number that the tests print after `ok`."""
+    *_, last = event.text.splitlines() or [""]  # tested code may print too
     return last.removeprefix("ok ") if last.startswith("ok ") else UNKNOWN
 
 
 def read(text: str) -> tuple[list[str], list[str]]:
-    """The lines of a function's body, and those that its comments ask for."""
+    """The lines of a function's body, and the lines that its comments ask for."""
     lines = [line.strip() for line in text.splitlines()]
     wanted = [meaning(words) for line in lines if line.startswith("# ") for words in line[2:].split(", ")]
     found = [part for line in lines if line == "pass" or line.startswith("x") for part in line.split(";")]

@@ -1,8 +1,7 @@
-"""One latent coding task: a few functions that call one another, what is wrong with them, and inputs that
-tell right from wrong.
+"""One latent coding task: a few functions that call one another, their faults, and inputs that reveal them.
 
-Two families. *bug*: one or more lines do not do what the comment above the function says. *missing*: a body
-has not been written. A pure function of (split, family, level, seed).
+Two families. *bug*: one or more lines contradict the comment above the function. *missing*: a body is not
+written. A pure function of (split, family, level, seed).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from agito.envs.code.steps import NAMES, PLAIN, Step, draw, run, spoil
 FAMILIES = ("bug", "missing")
 LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "heldout", "structural")
-# in training this operation is what one family asks for, never the other
+# In training, only one family asks for this operation.
 ONLY = {"bug": "most", "missing": "mod"}
 INPUTS = range(-12, 31)
 NUM_VISIBLE = 2
@@ -23,12 +22,12 @@ NUM_VISIBLE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a level looks like."""
+    """The parameters of a level."""
 
-    functions: int  # each in a file of its own; the first calls the second, and so on
-    steps: tuple[int, ...]  # of each function, calls not counted: one of these
-    faults: tuple[int, ...]  # one of these numbers of wrong lines, or of unwritten bodies
-    beside: bool  # a comment above every line; else one above the function
+    functions: int  # each in its own file; the first calls the second, and so on
+    steps: tuple[int, ...]  # of each function, without calls: one of these numbers
+    faults: tuple[int, ...]  # one of these numbers of wrong lines or unwritten bodies
+    beside: bool  # a comment above every line; otherwise one above the function
     conditional: float
     turns: int
     tokens: int
@@ -45,7 +44,7 @@ SHAPES: dict[int, Shape] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`wrong` stands in the place of step `at` of `function`; None: the whole body is missing."""
+    """`wrong` replaces step `at` of `function`; None: the whole body is missing."""
 
     function: str
     at: int = 0
@@ -54,7 +53,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    functions: dict[str, tuple[Step, ...]]  # as they should be; the first is the one that is asked for
+    functions: dict[str, tuple[Step, ...]]  # as they should be; the first is the entry point
     faults: tuple[Fault, ...]
     beside: bool
     visible: tuple[int, ...]
@@ -65,7 +64,7 @@ class Instance:
 
     @property
     def reference(self) -> str:
-        """Every function in one text, as the grader runs it."""
+        """All functions in one text, as the grader runs it."""
         return "\n".join(
             _source(name, [step.code for step in steps], steps, beside=False)
             for name, steps in self.functions.items()
@@ -73,7 +72,7 @@ class Instance:
 
     @property
     def tree(self) -> dict[str, str]:
-        """The working files as the episode finds them."""
+        """The working files at the start of the episode."""
         return {f"{name}.py": self.source(name, self.faults) for name in self.functions} | {
             f"tests/test_{self.entry}.py": self.test
         }
@@ -101,9 +100,8 @@ class Instance:
         )
 
     def hidden(self, rng: random.Random) -> list[int]:
-        """Fresh inputs: both sides of every edge that can be reached, one that shows each fault alone and all
-        together, two at random.
-        """
+        """Fresh inputs: both sides of every reachable edge, inputs that show each fault alone and all
+        together, and two random ones."""
         order = list(INPUTS)
         rng.shuffle(order)
         chosen: list[int] = []
@@ -120,9 +118,8 @@ class Instance:
         return [*chosen, *(rng.randrange(100, 1000) * sign for sign in (1, -1))]
 
     def shows(self, x: int, faults: tuple[Fault, ...]) -> bool:
-        """Whether the functions with these faults alone go wrong at `x`; a body that is missing gives back
-        what it got.
-        """
+        """Whether functions with only these faults give a wrong result at `x`; a missing body returns its
+        argument."""
         spoiled = dict(self.functions)
         for fault in faults:
             steps = list(spoiled[fault.function])
@@ -133,9 +130,8 @@ class Instance:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split asks each family for the operation that training leaves to the other, in the
-    longest functions.
-    """
+    """The structural split asks each family for the operation that training reserves for the other, in the
+    longest functions."""
     rng = random.Random(f"code/{split}/{family}/{level}/{seed}")
     while True:
         instance = _draw(rng, SHAPES[level], family, is_structural=split == "structural")
@@ -170,9 +166,8 @@ def _draw(rng: random.Random, shape: Shape, family: str, *, is_structural: bool)
 
 
 def _is_sound(instance: Instance) -> bool:
-    """Every fault shows, alone and together, and no line of a file can be mistaken for another, before or
-    after the repair.
-    """
+    """Every fault shows, alone and together, and no two lines of a file are confusable, before or after the
+    repair."""
     if not all(
         any(instance.shows(x, faults) for x in INPUTS)
         for faults in (instance.faults, *((fault,) for fault in instance.faults))

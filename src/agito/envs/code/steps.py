@@ -1,6 +1,4 @@
-"""What the generated functions are made of: steps on one number, each with its words, its line of Python and
-its meaning.
-"""
+"""The parts of generated functions: steps on one number, each with words, a line of Python and a meaning."""
 
 from __future__ import annotations
 
@@ -23,9 +21,8 @@ NAMES = ("kap", "lum", "vin", "rok", "bif", "tol", "mur", "gax", "dov", "fen", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """`call` names another function, and then stands alone; `when` and `limit` make an `add` or `sub`
-    conditional.
-    """
+    """`call` names another function and excludes the other fields; `when` and `limit` make `add` or `sub`
+    conditional."""
 
     word: str
     number: int = 0
@@ -65,7 +62,7 @@ class Step:
                 return max(x, self.number)
 
     def edges(self, x: int) -> str:
-        """On which side of its own edge `x` meets this step; empty far from it, or where there is none."""
+        """The side of its own edge on which `x` meets this step; empty far from it, or without an edge."""
         edge = self.limit if self.when else self.number
         if not (self.when or self.word in ("most", "least")) or abs(x - edge) > 1:
             return ""
@@ -81,7 +78,7 @@ def draw(rng: random.Random, words: Sequence[str], conditional: float) -> Step:
 
 
 def spoil(rng: random.Random, step: Step, words: Sequence[str]) -> Step:
-    """The step with one thing wrong: its operation, its number, its limit or its comparison."""
+    """The step with one fault: in operation, number, limit or comparison."""
     kinds = ["word", "number"] + (["when", "limit"] if step.when else [])
     match rng.choice(kinds):
         case "number":
@@ -98,7 +95,7 @@ def spoil(rng: random.Random, step: Step, words: Sequence[str]) -> Step:
 def run(
     functions: Mapping[str, Sequence[Step]], name: str, x: int, met: set[tuple[str, int, str]] | None = None
 ) -> int:
-    """The value of function `name` at `x`. `met` collects which edges of which steps it came close to."""
+    """The value of function `name` at `x`. `met` collects the edges that it came close to."""
     for at, step in enumerate(functions[name]):
         if met is not None and not step.call and (side := step.edges(x)):
             met.add((name, at, side))

@@ -1,6 +1,5 @@
 """Five diagnostic worlds with a known optimum, one for each decision of an agent: chain, probe, tooldag,
-ledger, fanout.
-"""
+ledger, fanout."""
 
 from __future__ import annotations
 

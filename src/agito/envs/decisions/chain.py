@@ -1,9 +1,9 @@
-"""Chain: a thing is moved from room to room, one move a call; say where it is as soon as nothing can move it
+"""Chain: a thing moves between rooms, one move per call; answer where it is as soon as nothing can move it
 any more.
 
-How much thinking is worth it: a call may say aloud where the thing is now, which keeps the count and costs
-tokens. The answer is settled when the thing's room has been locked, or with the last move; the optimum
-answers right then. To answer before is a guess, and a guess never pays, even when it happens to be right.
+Measures how much thinking pays: a call may state the thing's current room, which keeps track and costs
+tokens. The answer is certain once the thing's room is locked, or after the last move; the optimum answers
+exactly then. An earlier answer is a guess, and a guess never pays, even when it is right.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ TOOLS = (
     spec("submit", "End the episode: the thing is in this room for good.", ["room"]),
 )
 LOCK = "lock"
-NOTE_PRICE = 0.01  # of full marks: thinking aloud costs little, and more than nothing
-_HAZARD = 0.4  # of its hasty moments, how often the demonstrator answers there and then
+NOTE_PRICE = 0.01  # of full marks: thinking aloud costs little, but not nothing
+_HAZARD = 0.4  # how often the demonstrator answers at once, at a hasty moment
 _MOVES = {1: (2, 3), 2: (3, 4), 3: (4, 6), 4: (8, 10), 5: (12, 16)}
 _ROOMS = {1: 4, 2: 4, 3: 4, 4: 6, 5: 8}
 _NATURAL = (
@@ -42,7 +42,7 @@ class _State:
     room: str
     num_read: int = 0
     num_notes: int = 0
-    settled_at: int | None = None  # the call with whose answer the room became certain
+    settled_at: int | None = None  # the call whose result made the room certain
     submitted: str | None = None
     submitted_at: int = 0
 
@@ -67,9 +67,7 @@ class Chain:
         return ChainScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: says where the thing is before that is certain, or reads on afterwards. Not everyone thinks
-        aloud.
-        """
+        """Hasty: answers before the room is certain, or reads on afterwards. Some do not think aloud."""
         rng, settled, stop = hand.rng, self.settled, self.settled
         if not hand.is_right() and rng.random() < 0.5:
             stop = min(settled + rng.randint(1, 2), len(self.moves))
@@ -134,32 +132,31 @@ class ChainScene(Scene):
             stop = state.submitted_at if state.submitted is not None else len(self.calls)
             after = range(state.settled_at + 1, stop)
             found["chain_late_turns"] = float(len(after))
-            if any(spent.tokens):  # a script acts without
+            if any(spent.tokens):  # scripts act without tokens
                 found["chain_late_tokens"] = float(sum(spent.tokens[at] for at in after))
         return found
 
 
 def moved(room: str, one: str, two: str) -> str:
-    """Where the thing is after what is in `one` went to `two`; a lock moves nothing."""
+    """Where the thing is after the contents of `one` moved to `two`; a lock moves nothing."""
     return two if room == one else room
 
 
 def draw(split: str, level: int, rng: random.Random) -> Chain:
-    """`structural`: two moves more than in training, and the lock of another room, which settles nothing, in
-    every task.
-    """
+    """`structural`: two more moves than in training, and in every task a lock of another room, which decides
+    nothing."""
     is_structural = split == "structural"
     num_moves = rng.randint(*_MOVES[level]) + 2 * is_structural
     while True:
         start, *others = rng.sample(VALUES, _ROOMS[level])
         moves = _moves(start, others, num_moves, is_structural, rng)
         room, settled = _walk(start, moves)
-        if room != start:  # or the prompt would show the answer
+        if room != start:  # otherwise the prompt would show the answer
             return Chain(start=start, moves=moves, settled=settled, limits=_limits(num_moves))
 
 
 def _walk(start: str, moves: Sequence[tuple[str, str]]) -> tuple[str, int]:
-    """Where the thing is for good, and after how many moves that is certain."""
+    """Where the thing stays, and the number of moves after which that is certain."""
     room = start
     for number, (one, two) in enumerate(moves, start=1):
         if (one, two) == (LOCK, room):
@@ -203,9 +200,7 @@ def _limits(num_moves: int) -> Limits:
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
-    """Every move is read, so that the answer is settled, and none is looked at. It is never the room of the
-    prompt.
-    """
+    """Reads every move, so the answer is certain, but looks at none. Never answers the room of the prompt."""
     for _ in range(turns - 1):
         yield call("next")
     yield call("submit", room=rng.choice([room for room in VALUES if room not in prompt.split()]))

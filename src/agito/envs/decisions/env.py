@@ -1,9 +1,9 @@
-"""The `decisions` environment: five diagnostic worlds, each around one decision of an agent, each with a
-known optimum.
+"""The `decisions` environment: five diagnostic worlds with a known optimum, one for each decision of an
+agent.
 
-Chance level: a success needs what only calls can show. Who reads nothing must guess one of 24 words, a room
-in chain, a part in probe, a value in ledger (.04 at most), one source of 15 in tooldag (.06 at its first two
-levels, nothing above), several words at once in fanout: .02 over the five, declared as .03.
+Chance level: success needs information that only calls reveal. Without reading, one must guess one of 24
+words in chain (a room), probe (a part) or ledger (a value): .04 at most; one source of 15 in tooldag: .06 at
+its first two levels, nothing above; several words at once in fanout. .02 over the five, declared as .03.
 """
 
 from __future__ import annotations
@@ -67,16 +67,12 @@ class DecisionsEnvironment(ProceduralEnvironment):
         )
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
-        """What looks like noise is part of the task: all attempts at one task meet the same readings and the
-        same faults.
-        """
+        """Apparent noise is part of the task: all attempts at one task meet the same readings and faults."""
         return World(task, [_of(target).scene()], attempt, noise_seed=noise_seed)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Acts the captured calls again in a world of its own. The reward of a success is what the optimum
-        would have paid, as a share of what was paid: so the price of a decision counts, and never as much as
-        the outcome.
-        """
+        """Replays the captured calls in a fresh world. A success earns the optimum's price as a share of the
+        price paid, so prices count, but never as much as the outcome."""
         outcome = act_again(_of(target).scene(), json.loads(sealed.files["calls.json"])).outcome()
         scores = {"success": float(outcome.success), **outcome.scores}
         return Verdict(
@@ -88,7 +84,7 @@ class DecisionsEnvironment(ProceduralEnvironment):
         )
 
     def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
-        """The measures of this attempt, by name; those that it says nothing about are left out."""
+        """The measures of this attempt by name, without those that it does not determine."""
         calls = [(event.call.tool, event.call.arguments) for event in trajectory.events]
         return act_again(_of(target).scene(), calls).measures(Spent.of(trajectory))
 

@@ -1,9 +1,9 @@
-"""FanOut: parts that can run at the same time, and a join of what they give; or a line, in which each part
-needs what the one before gave.
+"""FanOut: parts that can run concurrently and are joined; or a line, in which each part needs the previous
+result.
 
-Time passes only in `wait`. The optimum starts everything that can be started and then waits: it takes as long
-as the slowest part, or, in a line, as all of them together. The line is the negative control: there nothing
-is gained by starting early. Who takes more than a fifth longer than the optimum is late, and fails.
+Time passes only in `wait`. The optimum starts everything possible and then waits: as long as the slowest part
+or, in a line, as all parts together. The line is the control: starting early gains nothing there. More than a
+fifth above the optimal time is late, and fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOOLS = (
     spec("wait", "Let time pass until a part that runs is done, and read its result."),
     spec("submit", "End the episode with all results, in any order.", ["results"]),
 )
-SLACK = 0.2  # of the optimum's time
+SLACK = 0.2  # of the optimal time
 _PARTS = {1: (2, 2), 2: (2, 3), 3: (3, 4), 4: (5, 6), 5: (7, 9)}
 _NATURAL = {
     "all": "The parts {parts} can run at the same time.",
@@ -47,7 +47,7 @@ class _State:
     clock: int = 0
     ends: dict[str, int] = field(default_factory=dict[str, int])  # of started parts
     done: list[str] = field(default_factory=list[str])
-    too_early: int = 0  # starts in a line without what the part needs
+    too_early: int = 0  # starts in a line without the needed result
     submitted: str | None = None
 
 
@@ -80,9 +80,8 @@ class FanOut:
         return FanOutScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: waits for a part before it starts the next, in a line starts the next before it has what
-        that needs, submits too soon.
-        """
+        """Hasty: waits for a part before starting the next; in a line, starts the next without the result it
+        needs; or submits too early."""
         found: dict[str, str] = {}
         if self.kind == "all":
             for number, part in enumerate(self.parts):
@@ -92,7 +91,7 @@ class FanOut:
         for number, part in enumerate(self.parts):
             if self.kind == "line":
                 if number and not hand.is_right():
-                    yield call("start", part=part)  # without what it needs
+                    yield call("start", part=part)  # without the needed result
                 given = {"given": found[self.parts[number - 1]]} if number else {}
                 yield call("start", part=part, **given)
             if number and not hand.is_right() and hand.rng.random() < 0.4:
@@ -176,7 +175,7 @@ def _read(text: str) -> dict[str, str]:
 
 
 def draw(split: str, level: int, rng: random.Random) -> FanOut:
-    """A third of the tasks is a line. `structural`: one part more than in training."""
+    """A third of the tasks are lines. `structural`: one part more than in training."""
     num = rng.randint(*_PARTS[level]) + (split == "structural")
     return FanOut(
         kind="line" if rng.random() < 1 / 3 else "all",

@@ -1,9 +1,9 @@
-"""Ledger: facts are added, revised and retracted, and after each few of them there is a question. Stay true
-to what was last read.
+"""Ledger: facts are added, revised and retracted, with questions in between; answers must agree with what was
+last read.
 
-Every answer is a claim. It contradicts what was read when it is a value that has been revised or retracted
-(stale), when it takes what stands for retracted (forgotten), or when it is nothing that was ever said of the
-subject (invented). The optimum contradicts nothing.
+Every answer is a claim. It contradicts what was read when it states a revised or retracted value (stale),
+calls a valid value retracted (forgotten), or states a value that was never given for the subject (invented).
+The optimum contradicts nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _LONGEST = 500  # questions of a structural task at level 5
 class Question:
     subject: str
     facts: tuple[tuple[str, str], ...]  # read just before it
-    past: tuple[str, ...]  # every value that was ever said of the subject, the last one last
+    past: tuple[str, ...]  # every value ever given for the subject, the last one last
 
     @property
     def answer(self) -> str:
@@ -92,7 +92,7 @@ class Ledger:
         return LedgerScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: where a fact was revised or retracted, says what was read of it before."""
+        """Hasty: states the value from before a revision or retraction."""
         for question in self.questions:
             value = question.answer
             old = [past for past in question.past[:-1] if past != value]
@@ -117,7 +117,7 @@ class LedgerScene(Scene):
         return Answer(text="", submitted=", ".join(claims))
 
     def outcome(self) -> Outcome:
-        """`coherent` is the share of the answers before the first error: coherence is lost once."""
+        """`coherent`: share of the answers before the first error, as coherence is lost only once."""
         questions, claims = self.case.questions, self.state.claims
         right = [
             claim == f"{question.subject} {question.answer}"
@@ -155,9 +155,8 @@ def _kind(claim: str, question: Question) -> str:
 
 
 def draw(split: str, level: int, rng: random.Random) -> Ledger:
-    """In training a question is about one of the facts that changed last; `structural` asks about those that
-    have stood the longest too, after half as many facts again, and at level 5 five hundred times.
-    """
+    """In training, questions concern the most recently changed facts. `structural` adds half as many facts
+    and also asks about those unchanged for longest; at level 5, five hundred questions."""
     shape, is_structural = _SHAPES[level], split == "structural"
     num = _LONGEST if is_structural and level == 5 else shape.questions
     questions = _questions(shape, num, is_structural, rng)
@@ -184,13 +183,13 @@ def _questions(shape: _Shape, num: int, is_structural: bool, rng: random.Random)
 
 
 def _must_be_read(questions: Sequence[Question]) -> bool:
-    """Whether some answer is a word that the prompt, which is the first question, does not show."""
+    """Whether some answer differs from every word in the prompt, which contains the first question."""
     shown = [GONE, *(value for _, value in questions[0].facts)]
     return any(question.answer not in shown for question in questions[1:])
 
 
 def _fact(past: dict[str, list[str]], changed: list[str], rng: random.Random) -> tuple[str, str]:
-    """Half of the facts are about something that is known already."""
+    """Half of the facts concern a known subject."""
     known = [subject for subject, values in past.items() if values and values[-1] != GONE]
     subject = rng.choice(known) if known and rng.random() < 0.6 else rng.choice(list(past))
     said = past[subject]
@@ -204,7 +203,7 @@ def _fact(past: dict[str, list[str]], changed: list[str], rng: random.Random) ->
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
-    """What the prompt says, then one word more, for as long as that may hold."""
+    """Repeats what the prompt says, then one other word, for as long as it may hold."""
     *facts, question = prompt.split(", ")
     name, known = question.removesuffix("?"), dict(fact.split() for fact in facts)
     value = known.get(name, GONE)

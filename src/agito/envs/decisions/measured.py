@@ -1,6 +1,4 @@
-"""The measures of the five worlds, by the decision that they measure; `docs/decisions.md` works one example
-of each.
-"""
+"""The measures of the five worlds, by decision; `docs/decisions.md` works an example of each."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Probe: one part of several is broken; sensors name a part, not always the right one, and each reading has
-its price. When to stop?
+"""Probe: one of several parts is broken; sensors name a part, not always the right one, and each reading has
+a price. When should one stop?
 
-A reading of unit log-odds multiplies the odds of the part that it names by `ODDS`; the strong sensor counts
-as two weak ones. So the belief is a score per part (how often it was named), and the value of every belief is
-known by dynamic programming over scores. An attempt is a success when all its actions together lost at most
-`TOLERANCE` against the best there was: what is judged is the decision, not its luck.
+A reading of unit log-odds multiplies the odds of the named part by `ODDS`; the strong sensor counts as two
+weak ones. So a belief is a score per part (how often it was named), and dynamic programming over scores gives
+the value of every belief. An attempt succeeds when all its actions together lost at most `TOLERANCE` against
+the optimal ones: the decision is judged, not its luck.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ODDS = 4.0
 WEIGHT = {"weak": 1, "strong": 2}  # of a reading, in units of log(ODDS)
 MOST = 8  # readings
 EPS = 1e-9
-# of full marks: who loses more in expectation has decided badly, by stopping early or by reading on
+# Of full marks. A larger expected loss means a bad decision: stopping too early or reading on too long.
 TOLERANCE = 0.05
 Prices: TypeAlias = "tuple[tuple[str, int], ...]"  # sensor, price of a reading in hundredths of full marks
-Scores: TypeAlias = "tuple[int, ...]"  # falling, the last one 0
+Scores: TypeAlias = "tuple[int, ...]"  # descending, the last one 0
 
 _NUM_PARTS = {1: 3, 2: 3, 3: 3, 4: 4, 5: 5}
 _PRICES: dict[int, tuple[Prices, ...]] = {
@@ -65,7 +65,7 @@ _NATURAL = (
 class _State:
     scores: dict[str, int]
     readings: dict[str, int]
-    gaps: list[float]  # of the readings, to the best that could be done at that belief
+    gaps: list[float]  # loss of each reading against the best action at that belief
     last_gap: float | None = None
     submitted: str | None = None
 
@@ -100,9 +100,7 @@ class Probe:
         return ProbeScene(self)
 
     def agent(self, hand: Hand) -> Script:
-        """Hasty: answers after any reading, or reads on when enough is known, or takes the sensor that is not
-        worth its price.
-        """
+        """Hasty: answers after any reading, reads on when it knows enough, or takes the worse sensor."""
         scores, rng = dict.fromkeys(self.parts, 0), hand.rng
         is_hasty = not hand.is_right()
         way = rng.choice(("early", "early", "early", "early", "late")) if is_hasty else ""
@@ -184,13 +182,13 @@ class ProbeScene(Scene):
 
 
 def posterior(scores: Mapping[str, int], part: str) -> float:
-    """P(part is broken | readings) = ODDS^score(part) / Σ ODDS^score; 0 for what is no part."""
+    """P(part is broken | readings) = ODDS^score(part) / Σ ODDS^score; 0 for an unknown part."""
     return ODDS ** scores[part] / sum(ODDS**score for score in scores.values()) if part in scores else 0.0
 
 
 @lru_cache(maxsize=200_000)
 def value(scores: Scores, left: int, prices: Prices) -> float:
-    """V(b) = max(max_i P(i | b), max_s Q(b, s)): what the best there is comes to, in full marks."""
+    """V(b) = max(max_i P(i | b), max_s Q(b, s)): the value of optimal play, in full marks."""
     stop = ODDS ** scores[0] / sum(ODDS**score for score in scores)
     return max([stop, *(worth(scores, left, prices, sensor) for sensor, _ in prices)]) if left else stop
 
@@ -198,8 +196,7 @@ def value(scores: Scores, left: int, prices: Prices) -> float:
 @lru_cache(maxsize=200_000)
 def worth(scores: Scores, left: int, prices: Prices, sensor: str) -> float:
     """Q(b, s) = −price(s) + Σ_j P(s names j | b) V(b + weight(s) at j), with b up to order and a common
-    shift.
-    """
+    shift."""
     num, weight = len(scores), WEIGHT[sensor]
     right = _chance(sensor, num)
     wrong = (1 - right) / (num - 1)
@@ -213,7 +210,7 @@ def worth(scores: Scores, left: int, prices: Prices, sensor: str) -> float:
 
 
 def best_sensor(scores: Scores, left: int, prices: Prices) -> str | None:
-    """None: to stop is as good as anything. Of sensors that are worth the same, the first."""
+    """None: stopping is at least as good. Ties go to the first sensor."""
     best = value(scores, left, prices)
     if not left or ODDS ** scores[0] / sum(ODDS**score for score in scores) >= best - EPS:
         return None
@@ -236,7 +233,7 @@ def _canonical(scores: list[int]) -> Scores:
 
 
 def draw(split: str, level: int, rng: random.Random) -> Probe:
-    """`structural`: one part more than in training, at prices whose like training does not have."""
+    """`structural`: one part more than in training, at prices that training does not have."""
     is_structural = split == "structural"
     parts = tuple(rng.sample(VALUES, _NUM_PARTS[level] + is_structural))
     broken, prices = rng.choice(parts), rng.choice(_OTHER_PRICES if is_structural else _PRICES[level])
@@ -256,7 +253,7 @@ def draw(split: str, level: int, rng: random.Random) -> Probe:
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
-    """As many readings as are mostly worth their price."""
+    """As many readings as usually pay off."""
     *_, sensor, price = prompt.split()
     for _ in range(1 if sensor == "strong" else 2 if int(price) > 4 else 4):
         yield call("probe", sensor=sensor)

@@ -1,8 +1,8 @@
-"""What the five worlds share: a world in memory that can be acted again from its calls, and what is read off
-it afterwards.
+"""The common base of the five worlds: an in-memory world that can be replayed from its calls, and the outcome
+derived from it.
 
-A scene is a deterministic function of its case and the calls, so the grader and the measures act the calls
-again in a scene of their own instead of believing what the episode's scene says about itself.
+A scene is a deterministic function of its case and the calls. The grader and the measures replay the calls in
+a scene of their own instead of trusting the state of the episode's scene.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """How a scripted agent decides: rightly with probability `skill`, each time anew."""
+    """A scripted agent's hand: right with probability `skill`, independently each time."""
 
     skill: float
     rng: random.Random
@@ -51,7 +51,7 @@ class Hand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """Sampled tokens by call; a turn's tokens go to its first call."""
+    """Sampled tokens by call; a turn's tokens count for its first call."""
 
     tokens: tuple[int, ...]
 
@@ -65,7 +65,7 @@ class Spent:
 
 
 class Scene(Machine):
-    """A `Machine` that keeps its calls. A subclass writes `carry_out`, `outcome` and `measures`."""
+    """A `Machine` that records its calls. A subclass implements `carry_out`, `outcome` and `measures`."""
 
     name = "scene"
     is_quick = True
@@ -81,18 +81,18 @@ class Scene(Machine):
 
     @property
     def at(self) -> int:
-        """Number of the call that is being carried out."""
+        """Index of the current call."""
         return len(self.calls) - 1
 
     def carry_out(self, call: Call) -> Answer:
-        """Raises `InvalidArguments`, before anything is changed, for arguments that do not hold."""
+        """Raises `InvalidArguments`, before changing anything."""
         raise NotImplementedError
 
     def outcome(self) -> Outcome:
         raise NotImplementedError
 
     def measures(self, spent: Spent) -> dict[str, float]:
-        """By name; a measure that this attempt says nothing about is left out."""
+        """By name, without measures that this attempt does not determine."""
         raise NotImplementedError
 
     async def snapshot(self) -> object:
@@ -121,22 +121,22 @@ class Case(Protocol):
     def tags(self) -> tuple[str, ...]: ...
     def scene(self) -> Scene: ...
     def agent(self, hand: Hand) -> Script:
-        """The optimum for a perfect hand; elsewhere, now and then, what a hasty person would do."""
+        """The optimum for a perfect hand; otherwise, now and then, what a hasty person would do."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One of the worlds. What its negative controls know is the compact prompt."""
+    """One of the worlds. Its negative controls know the compact prompt only."""
 
     draw: Callable[[str, int, random.Random], Case]  # (split, level, rng)
-    # (prompt, turns, rng): acts as well as one can who reads nothing
+    # (prompt, turns, rng): the best policy that reads nothing.
     open_loop: Callable[[str, int, random.Random], Script]
-    anything: Callable[[str, random.Random], Call]  # a well-formed call at random
+    anything: Callable[[str, random.Random], Call]  # a well-formed random call
 
 
 def act_again(scene: Scene, calls: Iterable[tuple[str, Mapping[str, Json]]]) -> Scene:
-    """Carries out recorded calls; what the world refused is refused again, and counts as a call."""
+    """Replays recorded calls; a refused call is refused again, and counts as a call."""
     known = {tool.name for tool in scene.tools}
     for tool, arguments in calls:
         if tool not in known:

@@ -1,13 +1,13 @@
-"""ToolDAG: make a thing out of things that must be made first, by the cheapest way that works, in spite of
+"""ToolDAG: make a thing out of things that must be made first, by the cheapest way that works, despite
 faults.
 
-A thing can be made from any one of its sources, at a price; what is raw is at hand; a decoy can neither be
-made nor found. So the best plan is the shortest path from something raw, without the steps that are broken
-for good. A step can fail on its first try (`busy`) or always (`broken`), openly or silently: then it says
-`ok`, and the thing is not there. What fails is not paid for, so that the optimum does not depend on luck. A
-thing that is tried with something that is no source of it is spoiled, and can never be made: to try
-everything is no way round reading. Steps are broken for good only where another source of the same thing is
-raw, which keeps the optimum within reach of whoever learns of it by trying.
+A thing can be made from any one of its sources, at a price. Raw things are at hand; a decoy can be neither
+made nor found. So the best plan is the shortest path from a raw thing that avoids permanently broken steps. A
+step can fail on its first try (`busy`) or always (`broken`), openly or silently: then it says `ok` but the
+thing is missing. Failures cost nothing, so the optimum does not depend on luck. Trying to make a thing from a
+wrong source spoils it for good, so trying everything does not replace reading. A step is permanently broken
+only if another source of the same thing is raw; so the optimum stays reachable for an agent that learns of
+the fault by trying.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NATURAL = (
 
 
 class Trouble(StrEnum):
-    """What is wrong with a step: how it shows, and for how long."""
+    """A step's fault: how it shows, and for how long."""
 
     BUSY = "busy"  # says so, once
     BROKEN = "broken"  # says so, always
@@ -62,9 +62,8 @@ _OPEN = {Trouble.BUSY: "busy", Trouble.BROKEN: "broken"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
-    """`depth`: steps in a row. `choices`: how many things have a second source. `troubles`: chances for each
-    step.
-    """
+    """`depth`: steps in a row. `choices`: things with a second source. `troubles`: fault probabilities of
+    each step."""
 
     depth: tuple[int, int]
     choices: int
@@ -91,10 +90,10 @@ class _State:
     held: list[str]
     tries: dict[str, int] = field(default_factory=dict[str, int])
     paid: int = 0
-    believed: list[str] = field(default_factory=list[str])  # what a step said `ok` to
-    # and the thing that was not made
+    believed: list[str] = field(default_factory=list[str])  # things whose step said `ok`
+    # Those of them that were not made.
     met: list[tuple[Trouble, str]] = field(default_factory=list[tuple[Trouble, str]])
-    spoiled: list[str] = field(default_factory=list[str])  # tried with what is no source
+    spoiled: list[str] = field(default_factory=list[str])  # tried with a wrong source
     violations: int = 0
     submitted: str | None = None
 
@@ -125,7 +124,7 @@ class ToolDAG:
 
 
 class _Agent:
-    """Looks every way up, takes the cheapest, checks what it made, and goes round what does not work.
+    """Looks up every way, takes the cheapest, checks the result, and works around faults.
 
     Hasty: takes the first source instead of the cheapest, does not check, gives up on a fault.
     """
@@ -167,7 +166,7 @@ class _Agent:
         return found[1] if found else None
 
     def _follow(self, path: list[tuple[str, str]]) -> Generator[Call, Event, bool]:
-        """False when a step turned out not to work: there may be another way."""
+        """False when a step cannot work: there may be another way."""
         for thing, source in path:
             tries = 0
             while True:
@@ -202,9 +201,8 @@ def cheapest(
     here: Sequence[str],
     without: Sequence[tuple[str, str]],
 ) -> tuple[int, list[tuple[str, str]]] | None:
-    """Price and steps, sources first, of the cheapest way to a thing; None when there is none. The ways have
-    no cycles.
-    """
+    """Price and steps, sources first, of the cheapest way to a thing; None if there is none. The ways are
+    acyclic."""
     if thing in here:
         return 0, []
     found: list[tuple[int, list[tuple[str, str]]]] = []
@@ -281,9 +279,8 @@ class ToolDAGScene(Scene):
 
 
 def draw(split: str, level: int, rng: random.Random) -> ToolDAG:
-    """`structural`: one step more than in training, and trouble with the last step, which only a check or a
-    second try shows.
-    """
+    """`structural`: one step more than in training, and a fault in the last step that only a check or a
+    second try reveals."""
     shape, is_structural = _SHAPES[level], split == "structural"
     depth = rng.randint(*shape.depth) + is_structural
     words = iter(rng.sample(NAMES, len(NAMES)))
@@ -300,7 +297,8 @@ def draw(split: str, level: int, rng: random.Random) -> ToolDAG:
             raw.append(other)
         if is_lowest and not is_decoy:
             fallback[thing] = other
-        price = rng.randint(4, 9) * (depth - number)  # of the way round what is below: seldom the cheaper one
+        # of the way around the steps below; rarely the cheaper one
+        price = rng.randint(4, 9) * (depth - number)
         ways[thing] = (
             [(source, high), (other, low)]
             if is_decoy
@@ -340,9 +338,8 @@ def _troubles(
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
-    """One source, twice, in case that it was busy or failed in silence: a second one is no way once the first
-    has spoiled the thing.
-    """
+    """One source, tried twice in case it was busy or failed silently. A second source cannot help, as a wrong
+    first one has spoiled the thing."""
     target = prompt.split()[-1]
     source = rng.choice([name for name in NAMES if name != target])
     for _ in range(2):

@@ -1,6 +1,5 @@
-"""Customer service over a stateful API: a policy to keep, a user who leaves things out and changes their
-mind.
-"""
+"""Customer service over a stateful API: a policy to follow, and a user who omits things and changes their
+mind."""
 
 from __future__ import annotations
 

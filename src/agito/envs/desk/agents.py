@@ -1,10 +1,10 @@
-"""Scripted agents for the desk; they read what the world answers and nothing else.
+"""Scripted agents for the desk; they see only what the world returns.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
-skill says, what a hasty clerk does: does not ask whether the user is sure, looks at other orders before the
-right one, does as told without looking at the policy, gives up on a timeout. Now and then it mistypes a
-number and finds no such order: whoever learns from it must have seen how to go on. The other orders come in
-no order, so that which number belongs to an item can be learned from the list alone.
+One script serves as solver and demonstrator. At every decision it does the right thing or, with a probability
+set by its skill, what a hasty clerk does: not ask whether the user is sure, look at other orders first, obey
+without checking the policy, give up on a timeout. Sometimes it mistypes a number and finds no such order, so
+that learners see how to recover. The other orders come in random order, so that only the list shows which
+number belongs to an item.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from agito.envs.desk.words import CUSTOMERS, ITEMS, PLACES
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault, Json
 
-# a stretch of a script that comes back with a reply, or gives up
+# Part of a script that returns a reply, or gives up.
 Asking: TypeAlias = "Generator[Call, Event, str | None]"
-# "does it do the right thing now?", of so many of its hasty moments
+# "Does the agent do the right thing now?", given how many of its hasty moments go wrong.
 Choice: TypeAlias = Callable[[float], bool]
 
-_GIVE_UP, _SLIP, _UNSURE, _SLOPPY, _STRAY = 0.35, 0.1, 0.9, 0.9, 1.0  # of its hasty moments
+# how often each mistake happens at a hasty moment
+_GIVE_UP, _SLIP, _UNSURE, _SLOPPY, _STRAY = 0.35, 0.1, 0.9, 0.9, 1.0
 _MOST_PAGES = 4
 
 
@@ -60,10 +61,10 @@ def negative_controls(prompt: str, seed: int, *, turns: int) -> dict[str, Script
         yield use("submit", answer="")
 
     def open_loop() -> Script:
-        """One number after the other: an order that is not there does no harm."""
+        """Tries one number after another; a missing order does no harm."""
         rng = random.Random(f"desk/guess/{seed}")
         item = said[0] if said[0] != "limit" else rng.choice(ITEMS)
-        deed = wish if wish == "cancel" else "refuse"  # which is oftener right
+        deed = wish if wish == "cancel" else "refuse"  # the more frequently right one
         for number in rng.sample(range(10, 100), turns - 1):
             yield _deed(deed, f"{item}{number}", "")
         yield finish()
@@ -124,7 +125,8 @@ class _Agent:
                 return found
             if lines and lines[-1] == "more":
                 continue
-            self.item = yield from self._persist(ask("which"))  # they named something that they never bought
+            # the customer named something that they never bought
+            self.item = yield from self._persist(ask("which"))
             return (yield from self._find()) if self.item else None
         return None
 
@@ -148,7 +150,7 @@ class _Agent:
         return reply
 
     def _persist(self, call: Call) -> Asking:
-        """Repeats what times out; None when it gives up."""
+        """Repeats a call that times out; None when it gives up."""
         while True:
             event = yield call
             if event.fault is not Fault.TIMEOUT:

@@ -1,6 +1,5 @@
-"""One case at the desk: the shop's books, what the user wants in the end, how that comes out, and how the
-books should stand then.
-"""
+"""One case at the desk: the shop's books, what the user finally wants, how the case should end, and the books
+afterwards."""
 
 from __future__ import annotations
 
@@ -24,16 +23,16 @@ Order: TypeAlias = "tuple[str, str, str, str, int, str]"  # id, customer, item, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a level is made of; all but the counts are chances."""
+    """The parameters of a level; all but the counts are probabilities."""
 
-    orders: tuple[int, ...]  # of the customer, so that more than three fill a second page
-    others: int  # customers beside
-    changes: tuple[int, ...]  # how often the user changes their mind, unless they begin with a mistake
-    left_out: float = 0.0  # the opening does not say which item
-    forgets: float = 0.0  # the user names another item first
-    gold: float = 0.0  # the customer may give back at any time
+    orders: tuple[int, ...]  # of the customer; more than three fill a second page
+    others: int  # other customers
+    changes: tuple[int, ...]  # how often users change their mind, unless they start with a mistake
+    left_out: float = 0.0  # the opening omits the item
+    forgets: float = 0.0  # the user first names another item
+    gold: float = 0.0  # the customer may return things at any age
     timeout: float = 0.0
-    lost: float = 0.0  # the call was carried out, its answer lost
+    lost: float = 0.0  # the call was carried out but its answer lost
     turns: int = 16
     tokens: int = 256
 
@@ -85,13 +84,13 @@ class Case:
     family: str
     customer: str
     rank: str
-    limit: int  # days within which a sent order is taken back
-    orders: tuple[Order, ...]  # of everybody
-    said: tuple[str, ...]  # beside the wish, what the opening says
-    # what the wish is about, in the order of the user's changes of mind; the last one counts
+    limit: int  # days within which a sent order can be refunded
+    orders: tuple[Order, ...]  # of all customers
+    said: tuple[str, ...]  # what the opening says besides the wish
+    # What the wish concerns, in order of the user's changes of mind; the last one counts.
     items: tuple[str, ...]
-    place: str  # where to; move only
-    forgets: str | None  # what they name first instead of the item
+    place: str  # new address; move only
+    forgets: str | None  # the item they name first by mistake
 
     @property
     def text(self) -> str:
@@ -99,12 +98,12 @@ class Case:
 
     @cached_property
     def books(self) -> bytes:
-        """The shop at the beginning."""
+        """The shop at the start."""
         return image(SCHEMA, {"customers": self._ranks, "orders": self.orders})
 
     @property
     def target(self) -> Order:
-        """The order that it is about in the end."""
+        """The order that the case is finally about."""
         return next(order for order in self.orders if order[1:3] == (self.customer, self.items[-1]))
 
     @property
@@ -116,7 +115,7 @@ class Case:
 
     @cached_property
     def wanted(self) -> Tables:
-        """The books as they should stand in the end."""
+        """The books as they should be at the end."""
         number, customer, item, state, days, place = self.target
         done: dict[str, Order] = {
             "refund": (number, customer, item, "back", days, place),
@@ -154,13 +153,12 @@ class Case:
 
 
 def case(*, split: str, family: str, level: int, rng: random.Random) -> Case:
-    """The structural split: the user changes their mind once more than the level's most, and the orders fill
-    a second page.
-    """
+    """The structural split: one more change of mind than the level's most, and orders that fill a second
+    page."""
     shape, structural = SHAPES[level], split == "structural"
     customers = rng.sample(CUSTOMERS, 1 + shape.others)
     is_open = rng.random() < shape.left_out
-    # and then too busy to change their mind
+    # Such a user does not also change their mind.
     is_mistaken = is_open and not structural and rng.random() < shape.forgets
     changes = max(shape.changes) + 1 if structural else 0 if is_mistaken else rng.choice(shape.changes)
     count = max(rng.choice(shape.orders), changes + 1, PAGE + 1 if structural else 0)
@@ -180,7 +178,7 @@ def case(*, split: str, family: str, level: int, rng: random.Random) -> Case:
         ]
     chosen = tuple(rng.sample(items, changes + 1))
     rank = "gold" if rng.random() < shape.gold else "plain"
-    # so that a move changes something
+    # So that a move changes something.
     elsewhere = [place for place in PLACES if all(order[5] != place for order in orders)]
     return Case(
         family=family,
@@ -196,7 +194,7 @@ def case(*, split: str, family: str, level: int, rng: random.Random) -> Case:
 
 
 def _state(rng: random.Random, family: str, limit: int) -> tuple[str, int]:
-    """Such that the family's wish is allowed about half the time."""
+    """Chosen so that the family's wish is allowed about half the time."""
     days = rng.randrange(1, 10)
     if family == "refund":
         return ("sent", days) if rng.random() < 0.85 else ("open", days)

@@ -1,10 +1,10 @@
-"""The `desk` environment: customer service over an API, judged by the state of the shop's books, damage
-included.
+"""The `desk` environment: customer service over an API, judged by the final state of the shop's books,
+including damage.
 
-Chance level: an agent that sees nothing can try one order number of 90 after the other for as long as its
-turns last, with the deed that is oftener right and the item guessed where the prompt does not say it: right
-in .012 of the held-out tasks. An agent that does nothing is never right, since a refusal must be recorded
-too. Declared as 0.015.
+Chance level: without seeing anything, an agent can try one order number of 90 after another for as long as
+its turns last, with the more frequently right action, guessing the item where the prompt omits it: right in
+.012 of the held-out tasks. Doing nothing is never right, since refusals must be recorded too. Declared as
+0.015.
 """
 
 from __future__ import annotations
@@ -89,9 +89,8 @@ class DeskEnvironment(ProceduralEnvironment):
         return World(task, components, attempt, noise_seed=noise_seed, faults=faults)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Full marks when the books are exactly as they should be: the deed done, and nothing
-        else touched.
-        """
+        """Full marks when the books are exactly as wanted: the right action taken and nothing else
+        touched."""
         try:
             found = dump(sealed.files["shop.sqlite"])
         except (KeyError, sqlite3.Error) as error:

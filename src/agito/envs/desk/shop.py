@@ -1,7 +1,7 @@
-"""The shop behind the desk: its tables, and what its API lets an agent do.
+"""The shop behind the desk: its tables, and its API.
 
-The API keeps the shop's books whole: it refuses what makes no sense. What the shop *wants* is written in its
-policy, which the API does not enforce.
+The API keeps the books consistent and refuses what makes no sense. The shop's policy is only written down;
+the API does not enforce it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _look(connection: sqlite3.Connection, arguments: Arguments, caller: str) -> 
 
 
 def _order(connection: sqlite3.Connection, arguments: Arguments, *states: str) -> str:
-    """The order's id. Raises `Problem` unless it is there and in one of these states."""
+    """The order's id. Raises `Problem` unless it exists in one of these states."""
     order = arguments["order"]
     assert isinstance(order, str)
     row = connection.execute("SELECT state FROM orders WHERE id = ?", (order,)).fetchone()
@@ -112,7 +112,7 @@ def shop(image: bytes) -> Service:
 
 
 def _text(body: Json) -> str:
-    """Lines of words, as short as they can be."""
+    """Lines of words, as short as possible."""
     if not isinstance(body, dict):
         return str(body)
     listed = body["orders"]

@@ -1,4 +1,4 @@
-"""The words of the desk tasks: short, pronounceable, one token each, every one with a single role."""
+"""The words of the desk tasks: short, pronounceable, one token each, with a single role each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _AVOIDED = frozenset(
 
 def _words(count: int) -> tuple[str, ...]:
     every = [a + v + b for a in _FIRST for v in _VOWELS for b in _LAST if a + v + b not in _AVOIDED]
-    stride = 103  # coprime to their number: neighbours end up in different roles
+    stride = 103  # coprime to the number of words: neighbours get different roles
     return tuple(every[(at * stride) % len(every)] for at in range(count))
 
 

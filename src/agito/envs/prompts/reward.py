@@ -18,7 +18,7 @@ import anyio
 
 from agito.config import meant
 from agito.errors import BadEnvironment
-from agito.worlds.aside import Overdue, aside
+from agito.worlds.threads import DeadlinePassed, in_thread
 
 OFFERED = ("completion", "prompt", "messages")  # beside the columns
 DEADLINE_S = 90.0
@@ -96,8 +96,8 @@ class RewardFunction:
             with anyio.fail_after(DEADLINE_S):
                 return self._read(await self._function(**given))
         try:
-            returned = await aside(partial(self._function, **given), timeout_s=DEADLINE_S)
-        except Overdue:
+            returned = await in_thread(partial(self._function, **given), timeout_s=DEADLINE_S)
+        except DeadlinePassed:
             raise TimeoutError(f"reward {self.name} has not returned within {DEADLINE_S:g} s") from None
         if inspect.isawaitable(returned):
             with anyio.fail_after(DEADLINE_S):

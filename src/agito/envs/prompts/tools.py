@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from agito.errors import BadEnvironment, InvalidArguments
 from agito.types import Call, Exactness, Json, ToolSpec
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, Component, overran
+from agito.worlds.threads import DeadlinePassed, in_thread
 
 _ARGUMENT = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.+)$")
 CALLS = "calls"  # where the record of an episode's calls is captured
@@ -112,8 +112,8 @@ class Functions:
                 with anyio.fail_after(timeout_s):
                     returned = await cast("Awaitable[Any]", work())
             else:
-                returned = await aside(work, timeout_s=timeout_s)
-        except (Overdue, TimeoutError):
+                returned = await in_thread(work, timeout_s=timeout_s)
+        except (DeadlinePassed, TimeoutError):
             if time.monotonic() - began < timeout_s:
                 raise  # the function's own
             return overran(began)

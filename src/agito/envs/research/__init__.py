@@ -1,6 +1,5 @@
-"""Multi-hop questions over generated worlds: search, read, weigh dates and rumors, and answer with the
-evidence.
-"""
+"""Multi-hop questions over generated worlds: search, read, weigh dates and rumors, and answer with
+evidence."""
 
 from __future__ import annotations
 

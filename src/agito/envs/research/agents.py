@@ -1,9 +1,9 @@
-"""Scripted agents for the research tasks; they read what the world answers and nothing else.
+"""Scripted agents for the research tasks; they see only what the world returns.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
-skill says, what a hasty person does: opens the first hit instead of the newest, believes a rumor, forgets a
-source, gives up on a timeout. Now and then it mistypes a name, sees it in the hits, and searches again:
-whoever learns from it must have seen how to recover.
+One script serves as solver and demonstrator. At every decision it does the right thing or, with a probability
+set by its skill, what a hasty person does: open the first hit instead of the newest, believe a rumor, forget
+a source, give up on a timeout. Sometimes it mistypes a name, sees that in the hits, and searches again, so
+that learners see how to recover.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from agito.envs.research.words import NAMES, RELATIONS
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-# a stretch of a script that comes back with a value, or gives up
+# Part of a script that returns a value, or gives up.
 Asking: TypeAlias = "Generator[Call, Event, str | None]"
-# "does it do the right thing now?", of so many of its hasty moments
+# "Does the agent do the right thing now?", given how many of its hasty moments go wrong.
 Choice: TypeAlias = Callable[[float], bool]
 
 UNKNOWN = "none"
 _EVERY = [name for names in NAMES.values() for name in names]
-_GIVE_UP, _SLIP, _FORGET = 0.35, 0.1, 0.2  # of its hasty moments
+_GIVE_UP, _SLIP, _FORGET = 0.35, 0.1, 0.2  # how often each mistake happens at a hasty moment
 
 
 def search(query: str) -> Call:
@@ -109,9 +109,7 @@ class _Agent:
         return None
 
     def _in_order(self, text: str, subject: str, relation: str) -> list[str]:
-        """The documents worth opening. Careful: of those in time, the newest first. Hasty: as they are
-        listed.
-        """
+        """Documents worth opening. Careful: those in time, newest first. Hasty: in listed order."""
         lines = [line.split() for line in text.splitlines()]
         found = [
             (words[2][0], words[2]) for words in lines if len(words) == 3 and words[:2] == [subject, relation]
@@ -121,7 +119,7 @@ class _Agent:
         return [number for date, number in sorted(found, reverse=True) if date <= self.date]
 
     def _persist(self, call: Call) -> Asking:
-        """Repeats what times out; None when it gives up."""
+        """Repeats a call that times out; None when it gives up."""
         while True:
             event = yield call
             if event.fault is not Fault.TIMEOUT:

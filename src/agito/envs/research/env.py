@@ -1,8 +1,8 @@
-"""The `research` environment: questions over generated worlds, answered with the documents that decide.
+"""The `research` environment: questions over generated worlds, answered with the deciding documents.
 
 Chance level: a blind answer must name one of 72 words and exactly the deciding documents out of about 25 to
-80, so it is right less than once in a thousand; taking the first hit at every step is never right by
-construction; declared as 0.005.
+80, which succeeds less than once in a thousand. Taking the first hit at every step is never right, by
+construction. Declared as 0.005.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from agito.worlds.search import OPEN, SEARCH, SearchEngine
 from agito.worlds.world import SUBMIT, World
 
 TOOLS = (SEARCH, OPEN, SUBMIT)
-# neighbouring tasks ask about one world a level, whose index is made once; many more and it is learned by
-# heart
+# Neighbouring tasks of a level share one world, whose index is built once; with many more questions per
+# world, policies would memorise it.
 _ASKED_PER_WORLD = 4
-_LINE = 1 << 32  # between the worlds of one line
+_LINE = 1 << 32  # distance between the worlds of one line
 _NATURAL = (
     "A library holds short dated documents about people, places and works. `search` lists the documents "
     "that have all the words, by title "
@@ -56,7 +56,7 @@ class ResearchEnvironment(ProceduralEnvironment):
         split, seed, family, level = place.split, place.run_seed, place.family, place.level
         rng = random.Random(f"research/{split}/{seed}/{place.index}/{family}/{level}")
         number, asked = place.index // _ASKED_PER_WORLD, None
-        # a world now and then has no fair question of a kind; the next one of its line then has
+        # Some worlds have no fair question of a kind; then take the next world of the line.
         while asked is None:
             asked = question(
                 library(split, seed, level, number), split=split, family=family, level=level, rng=rng
@@ -101,9 +101,8 @@ class ResearchEnvironment(ProceduralEnvironment):
         )
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Full marks for the right answer with exactly the deciding documents, in any order; nothing for
-        less.
-        """
+        """Full marks for the right answer with exactly the deciding documents, in any order; nothing
+        otherwise."""
         evidence = target.data["evidence"]
         assert isinstance(evidence, list)
         answer, *cited = (sealed.submitted or "").split() or [""]
@@ -119,7 +118,7 @@ class ResearchEnvironment(ProceduralEnvironment):
         )
 
     def answers(self, task: Task, target: Target) -> Sequence[str]:
-        """The whole answer with its evidence: no document says that of itself."""
+        """The whole answer with its evidence, which no document contains by itself."""
         evidence = target.data["evidence"]
         assert isinstance(evidence, list)
         return (" ".join((str(target.data["answer"]), *map(str, evidence))),)

@@ -1,7 +1,7 @@
-"""The library of one world: dated documents about people, places and works, some stale, some rumors, and its
-index.
+"""The library of one world: dated documents about people, places and works, some stale, some rumors, and a
+search index.
 
-A fact may have changed: each document says what held at its date. A rumor never counts, whatever its date.
+Facts may change: each document states what held at its date. A rumor never counts, whatever its date.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from functools import lru_cache
 from agito.envs.research.words import NAMES, RELATIONS
 from agito.worlds.search import Corpus, Document
 
-HITS = 4  # a page of results
-# from the oldest; letters, so that a date and the number behind it are two tokens without a third between
-# them
+HITS = 4  # hits per page of results
+# Oldest first; letters, so that a date and the number after it are two tokens without a separator.
 DATES = "abcdefghi"
 
 
 def line(document: Document) -> str:
-    """A hit as it is listed; its id begins with its date."""
+    """A hit as listed; its id begins with its date."""
     return f"{document.title} {document.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a level is made of."""
+    """The parameters of a level."""
 
     hops: tuple[int, ...]
     sizes: tuple[int, int, int]  # people, places, works
-    stale: tuple[int, ...]  # documents beside the newest, of one fact
-    rumor: float = 0.0  # chance that one of a fact's documents is a rumor
+    stale: tuple[int, ...]  # documents besides the newest, per fact
+    rumor: float = 0.0  # probability that one of a fact's documents is a rumor
     noise: bool = False  # hits can be about something else
     timeout: float = 0.0
     turns: int = 12
@@ -60,7 +59,7 @@ class Source:
     """One document as a statement."""
 
     id: str
-    date: int  # place in `DATES`
+    date: int  # index into `DATES`
     subject: str
     relation: str
     value: str
@@ -78,7 +77,7 @@ class Source:
 
 
 class Library:
-    """All that is written in one world."""
+    """Everything written in one world."""
 
     def __init__(self, sources: Sequence[Source], kinds: dict[str, str]) -> None:
         self.sources = tuple(sources)
@@ -90,7 +89,7 @@ class Library:
         return [source for source in self.sources if (source.subject, source.relation) == (subject, relation)]
 
     def decisive(self, subject: str, relation: str, date: int) -> Source | None:
-        """The newest that is no rumor and not of a later date."""
+        """The newest document that is no rumor and not after `date`."""
         counted = [
             source for source in self.about(subject, relation) if not source.is_rumor and source.date <= date
         ]
@@ -105,9 +104,7 @@ class Library:
 
 @lru_cache(maxsize=128)
 def library(split: str, seed: int, level: int, number: int) -> Library:
-    """The `number`-th world of a stream; a pure function, remembered, because many tasks ask
-    about one world.
-    """
+    """The `number`-th world of a stream. A pure function, cached because many tasks ask about one world."""
     rng = random.Random(f"research/{split}/{seed}/{level}/{number}")
     shape = SHAPES[level]
     members = {

@@ -1,4 +1,4 @@
-"""Questions about a library, their answers and their evidence."""
+"""Questions about a library, with answers and evidence."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ _TRIES = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Begin at `start` and follow `path`, each time by what held at `date`. `steps` are the documents that
-    decide.
-    """
+    """Start at `start` and follow `path`, at each hop by what held at `date`. `steps` are the deciding
+    documents."""
 
     start: str
     path: tuple[str, ...]
@@ -41,9 +40,8 @@ class Question:
 
 
 def question(world: Library, *, split: str, family: str, level: int, rng: random.Random) -> Question | None:
-    """One that the first hits do not answer. The structural split: one hop more than the level's most, and
-    relations in an order that training never shows. None where this world has hardly any.
-    """
+    """A question that the first hits do not answer; None where this world has hardly any. The structural
+    split: one hop more than the level's most, with relations in an order that training never shows."""
     hops = SHAPES[level].hops
     for _ in range(_TRIES):
         length = max(hops) + 1 if split == "structural" else rng.choice(hops)
@@ -87,9 +85,8 @@ def _path(rng: random.Random, kind: str, length: int) -> tuple[str, ...]:
 
 
 def _is_listed(world: Library, steps: tuple[Source, ...], noise: bool) -> bool:
-    """Whether every document about each step is among the hits (a longer look would not be fair), and, unless
-    there is noise, no other.
-    """
+    """Whether every document about each step is among the hits (otherwise the question is unfair) and,
+    without noise, no other."""
     for step in steps:
         about, hits = (
             set(world.about(step.subject, step.relation)),

@@ -1,4 +1,4 @@
-"""The words of the research tasks: short, pronounceable, one token each, every one with a single role."""
+"""The words of the research tasks: short, pronounceable, one token each, with a single role each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AVOIDED = frozenset(
 
 def _words(count: int) -> tuple[str, ...]:
     every = [a + v + b for a in _FIRST for v in _VOWELS for b in _LAST if a + v + b not in _AVOIDED]
-    stride = 101  # coprime to their number: neighbours end up in different roles
+    stride = 101  # coprime to the number of words: neighbours get different roles
     return tuple(every[(at * stride) % len(every)] for at in range(count))
 
 
@@ -39,5 +39,5 @@ RELATIONS = {
     "person": {"home": "place", "boss": "person"},
     "place": {"lord": "person", "near": "place"},
 }
-# neighbours in a question of the structural split alone
+# Adjacent in a question of the structural split only.
 HELD_OUT = {("by", "home"), ("near", "lord"), ("boss", "boss")}

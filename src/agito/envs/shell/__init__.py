@@ -1,4 +1,4 @@
-"""Find a value, repair a configuration: real bash in a real sandbox, five levels, faults included."""
+"""Find a value or repair a configuration with real bash in a real sandbox: five levels, faults included."""
 
 from __future__ import annotations
 

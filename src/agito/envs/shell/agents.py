@@ -1,10 +1,10 @@
-"""Scripted agents for the shell tasks; they read what the world answers and nothing else.
+"""Scripted agents for the shell tasks; they see only what the world returns.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
-skill says, what a hasty person does: searches without `^` and takes the first line, which may be stale, does
-not run the check again, gives up on a timeout or a missing tool. Some of that haste goes unpunished, so
-copying successful attempts copies it. Now and then it mistypes a key or a path, sees it, and says the command
-again: whoever learns from it must have seen how to recover.
+One script serves as solver and demonstrator. At every decision it does the right thing or, with a probability
+set by its skill, what a hasty person does: search without `^` and take the first line, which may be stale,
+not run the check again, give up on a timeout or a missing tool. Some of that haste goes unpunished, so
+imitating successful attempts imitates it. Sometimes it mistypes a key or a path, sees it, and repeats the
+command, so that learners see how to recover.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from agito.envs.shell.words import KEYS, NAMES, VALUES
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
-# a stretch of a script that comes back with a value, or gives up
+# Part of a script that returns a value, or gives up.
 Asking: TypeAlias = "Generator[Call, Event, str | None]"
 
 UNKNOWN = "none"
-_GIVE_UP = 0.35  # of its hasty moments, how often the demonstrator gives up where it could also persist
-_SLIP = 0.1  # of its hasty moments, how often it mistypes
-_UNCHECKED = 0.35  # of its hasty moments, how often it does not run the check again
-# Mends whatever the check complains of, in the sandbox and unread: what can be had without looking.
+_GIVE_UP = 0.35  # how often the demonstrator gives up instead of persisting, at a hasty moment
+_SLIP = 0.1  # how often it mistypes, at a hasty moment
+_UNCHECKED = 0.35  # how often it does not run the check again, at a hasty moment
+# Repairs whatever the check reports by program, unread: the best that is possible without looking.
 _MEND = r"""while o=$(bash .check); [ "${o%% *}" = want ]; do r=${o##*[ :]}; k=${r%%=*}; v=${r#*=}; case $v in @*) v=$(
 for f in * */*; do while IFS== read -r a b; do [ "$a" = "${v#@}" ] && echo "$b"; done <$f; done 2>/dev/null);; esac
 for f in * */*; do case $(cat $f 2>/dev/null) in *$k=*)
@@ -95,7 +95,8 @@ def negative_controls(prompt: str, seed: int) -> dict[str, ScriptFactory]:
 
 
 class Choice(Protocol):
-    """Does it do the right thing now? `unless`: the share of its hasty moments in which it does not."""
+    """Whether the agent does the right thing now. `unless`: the share of its hasty moments in which it does
+    not."""
 
     def __call__(self, unless: float = 1.0) -> bool: ...
 
@@ -167,7 +168,7 @@ class _Agent:
         return (yield from self._search_by_hand(start, key))
 
     def _search_by_hand(self, start: str, key: str) -> Asking:
-        """The fallback without grep: see how deep the tree is, then let sed print the key's lines."""
+        """The fallback without grep: find the depth of the tree, then print the key's lines with sed."""
         if self.everywhere is None:
             event = yield from self._persist("ls -p")
             if event is None:
@@ -188,9 +189,8 @@ class _Agent:
         return next((path for path, _, line in hits if line.removeprefix("old ").startswith(f"{key}=")), None)
 
     def _start(self) -> str:
-        """Careful: only lines that begin with the key, which stale ones do not. Hasty: whatever
-        comes first.
-        """
+        """Careful: only lines that begin with the key, which excludes stale ones. Hasty: whatever comes
+        first."""
         return "^" if self.careful() else ""
 
     def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
@@ -204,7 +204,7 @@ class _Agent:
                 self.can_sed = False
                 if not self.careful(_GIVE_UP):
                     return False
-            if typed == path:  # a slip here would make a file that is not asked for
+            if typed == path:  # a slip here would create a file that nobody asked for
                 event = yield from self._persist(
                     f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}"
                 )

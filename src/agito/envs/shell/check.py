@@ -1,10 +1,10 @@
-"""The `./.check` script of the repair tasks: bash alone, one complaint at a time, in the same words as
+"""The `./.check` script of the repair tasks: pure bash, one complaint at a time, in the words of
 `Rule.complaint`.
 
-Whoever reads the script instead of running it learns nothing. Each rule is sealed with the values that the
-rules before it want, and a value is known to the script by a salted hash alone; so a complaint can be read
-once the rules before it hold, and the word at the end once all do. The hash is small: it keeps a value from
-being read off, not from being tried.
+Reading the script instead of running it reveals nothing. Each rule is encrypted with the values that the
+previous rules demand, and the script stores only a salted hash of each value. So a complaint becomes readable
+once the rules before it hold, and the final word once all do. The hash is small: values cannot be read off,
+but they can be tried.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ done
 
 
 def check_script(instance: Instance) -> str:
-    """Exits 0 with `ok` and the receipt, or 1 with the first broken rule. A key that stands twice breaks its
-    rule.
-    """
+    """Exits 0 with `ok` and the receipt, or 1 with the first broken rule. A duplicated key breaks its
+    rule."""
     state, sealed = instance.salt, list[str]()
     for rule in instance.rules:
         after = _mixed(state, rule.value)
@@ -49,7 +48,7 @@ def _mixed(state: int, text: str) -> int:
 
 
 def _sealed(state: int, text: str) -> str:
-    """Numbers, one a letter."""
+    """Numbers, one per letter."""
     numbers: list[str] = []
     for letter in text.encode():
         state = (state * _MULTIPLIER + 1) % _PRIME

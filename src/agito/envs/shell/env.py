@@ -1,7 +1,7 @@
-"""The `shell` environment: find a value, repair a configuration, with real bash in a real sandbox.
+"""The `shell` environment: find a value or repair a configuration, with real bash in a real sandbox.
 
-Chance level: who reads nothing must guess one of 68 words, in *find* the value, in *repair* what the check
-says in the end, however much a program in the sandbox has mended unread: .015; declared as 0.02.
+Chance level: without reading, one must guess one of 68 words: the value in *find*, the check's final word in
+*repair*, even if a program in the sandbox repairs the files unread: .015; declared as 0.02.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PROGRAMS = (
     "wc",
 )
 _CAPTURE_BYTES = 1 << 18
-_CALL_SECONDS = 2.0  # what the tasks need takes milliseconds; `grep -r x /` takes for ever
+_CALL_SECONDS = 2.0  # tasks need milliseconds; `grep -r x /` never ends
 _NATURAL = {
     "find": (
         "Each line of the files below the working directory is a key, an equals sign and a value, without "
@@ -109,15 +109,14 @@ class ShellEnvironment(SandboxedEnvironment):
             ),
             tree={path: text.encode() for path, text in tree.items()},
             executable=(".check",) if instance.rules else (),
-            capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # a found value leaves no artefact
+            capture_bytes=_CAPTURE_BYTES if instance.rules else 0,  # finding a value leaves no artefact
         )
         faults = {SH.name: FaultProfile(timeout=instance.timeout)}
         return World(task, [workspace.open(await self.pool())], attempt, noise_seed=noise_seed, faults=faults)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """find: the submitted line. repair: the word that the check says in the end, and the files as they
-        should be, line order apart.
-        """
+        """find: the submitted line counts. repair: the check's final word and the files as they should be, up
+        to line order."""
         wanted = target.data["files"]
         if isinstance(wanted, dict):
             wrong = _differences(wanted, sealed.files)
@@ -164,9 +163,8 @@ def _instance(task: Task, target: Target) -> Instance:
 
 
 def _differences(wanted: dict[str, Json], found: Mapping[str, bytes]) -> str:
-    """What is not as it should be, in words; empty when all is well. Neither line order counts, nor what else
-    lies about, such as notes.
-    """
+    """What differs from the wanted files, in words; empty if nothing. Line order and extra files such as
+    notes do not count."""
     for path in sorted(wanted):
         if path not in found:
             return f"{path} is gone"

@@ -1,7 +1,7 @@
-"""One latent shell task: a file tree, what is asked, which tools are missing and how often they time out.
+"""One latent shell task: a file tree, the question, missing tools, and the timeout rate.
 
 Two families. *find*: which value does a key have; lines marked `old` are stale, `@other` points to another
-key. *repair*: make `./.check` pass; it names one broken rule at a time, and in the end a word to submit. A
+key. *repair*: make `./.check` pass; it reports one broken rule at a time, and finally a word to submit. A
 pure function of (split, family, level, seed).
 """
 
@@ -19,20 +19,20 @@ SPLITS = ("train", "heldout", "structural")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a level looks like; probabilities are per task unless said otherwise."""
+    """The parameters of a level; probabilities are per task unless stated otherwise."""
 
     dirs: int  # 0: all files at the top
     files: int  # per directory
-    lines: int  # per file, bystanders included
+    lines: int  # per file, including unrelated ones
     hops: tuple[int, ...]  # find: one of these numbers of pointers
-    stale: float  # a stale line stands beside the live one, for each key on the way
-    missing: float = 0.35  # the family's main tool is not installed: the fallback is needed
-    timeout: float  # per command, whatever it is
+    stale: float  # for each key on the way, a stale line besides the live one
+    missing: float = 0.35  # the family's main tool is missing: the fallback is needed
+    timeout: float  # per command of any kind
     faults: tuple[int, ...]  # repair: one of these numbers of broken rules
     named: float  # repair: the check names the file, per rule
     same: float  # repair: the rule says "same as another key", per rule
-    turns: int  # allowed; the longest honest way is well below it
-    tokens: int  # of context allowed
+    turns: int  # limit, well above the longest honest solution
+    tokens: int  # limit of the context
 
 
 SHAPES: dict[int, Shape] = {
@@ -103,15 +103,14 @@ SHAPES: dict[int, Shape] = {
     ),
 }
 
-# how often, by level, that other key is one that training searches for but never repairs
+# By level: how often that other key is one that training searches for but never repairs.
 _READ_ONLY = {4: 0.4, 5: 0.4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Key `key` in file `path` must have value `value`; `same_as` is how the check puts it, if not by the
-    value itself.
-    """
+    """Key `key` in file `path` must have value `value`; the check names the key `same_as` instead of the
+    value if it is set."""
 
     path: str
     key: str
@@ -131,9 +130,9 @@ class Instance:
     level: int
     files: dict[str, tuple[str, ...]]  # path → lines
     target: str = ""  # find: the key asked for
-    answer: str = ""  # find: the line that settles it, `key=value`
-    rules: tuple[Rule, ...] = ()  # repair: the broken ones, in the order in which the check looks at them
-    receipt: str = ""  # repair: the word that the check says once every rule holds
+    answer: str = ""  # find: the deciding line, `key=value`
+    rules: tuple[Rule, ...] = ()  # repair: the broken ones, in the order of the check
+    receipt: str = ""  # repair: the check's final word
     salt: int = 0  # repair: of the check's hashes
     missing: tuple[str, ...] = ()
     timeout: float = 0.0
@@ -144,7 +143,7 @@ class Instance:
 
     @property
     def repaired(self) -> dict[str, str]:
-        """The tree as it should be in the end."""
+        """The tree as it should be at the end."""
         fixed = dict(self.files)
         for rule in self.rules:
             fixed[rule.path] = tuple(
@@ -155,9 +154,8 @@ class Instance:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split repairs keys that training only ever searches for, and searches for keys that
-    training only ever repairs; the chains are the longest, and most often the fallback is needed.
-    """
+    """The structural split repairs keys that training only searches for, and searches for keys that training
+    only repairs; chains are longest, and the fallback is needed most often."""
     rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
     shape, structural = SHAPES[level], split == "structural"
     paths = _paths(rng, shape)
@@ -225,7 +223,7 @@ def _bystanders(board: _Board, keys: list[str], shape: Shape) -> None:
 
 
 class _Board:
-    """Files being filled: every live line in a file of its own choice, stale lines anywhere."""
+    """Files being filled: every live line goes to a file of its own choice, stale lines anywhere."""
 
     def __init__(self, rng: random.Random, paths: list[str], stale: float) -> None:
         self.rng, self.stale = rng, stale

@@ -1,4 +1,4 @@
-"""The words of the shell tasks: short, pronounceable, one token each, every one with a single role."""
+"""The words of the shell tasks: short, pronounceable, one token each, with a single role each."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ _AVOIDED = {
 
 
 def _words(count: int) -> tuple[str, ...]:
-    """A fixed walk over consonant-vowel-consonant words: few first syllables, so that a small BPE learns
-    every word whole.
-    """
+    """A fixed walk over consonant-vowel-consonant words with few first syllables, so a small BPE learns every
+    word whole."""
     every = [a + v + b for a in _FIRST for v in _VOWELS for b in _LAST if a + v + b not in _AVOIDED]
-    stride = 97  # coprime to their number: neighbours end up in different roles
+    stride = 97  # coprime to the number of words: neighbours get different roles
     return tuple(every[(i * stride) % len(every)] for i in range(count))
 
 
 _ALL = _words(120)
 NAMES = _ALL[:16]  # of directories and files
 KEYS = _ALL[16:52]
-# in training a key of these plays its part in this family alone
+# In training, each of these keys plays its part in this family only.
 ONLY = {"find": KEYS[-12:-6], "repair": KEYS[-6:]}
 VALUES = _ALL[52:]  # 68: a blind guess is right about once in seventy

@@ -1,4 +1,4 @@
-"""A shop, a forum and forms in a browser: find the page, fill it in rightly, leave nothing else behind."""
+"""A shop, a forum and forms in a browser: find the page, fill it in correctly, leave nothing else behind."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Scripted agents for the web tasks; they read what the pages say and nothing else.
+"""Scripted agents for the web tasks; they see only what the pages say.
 
-One script serves as solver and demonstrator: at every decision it does the right thing, or, as often as its
-skill says not, what a hasty person does: follows any link, presses the button before the fields are right,
-types another word, gives up.
+One script serves as solver and demonstrator. At every decision it does the right thing or, with a probability
+set by its skill, what a hasty person does: follow any link, press the button before the fields are right,
+type another word, give up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agito.envs.web.instance import DONE, HAS_TWIN, HOME, NEWS, NEXT, SENDS, SHA
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call
 
-_GIVE_UP = 0.12  # of its hasty moments, how often the demonstrator ends the episode
+_GIVE_UP = 0.12  # how often the demonstrator ends the episode, at a hasty moment
 
 
 def click(element: str | int) -> Call:
@@ -71,23 +71,20 @@ class Page:
 
 
 class _Agent:
-    """What it knows of the site: which section lists what, what is not what was asked for, and what it has
-    read for later.
-    """
+    """Its knowledge of the site: what each section lists, which items are excluded, and what it has read for
+    later."""
 
     def __init__(self, prompt: str, level: int) -> None:
         self.verb, self.target, *self.words = prompt.split()
         self.owner = self.words.pop(0) if level >= HAS_TWIN else ""
         self.lists: dict[str, list[str]] = {}
-        # items that bear the word and are not meant: sold out, or somebody else's
+        # Items with the right word that are not meant: sold out, or another owner's.
         self.others: set[str] = set()
-        self.fact = ""  # a coupon, a code, or what somebody posted
+        self.fact = ""  # a coupon, a code, or the text of a post
 
     @property
     def needs(self) -> str:
-        """The word of the page that has to be read next: of the item itself, or of what has to be known
-        before.
-        """
+        """The word of the next page to read: of the item itself, or of what must be known first."""
         if "coupon" in self.words and not self.fact:
             return NEWS
         if "in" in self.words and not self.fact:
@@ -142,7 +139,7 @@ class _Agent:
             )
 
     def wanted(self) -> dict[str, str]:
-        """What the fields have to hold, by word."""
+        """The wanted content of the fields, by word."""
         if self.verb == "buy":
             values = dict(
                 zip(("count", "size"), (word for word in self.words if word != "coupon"), strict=False)
@@ -204,19 +201,17 @@ def negative_controls(prompt: str, level: int, seed: int) -> dict[str, ScriptFac
         yield submit(f"{prompt}: done, reward=1")
 
     def open_loop() -> Script:
-        """What is asked, by numbers instead of names: which of a few places to press or to fill in is
-        guessed.
-        """
+        """Guesses by number instead of name which of a few elements to press or fill in."""
         rng = random.Random(f"web/open_loop/{seed}")
         values = prompt.split()[3 if level >= HAS_TWIN else 2 :]
         yield simple("look")
         for _ in range(1 if level == 1 else 2):
             yield click(rng.randint(1, SHAPES[level].items))
         places = rng.sample(range(1, 4 + len(values)), 3 + len(values))
-        # of two places among four one is oftenest the right field alone
+        # Of pairs among four places, one place alone is most often the right field.
         for value in values if len(values) > 1 else values * 2:
             yield _entry(places.pop(), value)
-        # a field that is pressed does no harm
+        # Pressing a field does no harm.
         for place in rng.sample(range(1, 4 + len(values)), 3 + len(values)):
             yield click(place)
         yield submit()
@@ -225,7 +220,7 @@ def negative_controls(prompt: str, level: int, seed: int) -> dict[str, ScriptFac
 
 
 def _entry(place: int, value: str) -> Call:
-    """A value as the control that it is for would take it."""
+    """A value in the form that its control takes."""
     if value in ("on", "off"):
         return click(place)
     return choose(place, value) if value in SIZES else fill(place, value)

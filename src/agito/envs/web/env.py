@@ -1,8 +1,8 @@
-"""The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds in the end.
+"""The `web` environment: a shop, a forum and forms in a browser, judged by what the site holds at the end.
 
-Chance level: an agent that reads nothing (`open_loop`) has to guess by its place what to press and what to
-fill in: one of three links, then one or two of four places, and must press the right one of two buttons
-first. Right in .04 of the held-out tasks at levels 1 and 2, .002 above, .013 over all; declared as 0.03.
+Chance level: without reading (`open_loop`), an agent must guess by position what to press and fill in: one of
+three links, then one or two of four places, and first the right one of two buttons. Right in .04 of the
+held-out tasks at levels 1 and 2, .002 above, .013 overall; declared as 0.03.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agito.worlds.browser import TOOLS, Browser, Farm, Tabs, TextTabs
 from agito.worlds.component import FaultProfile
 from agito.worlds.world import SUBMIT, World
 
-_CALL_SECONDS = 20.0  # a page takes a tenth of one
+_CALL_SECONDS = 20.0  # a page takes a tenth of a second
 _NATURAL = (
     "You use a web site through a browser; `look` shows the page as text, with a number before everything "
     "that you can act on. On this "
@@ -35,9 +35,8 @@ _NATURAL = (
 
 
 class WebEnvironment(ProceduralEnvironment):
-    """Procedural sites in Chromium; see `docs/web.md`. `tabs` are shared with other environments and closed
-    by their owner.
-    """
+    """Procedural sites in Chromium; see `docs/web.md`. `tabs` may be shared between environments; their owner
+    closes them."""
 
     name = ids_begin_with = "web"
     version = "2"
@@ -79,9 +78,7 @@ class WebEnvironment(ProceduralEnvironment):
         )
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Right when something was submitted and the site holds the one record that was asked for, and no
-        other.
-        """
+        """Full marks when something was submitted and the site holds exactly the wanted record."""
         records = json.loads(sealed.files["site"])["records"]
         is_right = sealed.submitted is not None and records == [target.data["expected"]]
         reward = float(is_right)
@@ -118,7 +115,7 @@ def _limits(level: int) -> Limits:
 
 
 class TextWebEnvironment(WebEnvironment):
-    """The same tasks on the same pages, read without Chromium: for training at a hundred times the speed."""
+    """The same tasks and pages, read without Chromium: a hundred times as fast, for training."""
 
     name = "web-text"
 

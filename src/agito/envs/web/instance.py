@@ -1,9 +1,9 @@
-"""One latent web task: a site, what is asked, and the one record that must be left behind.
+"""One latent web task: a site, the question, and the one record to leave behind.
 
-Three families. *shop*: buy so many of a product. *forum*: reply to a thread, with a given word or with what
-somebody posted. *form*: send a form with these values. Everything on a site is called by a word and a number.
-The task says the words; the numbers, and what stands where, are drawn for every site and can only be read. A
-pure function of (split, family, level, seed).
+Three families. *shop*: buy a number of a product. *forum*: reply to a thread with a given word or somebody's
+post. *form*: send a form with given values. Everything on a site is named by a word and a number. The task
+gives the words; numbers and positions are drawn for every site and can only be read. A pure function of
+(split, family, level, seed).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LEVELS = (1, 2, 3, 4, 5)
 SPLITS = ("train", "heldout", "structural")
 SIZES = ("big", "mid", "tiny")
 HOME, DONE, NEWS = "home", "done", "news"
-NOTE, ASK = "note", "ask"  # a field and a button on every page with a form, which nobody is to use
+NOTE, ASK = "note", "ask"  # a field and a button on every page with a form; using them is wrong
 FIELDS = {"shop": ("count", "size", "coupon"), "forum": ("text",), "form": ("one", "two", "three", "tick")}
-SENDS = {"shop": "pay", "forum": "post", "form": "go"}  # the word of the button that leaves a record
+SENDS = {"shop": "pay", "forum": "post", "form": "go"}  # the button that leaves a record
 NEXT = "next"
-FROM_LEVEL = {"size": 3, "coupon": 5, "three": 4, "tick": 3}  # fields; elsewhere 1
-HAS_TWIN = 3  # from this level on, something else bears the same word, and the page says by whom each is
+FROM_LEVEL = {"size": 3, "coupon": 5, "three": 4, "tick": 3}  # first levels of fields; level 1 for others
+HAS_TWIN = 3  # from this level on, another item has the same word, and pages name the owners
 
 
 def _words() -> tuple[str, ...]:
@@ -32,24 +32,24 @@ def _words() -> tuple[str, ...]:
 
 
 WORDS = _words()
-NAMES, VALUES = WORDS[:36], WORDS[36:]  # of sections, items and people; of what is filled in
+NAMES, VALUES = WORDS[:36], WORDS[36:]  # of sections, items and people; of field contents
 ONLY = {
     "shop": NAMES[-12:-8],
     "forum": NAMES[-8:-4],
     "form": NAMES[-4:],
-}  # in training, items of these names are asked for in this family alone
+}  # in training, only this family asks for items of these names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a level looks like."""
+    """The parameters of a level."""
 
     sections: int  # 0: all items on the first page
     items: int  # per section
     turns: int
     tokens: int
-    error: float = 0.0  # a click is answered with an error, and not carried out
-    lost: float = 0.0  # a click is carried out and answered with a timeout
+    error: float = 0.0  # a click returns an error and is not carried out
+    lost: float = 0.0  # a click is carried out and returns a timeout
 
 
 SHAPES = {
@@ -66,7 +66,7 @@ class Item:
     """A product, a thread or a form."""
 
     name: str
-    owner: str = ""  # by whom, as its page says; empty below the level of twins
+    owner: str = ""  # by whom, as its page says; empty below level HAS_TWIN
     is_sold_out: bool = False
     posts: tuple[tuple[str, str], ...] = ()  # author, number; the newest last
 
@@ -75,11 +75,11 @@ class Item:
 class Instance:
     family: str
     level: int
-    sections: tuple[tuple[str, tuple[Item, ...]], ...]  # one, named home, at level 1
-    labels: Mapping[str, str]  # of what pages have in common, by word
-    order: tuple[str, ...]  # in which fields and buttons stand on a page, by word
+    sections: tuple[tuple[str, tuple[Item, ...]], ...]  # at level 1 a single one, named home
+    labels: Mapping[str, str]  # of elements that pages share, by word
+    order: tuple[str, ...]  # of fields and buttons on a page, by word
     ask: str  # the compact prompt
-    expected: str  # the record that must be there in the end, and no other
+    expected: str  # the only record that must be there at the end
     coupon: str = ""
     code: str = ""
 
@@ -89,9 +89,8 @@ def word_of(name: str) -> str:
 
 
 def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
-    """The structural split: one section more, what is asked for in the last one, under a name that training
-    asks for elsewhere alone.
-    """
+    """The structural split: one section more, and the item is in the last one, under a name that training
+    uses for another family."""
     return _Draw(
         random.Random(f"web/{split}/{family}/{level}/{seed}"),
         family,
@@ -129,7 +128,7 @@ class _Draw:
         if level >= HAS_TWIN:
             owner = rng.choice([name for name in self.people if name != wanted.owner])
             self._put(self.item(self.target, owner), rng.randrange(len(self.titles)))
-        if family == "shop" and level >= 4:  # the same product of the same owner where it is sold out
+        if family == "shop" and level >= 4:  # the same owner's product elsewhere, as this one is sold out
             elsewhere = [at for at in range(len(self.titles)) if at != place]
             self._put(self.item(self.target, wanted.owner, is_sold_out=True), rng.choice(elsewhere))
         named = f"{self.target} {wanted.owner}".rstrip()
@@ -154,7 +153,7 @@ class _Draw:
         )
 
     def _put(self, item: Item, section: int) -> Item:
-        """In the place of something that is not asked for."""
+        """Replaces an item that is not asked for."""
         row = self.rows[section]
         free = [at for at, each in enumerate(row) if word_of(each.name) != self.target]
         row[self.rng.choice(free)] = item

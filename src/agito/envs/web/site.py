@@ -1,6 +1,5 @@
-"""The site of one task: pages out of its state, requests into it. It lives on the trusted side; a browser
-only ever sees HTML.
-"""
+"""The site of one task: state to pages, requests to state. It runs on the trusted side; a browser only sees
+HTML."""
 
 from __future__ import annotations
 
@@ -15,14 +14,12 @@ START = "http://web.test/"
 
 
 class WebSite:
-    """Implements `Served`. Every form answers by leading to another page, so that going back never sends it
-    twice.
-    """
+    """Implements `Served`. Every form redirects to another page, so going back never sends it twice."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._records: list[str] = []
-        self._drafts: dict[str, list[str]] = {}  # of forms with two pages, by their path
+        self._drafts: dict[str, list[str]] = {}  # of forms with two pages, by path
 
     def state(self) -> str:
         return json.dumps({"records": self._records, "drafts": self._drafts}, sort_keys=True)
@@ -100,7 +97,7 @@ class WebSite:
         return (*fields[2:], SENDS["form"], NOTE, ASK) if is_second else (*fields[:2], NEXT, NOTE, ASK)
 
     def _take(self, parts: list[str], given: dict[str, str]) -> str:
-        """Where a sent form leads."""
+        """The page that a sent form leads to."""
         if len(parts) < 3 or parts[0] != "in":
             return "/"
         item = self._item(parts[1], parts[2])

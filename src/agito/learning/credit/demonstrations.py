@@ -10,10 +10,10 @@ from agito.types import Sample, Trajectory
 
 
 def demonstrations(trajectory: Trajectory) -> tuple[Sample, ...]:
-    """One sample a segment: the loss applies to what the demonstrator did, never to what it read.
+    """One sample per segment, with a loss on what the demonstrator did and never on what it read.
 
-    Advantages are 1 on trainable tokens, so that loss = -sum(A * log pi) / N is token cross-entropy;
-    log-probabilities are NaN, because nothing was sampled from a policy that learns (behavioural cloning).
+    Advantages are 1 on trainable tokens, so loss = -sum(A * log pi) / N is token cross-entropy (behavioural
+    cloning). Log-probabilities are NaN: no learning policy sampled these tokens.
     """
     samples = samples_of(trajectory, 1.0, temperatures=False)
     return tuple(replace(sample, logprobs=array("f", [float("nan")]) * len(sample.ids)) for sample in samples)

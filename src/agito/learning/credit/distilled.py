@@ -1,4 +1,4 @@
-"""Credit by a teacher: how much more probable it finds each sampled token than the policy did."""
+"""Distillation credit: how much more probable a teacher finds each sampled token than the policy did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def distilled(
     reverse KL divergence to the teacher on the policy's own samples (on-policy distillation,
     arXiv:2306.13649).
 
-    `teacher_logprobs`: entry t is of token t + 1, at the sample's temperature.
+    `teacher_logprobs`: entry t belongs to token t + 1, at the sample's temperature.
     """
     if len(teacher_logprobs) != len(sample.ids) - 1:
         raise ValueError(

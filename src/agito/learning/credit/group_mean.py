@@ -1,4 +1,4 @@
-"""Group-normalised credit: each attempt against the group's mean, in standard deviations."""
+"""Group-normalised credit: each attempt's reward against the group's mean, in standard deviations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from agito.types import Group, Sample, mean
 
 
 def group_mean(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
-    """A_i = (r_i - mean(r)) / std(r) over the trusted attempts (GRPO, arXiv:2402.03300); std is the
-    population's.
+    """A_i = (r_i - mean(r)) / std(r) over the trusted attempts, with the population's std (GRPO,
+    arXiv:2402.03300).
 
-    Kept for comparisons: it weighs very easy and very hard tasks up (arXiv:2503.20783). Penalised attempts as
-    in `leave_one_out`, not divided. Raises `ValueError` for a void group.
+    Kept for comparison: dividing by std gives more weight to very easy and very hard tasks
+    (arXiv:2503.20783). Penalised attempts are treated as in `leave_one_out`, without division. Raises
+    `ValueError` for a void group.
     """
     if group.is_void:
         raise ValueError(

@@ -1,21 +1,22 @@
-"""Leave-one-out credit: each attempt against the mean of the others."""
+"""Leave-one-out credit: each attempt's reward against the mean of the others."""
 
 from __future__ import annotations
 
 import math
 
-from agito.learning.credit.segments import Later, samples_of
+from agito.learning.credit.segments import AdvantageChange, samples_of
 from agito.types import Group, Sample, mean
 
 
 def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
     """A_i = r_i - mean(r_j, j != i) over the n trusted attempts, on every trainable token of attempt i.
 
-    The baseline does not depend on attempt i, so the gradient is unbiased; there is no division by the
-    standard deviation, which would weigh easy and hard tasks up (RLOO, arXiv:2402.14740; the bias of
-    dividing, arXiv:2503.20783). A void attempt yields no sample and is in nobody's baseline. A penalised one
-    is compared with all trusted ones, see `penalised`. Raises `ValueError` for a void group, and for a
-    trainable token without a log-probability.
+    The baseline does not depend on attempt i, so the gradient is unbiased (RLOO, arXiv:2402.14740). There is
+    no division by the standard deviation, which would give more weight to easy and hard tasks
+    (arXiv:2503.20783). A void attempt yields no sample and enters no baseline. A penalised attempt is
+    compared with all trusted ones; see `penalised`.
+
+    Raises `ValueError` for a void group, and for a trainable token without a log-probability.
     """
     if group.is_void:
         raise ValueError(
@@ -36,17 +37,17 @@ def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Samp
 
 
 def penalised(group: Group, baseline: float) -> list[Sample]:
-    """Samples of the attempts with a penalty: A = penalty - baseline from the proving call on, A = r -
-    baseline before it.
+    """Samples of the penalised attempts: A = penalty - baseline from the proving call on, A = r - baseline
+    before it.
 
-    `baseline` is the mean of the trusted attempts, or of their cell; where it is NaN, the environment's
-    lowest reward stands in.
+    `baseline` is the mean reward of the trusted attempts, or of their cell. Where it is NaN, the
+    environment's lowest reward is used.
     """
     samples: list[Sample] = []
     for attempt in group.penalised:
         assert attempt.penalty is not None
         against = attempt.penalty.floor if math.isnan(baseline) else baseline
-        later = Later(event=attempt.penalty.event, advantage=attempt.penalty.reward - against)
+        later = AdvantageChange(event=attempt.penalty.event, advantage=attempt.penalty.reward - against)
         samples += samples_of(attempt.trajectory, attempt.verdict.reward - against, later=later)
     return samples
 
@@ -55,7 +56,8 @@ def leave_one_out_advantages(rewards: list[float]) -> list[float]:
     """r_i - (sum(r) - r_i) / (n - 1), for n >= 2 rewards; exactly zero when all are equal."""
     if len(rewards) < 2:
         raise ValueError(f"{len(rewards)} rewards: need at least 2 to form a baseline")
-    # mean of the others = mean of all, shifted; written as differences so that equal rewards cancel exactly
+    # The mean of the others as a shifted mean of all, written with differences so that equal rewards cancel
+    # exactly.
     return [sum(reward - other for other in rewards) / (len(rewards) - 1) for reward in rewards]
 
 

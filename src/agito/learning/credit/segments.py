@@ -1,6 +1,4 @@
-"""A segment of a trajectory as the trainer sees it: which of its tokens are trained on, and with what
-advantage.
-"""
+"""Segments to samples: which tokens are trained on, and with what advantage."""
 
 from __future__ import annotations
 
@@ -13,30 +11,34 @@ _IS_TRAINABLE = bytes(1 if kind in (TokenSource.SAMPLED, TokenSource.CONTROL) el
 
 
 def trainable_mask(segment: Segment) -> bytes:
-    """1 for every sampled token of the segment's own; observed, forced and inherited tokens get 0.
+    """1 for every token that this segment sampled; 0 for observed, forced and inherited tokens.
 
-    Tokens shared with the parent segment are trained on there, once.
+    Tokens shared with the parent segment are trained on in the parent, once.
     """
     inherited = segment.prefix_len if segment.parent is not None else 0
     return bytes(inherited) + segment.tokens.kinds[inherited:].translate(_IS_TRAINABLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Later:
-    """Another advantage for the turn in which call `event` was made, and for all that follow."""
+class AdvantageChange:
+    """A different advantage from the turn that made call `event` on."""
 
     event: int
     advantage: float
 
 
 def samples_of(
-    trajectory: Trajectory, advantage: float, *, later: Later | None = None, temperatures: bool = True
+    trajectory: Trajectory,
+    advantage: float,
+    *,
+    later: AdvantageChange | None = None,
+    temperatures: bool = True,
 ) -> tuple[Sample, ...]:
-    """One sample for each segment in which anything is trainable, `advantage` on every trainable token up to
-    `later`.
+    """One sample for each segment with trainable tokens; these get `advantage`, or that of `later` from its
+    turn on.
 
-    Raises `ValueError` when `temperatures` is set and a segment mixes several, or was sampled with top-p
-    below 1: its log-probabilities are then not those of one policy.
+    Raises `ValueError` when `temperatures` is set and a segment mixes temperatures or was sampled with top-p
+    below 1: its log-probabilities then belong to no single policy.
     """
     samples: list[Sample] = []
     for segment in trajectory.segments:
@@ -60,7 +62,11 @@ def samples_of(
 
 
 def _advantages(
-    trajectory: Trajectory, segment: Segment, trainable: bytes, advantage: float, later: Later | None
+    trajectory: Trajectory,
+    segment: Segment,
+    trainable: bytes,
+    advantage: float,
+    later: AdvantageChange | None,
 ) -> array[float]:
     columns = array("f", [advantage if is_trainable else 0.0 for is_trainable in trainable])
     if later is not None:

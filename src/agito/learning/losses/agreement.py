@@ -1,9 +1,9 @@
-"""Whether engine and trainer give the tokens that were sampled the same probabilities, token by token.
+"""Checks that engine and trainer assign the same probabilities to the sampled tokens.
 
-At age 0, log w = log pi_old - log mu is rounding and nothing else. Its absolute value is looked at: a mean
-with signs is near zero also where log-probabilities of neighbours have been exchanged.
+At age 0, log w = log pi_old - log mu consists of rounding error alone. The check uses its absolute value: a
+signed mean would stay near zero even if the log-probabilities of neighbouring tokens were swapped.
 
-Axes: T trainable tokens whose every position was computed by the weights that they are trained on.
+Axes: T trainable tokens, all positions of whose prefix were computed by the version being trained.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Of |log w| in nats: its mean, and one token's, beyond which there may be no more than a share of the
-    tokens.
-    """
+    """Bounds of |log w| in nats: of its mean, and of a token's, which at most `share` of them exceed."""
 
     mean: float
     token: float
     share: float = 0.0
 
 
-# Measured on networks of 2 to 28 layers, 64 to 512 wide, at temperatures from 0.6 to 1.4: at the most 1.3e-6
-# and 8e-6 in float32, 1.9e-3 and 9e-3 in float16, 3.8e-3 and 0.07 in bfloat16. SmolLM2-135M in bfloat16, an
-# adapter merged for the engine: 3.7e-3, and 2 of 13,220 tokens beyond 0.5. Rounding has no largest error
-# there, because what is hardly probable is rounded most; a fault moves many tokens.
+# Measured on networks of 2 to 28 layers, 64 to 512 wide, at temperatures from 0.6 to 1.4. Largest mean and
+# token: 1.3e-6 and 8e-6 in float32, 1.9e-3 and 9e-3 in float16, 3.8e-3 and 0.07 in bfloat16. SmolLM2-135M in
+# bfloat16 with a merged adapter: mean 3.7e-3, 2 of 13,220 tokens beyond 0.5. Rounding has no largest error
+# there, since it is worst for improbable tokens; a bug moves many tokens.
 BOUNDS: Mapping[torch.dtype, Bounds] = {
     torch.float64: Bounds(mean=1e-4, token=2e-3),
     torch.float32: Bounds(mean=1e-4, token=2e-3),
@@ -41,15 +39,14 @@ NUM_SUMS = 3
 
 @torch.no_grad()
 def agreement_sums(log_w_T: Tensor, bounds: Bounds) -> list[float]:
-    """Sums for `require_agreement`, which add over micro-batches and ranks: tokens, |log w|, tokens beyond
-    their bound.
-    """
+    """Sums for `require_agreement`, additive over micro-batches and ranks: tokens, |log w|, tokens beyond the
+    bound."""
     off_T = log_w_T.double().abs()
     return [float(off_T.numel()), float(off_T.sum()), float((~(off_T <= bounds.token)).sum())]
 
 
 def require_agreement(sums: Sequence[float], bounds: Bounds, *, version: int) -> None:
-    """Raises `AssertionError` when engine and trainer are further apart than their arithmetic explains."""
+    """Raises `AssertionError` when engine and trainer differ by more than their arithmetic explains."""
     tokens, off, beyond = sums
     mean = off / max(tokens, 1.0)
     assert mean <= bounds.mean and beyond <= bounds.share * tokens, (

@@ -1,12 +1,12 @@
-"""Log-probabilities of given tokens, without the whole vocabulary's for all of them at once: head and softmax
-go chunk by chunk.
+"""Log-probabilities of given tokens, with head and softmax computed chunk by chunk, never for the whole
+vocabulary and all tokens at once.
 
-Of log p = z_target - log sum_v exp z_v with z = W h / temperature, the gradient for h is (W_target - sum_v
-p_v W_v) / temperature times what comes back: no more than a factor a token is unknown while the chunk is at
-hand, so it is computed then, and a frozen head is never run again. The gradient for W needs p itself: that of
-the first chunks is kept, that of the others is computed again.
+With log p = z_target - log sum_v exp z_v and z = W h / temperature, the gradient for h is (W_target - sum_v
+p_v W_v) / temperature times the incoming gradient, one factor per token. So it is computed in the forward
+pass while the chunk is in memory, and a frozen head never runs twice. The gradient for W needs p itself: the
+first chunks keep it, the others compute it again in the backward pass.
 
-Axes: T trainable tokens, R those of a chunk, D hidden, V vocabulary.
+Axes: T trainable tokens, R tokens of a chunk, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 1 << 22  # logits at once: 16 MiB in float32, of which two or three copies exist
-_NUM_KEPT = 4  # chunks whose probabilities wait for the backward pass, if the head learns
-_FINITE = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would be NaN
+CHUNK = 1 << 22  # logits held at once: 16 MiB in float32, of which two or three copies exist
+_NUM_KEPT = 4  # chunks that keep their probabilities for the backward pass, if the head learns
+_MIN_LOGIT = -1e4  # nats; below it p is exactly 0 in float32, and 0 · -inf would be NaN
 
 
-def is_worth_cutting(num_tokens: int, vocab_size: int) -> bool:
-    """Whether the logits are too many to be held at once."""
+def should_chunk(num_tokens: int, vocab_size: int) -> bool:
+    """Whether there are too many logits to hold at once."""
     return num_tokens * vocab_size > CHUNK
 
 
@@ -36,9 +36,8 @@ def chunked_logprobs(
     temperature_T: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """log p of the token that came, and the entropy, which has no gradient; float32, in nats. `chunk`: logits
-    at once.
-    """
+    """Log-probability of each target token, and the entropy without gradient; float32, in nats. `chunk`:
+    logits held at once."""
     return cast("tuple[Tensor, Tensor]", _Chunked.apply(hidden_TD, weight_VD, target_T, temperature_T, chunk))
 
 
@@ -62,7 +61,7 @@ class _Chunked(torch.autograd.Function):
             largest_R1 = logits_RV.amax(dim=-1, keepdim=True)
             logits_RV.sub_(largest_R1)
             logp_T[rows] = logits_RV.gather(1, target_T[rows, None])[:, 0]
-            p_RV = logits_RV.clamp_(min=_FINITE).exp()
+            p_RV = logits_RV.clamp_(min=_MIN_LOGIT).exp()
             sum_R1 = p_RV.sum(dim=-1, keepdim=True)
             p_RV.div_(sum_R1)
             log_sum_R = sum_R1[:, 0].log()

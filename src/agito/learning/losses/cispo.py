@@ -1,4 +1,4 @@
-"""CISPO: the importance weight is clipped and every token keeps its gradient (arXiv:2506.13585).
+"""CISPO: clips the importance weight, so every token keeps its gradient (arXiv:2506.13585).
 
 Axes: B sequences, T trainable tokens.
 """
@@ -14,9 +14,8 @@ from agito.learning.losses.meters import PolicyMeters, PolicyTokens, keep_all, m
 def cispo(
     tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
 ) -> tuple[Tensor, PolicyMeters, float]:
-    """-sum_t sg[clip(r_t, low, high)]·A_t·log pi_t / N with r = pi/mu; also its meters and the largest
-    pi_old/mu.
-    """
+    """-sum_t sg[clip(r_t, low, high)]·A_t·log pi_t / N with r = pi/mu. Returns loss, meters and the largest
+    pi_old/mu."""
     assert isinstance(config, CISPOConfig)
     if num_tokens <= 0:
         raise ValueError(f"num_tokens={num_tokens}: there is nothing to train on")

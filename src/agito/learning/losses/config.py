@@ -1,4 +1,4 @@
-"""Options of the policy losses, which a recipe chooses by name; importable without torch."""
+"""Options of the policy losses, chosen by name in a recipe; importable without torch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ _DEFAULT = "decoupled_ppo"
 
 
 class DecoupledPPOConfig(Section):
-    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), the cap of w, and the bound for negative
-    advantages (dual clip).
-    """
+    """Clip bounds of rho (asymmetric, as in DAPO, arXiv:2503.14476), cap of w, and bound for negative
+    advantages (dual clip)."""
 
     name: Literal["decoupled_ppo"] = Field(default="decoupled_ppo", description="Which loss.")
-    clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower bound of the ratio.")
-    clip_high: float = Field(default=1.28, ge=1, description="Upper bound of the ratio.")
-    w_max: float = Field(
-        default=2.0, gt=0, description="Cap of w, the trainer over the sampler, at batch start."
-    )
+    clip_low: float = Field(default=0.8, gt=0, le=1, description="Lower clip bound of the ratio.")
+    clip_high: float = Field(default=1.28, ge=1, description="Upper clip bound of the ratio.")
+    w_max: float = Field(default=2.0, gt=0, description="Cap of the staleness weight w = pi_old / mu.")
     dual_clip: float = Field(
-        default=3.0, gt=1, description="Largest ratio that a negative advantage is multiplied with."
+        default=3.0, gt=1, description="Largest ratio applied to a negative advantage (dual clip)."
     )
     sequence_rejection: tuple[float, float] | None = Field(
         default=None,
-        description="Keep a sequence only if the geometric mean of its w lies within [low, high].",
+        description="Keep a sequence only if the geometric mean of its w is within [low, high].",
     )
 
     @model_validator(mode="after")
@@ -48,7 +45,7 @@ class CISPOConfig(Section):
 
 
 class GSPOConfig(Section):
-    """Bounds of a sequence's ratio, which is a geometric mean and so very near 1."""
+    """Bounds of the sequence ratio, which is a geometric mean and therefore very close to 1."""
 
     name: Literal["gspo"] = Field(default="gspo", description="Which loss.")
     clip_low: float = Field(default=1 - 3e-4, gt=0, le=1, description="Lower bound of the ratio.")
@@ -56,15 +53,17 @@ class GSPOConfig(Section):
 
 
 class DPPOConfig(Section):
-    """How far a token's probability may have moved, and the cap of pi/mu."""
+    """Largest allowed change of a token's probability, and the cap of pi/mu."""
 
     name: Literal["dppo"] = Field(default="dppo", description="Which loss.")
-    delta: float = Field(default=0.2, gt=0, lt=1, description="How far a token's probability may have moved.")
+    delta: float = Field(
+        default=0.2, gt=0, lt=1, description="Largest allowed change of a token's probability."
+    )
     ratio_max: float = Field(default=5.0, ge=1, description="Cap of the ratio.")
 
 
 def _chosen(given: Any) -> str:
-    """The loss that a table or a config names; without a name the default one."""
+    """The loss that a table or config names; without a name, the default."""
     if isinstance(given, dict):
         return str(cast("dict[str, Any]", given).get("name", _DEFAULT))
     return str(getattr(given, "name", _DEFAULT))

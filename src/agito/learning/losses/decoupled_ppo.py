@@ -1,4 +1,4 @@
-"""Decoupled PPO: the clip is centred on the weights at batch start, staleness is corrected by a capped weight
+"""Decoupled PPO: the clip is centred on the weights at batch start, and a capped weight corrects staleness
 (arXiv:2505.24298).
 
 Axes: B sequences, T trainable tokens.
@@ -16,13 +16,15 @@ from agito.learning.losses.meters import PolicyMeters, PolicyTokens, measure
 def decoupled_ppo(
     tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
 ) -> tuple[Tensor, PolicyMeters, float]:
-    """-sum_t keep·w̄_t·min(rho_t·A_t, clip(rho_t, low, high)·A_t) / N; also its meters and the largest w.
+    """-sum_t keep·w̄_t·min(rho_t·A_t, clip(rho_t, low, high)·A_t) / N. Returns loss, meters and the largest
+    w.
 
-    Where A < 0 the minimum has no lower bound as rho grows; it is bounded by `dual_clip`·A
-    (arXiv:1912.09729). rho = pi/pi_old, w̄ = min(pi_old/mu, w_max) without gradient. N = `num_tokens`: the
-    policy's tokens in the optimizer step over all ranks, before any rejection. Sequence rejection is by
-    exp(mean log w) over one sample; it rejects long samples at another rate than short ones, which
-    `policy/rejected_length_ratio` shows.
+    rho = pi/pi_old; w̄ = min(pi_old/mu, w_max), without gradient; N = `num_tokens`, the policy's tokens in
+    the optimizer step over all ranks, before any rejection. Where A < 0 the minimum is unbounded as rho
+    grows, so `dual_clip`·A bounds it (arXiv:1912.09729).
+
+    Sequence rejection uses exp(mean log w) over one sample. It rejects long and short samples at different
+    rates; `policy/rejected_length_ratio` shows by how much.
     """
     assert isinstance(config, DecoupledPPOConfig)
     if num_tokens <= 0:

@@ -1,5 +1,5 @@
-"""DPPO: a token is dropped when its probability, not its ratio, has moved too far (arXiv:2602.04879, binary
-total variation).
+"""DPPO: drops a token when its probability, rather than its ratio, has moved too far (arXiv:2602.04879,
+binary total variation).
 
 Axes: B sequences, T trainable tokens.
 """
@@ -16,11 +16,11 @@ from agito.learning.losses.meters import PolicyMeters, PolicyTokens, keep_all, m
 def dppo(
     tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
 ) -> tuple[Tensor, PolicyMeters, float]:
-    """-sum_t m_t·sg[min(r_t, ratio_max)]·A_t·log pi_t / N with r = pi/mu; also its meters and the largest
-    pi_old/mu.
+    """-sum_t m_t·sg[min(r_t, ratio_max)]·A_t·log pi_t / N with r = pi/mu. Returns loss, meters and the
+    largest pi_old/mu.
 
-    m_t = 0 where the update would carry pi further from mu than it may be: A > 0 and pi - mu > delta, or A <
-    0 and pi - mu < -delta.
+    m_t = 0 where the update would push pi further from mu than allowed: A > 0 and pi - mu > delta, or A < 0
+    and pi - mu < -delta.
     """
     assert isinstance(config, DPPOConfig)
     if num_tokens <= 0:

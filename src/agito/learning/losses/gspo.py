@@ -1,4 +1,4 @@
-"""GSPO: one ratio for a whole sequence, and one clip (arXiv:2507.18071).
+"""GSPO: one ratio and one clip for a whole sequence (arXiv:2507.18071).
 
 Axes: B sequences, T trainable tokens.
 """
@@ -15,11 +15,11 @@ from agito.learning.losses.meters import PolicyMeters, PolicyTokens, keep_all, m
 def gspo(
     tokens: PolicyTokens, *, num_tokens: float, config: LossConfig
 ) -> tuple[Tensor, PolicyMeters, float]:
-    """-sum_t min(s·A_t, clip(s, low, high)·A_t) / N with s = exp(mean over the sequence of log(pi/mu));
-    meters; the largest pi_old/mu.
+    """-sum_t min(s·A_t, clip(s, low, high)·A_t) / N with s = exp(mean over the sequence of log(pi/mu)).
+    Returns loss, meters and the largest pi_old/mu.
 
-    Every token of a sequence has its sequence's s, so that sequences weigh by their length. A sample is a
-    sequence: where a trajectory is cut into several, each has a ratio of its own.
+    Every token carries its sequence's s, so sequences count by their length. A sample is a sequence: each
+    sample of a split trajectory has its own ratio.
     """
     assert isinstance(config, GSPOConfig)
     if num_tokens <= 0:

@@ -1,4 +1,4 @@
-"""Policy losses by the name that a recipe gives: one entry a file."""
+"""Policy losses by the name that a recipe gives; one file each."""
 
 from __future__ import annotations
 

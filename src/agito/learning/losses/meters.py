@@ -1,5 +1,5 @@
-"""What a policy loss consumes, and the figures it hands back: sums and maxima, so that they add over
-micro-batches and ranks.
+"""What a policy loss consumes, and the meters that it returns: sums and maxima, additive over micro-batches
+and ranks.
 
 Axes: T trainable tokens.
 """
@@ -16,9 +16,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTokens:
-    """Trainable tokens, whole sequences together. Only `logp_T` carries a gradient. w = pi_old / mu, rho = pi
-    / pi_old.
-    """
+    """The trainable tokens of whole sequences. Only `logp_T` carries a gradient. w = pi_old / mu, rho = pi /
+    pi_old."""
 
     logp_T: Tensor  # log pi
     logp_old_T: Tensor  # log pi_old, at batch start
@@ -39,7 +38,7 @@ class PolicyMeters:
     tokens: float = 0.0
     loss: float = 0.0  # sum of -w̄·min(...), not divided by N
     clipped: float = 0.0  # tokens whose gradient the clip removed
-    truncated: float = 0.0  # tokens with w above its cap
+    truncated: float = 0.0  # tokens whose w exceeds its cap
     log_w: float = 0.0
     abs_log_w: float = 0.0
     w: float = 0.0
@@ -64,8 +63,8 @@ class PolicyMeters:
         """In field order, for a reduction over ranks."""
         return list(astuple(self))
 
-    def figures(self, max_w: float) -> dict[str, float]:
-        """Means and fractions by metric name; `max_w` is reduced apart, being a maximum."""
+    def metrics(self, max_w: float) -> dict[str, float]:
+        """Means and fractions by metric name. `max_w` is passed separately because it is a maximum."""
         tokens = max(self.tokens, 1.0)
         return {
             "policy/clip_fraction": self.clipped / tokens,
@@ -82,23 +81,22 @@ class PolicyMeters:
         }
 
     def _rejected_length_ratio(self) -> float:
-        """Mean length of rejected sequences over the mean length of all; 1 when rejection is not biased by
-        length.
-        """
+        """Mean length of rejected sequences over the mean length of all; 1 when rejection does not depend on
+        length."""
         if not self.rejected_sequences:
             return 1.0
         return (self.rejected_tokens / self.rejected_sequences) / (self.tokens / self.sequences)
 
 
 class Kept(TypedDict):
-    """Which tokens and sequences were not rejected."""
+    """Tokens and sequences that were not rejected."""
 
     is_kept_T: Tensor
     is_kept_B: Tensor
 
 
 def keep_all(tokens: PolicyTokens) -> Kept:
-    """Nothing is rejected."""
+    """Rejects nothing."""
     device = tokens.logp_T.device
     return Kept(
         is_kept_T=torch.ones(tokens.logp_T.numel(), dtype=torch.bool, device=device),

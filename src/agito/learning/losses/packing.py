@@ -1,7 +1,7 @@
-"""Samples to ragged tensors, and their split into minibatches and micro-batches; deterministic.
+"""Packs samples into ragged tensors and splits them into minibatches and micro-batches, deterministically.
 
-Axes: B samples, N tokens of all samples end to end, T trainable tokens. The token at position t is predicted
-from the hidden state at t-1 of the same sample.
+Axes: B samples, N tokens of all samples end to end, T trainable tokens. The hidden state at t-1 predicts the
+token at position t of the same sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agito.types import Sample
 
 Item = TypeVar("Item")
 
-_LOGPROB_SLACK = 1e-3  # a log-probability may exceed 0 by rounding, not by more
+_LOGPROB_SLACK = 1e-3  # rounding may push a log-probability this far above 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,8 @@ class Packed:
     logp_mu_T: Tensor  # float32; NaN where nothing was sampled
     advantages_T: Tensor  # float32
     temperature_T: Tensor  # float32
-    ages_T: Tensor  # int64: `version` - version that sampled the token
-    is_fresh_T: Tensor  # bool: every position of its sample was computed at `version`
+    ages_T: Tensor  # `version` minus the version that sampled the token
+    is_fresh_T: Tensor  # bool: `version` computed every position of the sample
 
     @property
     def num_tokens(self) -> int:
@@ -47,7 +47,7 @@ class Packed:
 
 
 def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | str = "cpu") -> Packed:
-    """Tensors of `samples`, in order; ages are counted from `version`.
+    """Tensors of `samples`, in order; ages are relative to `version`.
 
     Raises `ValueError` for an empty list, an empty sample, and a trainable token at position 0, which nothing
     predicts.
@@ -91,9 +91,7 @@ def pack(samples: Sequence[Sample], *, version: int = 0, device: torch.device | 
 
 
 def require_sampled(samples: Sequence[Sample]) -> None:
-    """Raises `ValueError` unless every trainable token was sampled by a policy and carries a finite
-    advantage.
-    """
+    """Raises `ValueError` unless a policy sampled every trainable token and its advantage is finite."""
     for sample in samples:
         where = trainable_positions(sample)
         logp = np.frombuffer(sample.logprobs, dtype=np.float32)[where]
@@ -115,7 +113,7 @@ def require_sampled(samples: Sequence[Sample]) -> None:
 def split_minibatches(samples: Sequence[Sample], num_minibatches: int) -> list[list[Sample]]:
     """Exactly `num_minibatches` parts of about equal token counts; some are empty when samples are few.
 
-    Cut in order of attempt, whatever order they came in: a group stays together, and no part gets all the
+    Samples are cut in order of attempt, regardless of arrival: groups stay together, and no part gets all
     long samples.
     """
     if num_minibatches < 1:
@@ -131,9 +129,8 @@ def split_minibatches(samples: Sequence[Sample], num_minibatches: int) -> list[l
 
 
 def split_by_length(items: Sequence[Item], lengths: Sequence[int], max_tokens: int) -> list[list[Item]]:
-    """Parts of at most `max_tokens` tokens, items of like length together; a longer item is a
-    part by itself.
-    """
+    """Parts of at most `max_tokens` tokens, with items of similar length together; a longer item gets its own
+    part."""
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens}: need at least 1")
     parts: list[list[Item]] = []

@@ -1,6 +1,6 @@
-"""Optimizer steps on samples: supervised, then reinforcement learning; checkpoints.
+"""Optimizer steps on samples, supervised and reinforcement learning; checkpoints.
 
-Names load on first use, so that a recipe can be read (`agito.learning.trainer.config`) without torch.
+Names load lazily, so a recipe can be read (`agito.learning.trainer.config`) without torch.
 """
 
 from __future__ import annotations

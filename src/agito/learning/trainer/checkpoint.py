@@ -1,4 +1,4 @@
-"""The trainer's full state, bit for bit. Sampling has no state here: random streams are keyed, not stored."""
+"""The trainer's full state, bit for bit. Sampling has no state to save: its random streams are keyed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from agito.errors import CorruptCheckpoint
 from agito.learning.trainer.trainer import Counters, LocalTrainer
 
 STATE = "trainer.json"
-# safetensors; not named so, for servers load every *.safetensors of a folder as the model
+# The file is safetensors, but has another suffix: servers load every *.safetensors in a folder as weights.
 TENSORS = "trainer.tensors"
 _FORMAT = 1
 
 
 def save_state(trainer: LocalTrainer, directory: Path) -> None:
-    """Writes weights, moments and counters; call it inside `commit`."""
+    """Writes weights, moments and counters. Call it inside `commit`."""
     tensors = {
         f"weights/{name}": parameter.detach()
         for name, parameter in trainer.model.named_parameters()
@@ -44,9 +44,9 @@ def save_state(trainer: LocalTrainer, directory: Path) -> None:
 
 
 def load_state(trainer: LocalTrainer, directory: Path) -> None:
-    """The inverse of `save_state`, into a trainer with the same model shape and configuration.
+    """The inverse of `save_state`, for a trainer with the same model shape and configuration.
 
-    Raises `CorruptCheckpoint` when anything is missing, truncated or altered, or does not fit the model; the
+    Raises `CorruptCheckpoint` when anything is missing, truncated, altered, or does not fit the model; the
     trainer is then unchanged.
     """
     state = _read_json(directory / STATE)

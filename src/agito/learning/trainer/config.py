@@ -1,4 +1,4 @@
-"""Every knob of the trainer, each with its one default; importable without torch."""
+"""Every option of the trainer with its one default; importable without torch."""
 
 from __future__ import annotations
 
@@ -13,111 +13,98 @@ Phase: TypeAlias = Literal["sft", "rl"]
 
 
 class PhaseConfig(Section):
-    """One phase of training: learning rates, and their linear warm-up and decay as fractions of the phase's
-    steps.
-    """
+    """One phase of training: learning rates, with linear warm-up and decay as fractions of the phase's
+    steps."""
 
-    lr: float = Field(
-        default=1e-3, gt=0, description="Learning rate of Muon, which trains the hidden matrices."
-    )
+    lr: float = Field(default=1e-3, gt=0, description="Learning rate of Muon (hidden matrices).")
     adam_lr: float = Field(
-        default=3e-4, gt=0, description="Learning rate of AdamW, which trains embeddings, head and norms."
+        default=3e-4, gt=0, description="Learning rate of AdamW (embeddings, head, norms)."
     )
-    warmup: float = Field(
-        default=0.0, ge=0, le=1, description="Share of the phase in which rates rise from nothing."
-    )
+    warmup: float = Field(default=0.0, ge=0, le=1, description="Fraction of the phase for linear warm-up.")
     decay: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Share of the phase in which rates fall to `floor`; 1: from the end of the warm-up on.",
+        description="Fraction of the phase for linear decay to `floor`; 1: decay starts after the warm-up.",
     )
     floor: float = Field(
-        default=0.0, ge=0, le=1, description="Share of the rate that is left after the last step."
+        default=0.0, ge=0, le=1, description="Fraction of the learning rate left after the last step."
     )
     momentum: float = Field(default=0.95, ge=0, lt=1, description="Of Muon.")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Of AdamW.")
     weight_decay: float = Field(
-        default=0.0, ge=0, description="Decoupled; of matrices and embeddings, never of norms."
+        default=0.0, ge=0, description="Decoupled weight decay of matrices and embeddings, never of norms."
     )
-    grad_clip: float = Field(default=1.0, gt=0, description="Largest global norm of a gradient.")
+    grad_clip: float = Field(default=1.0, gt=0, description="Global gradient norm to clip at.")
 
 
 class SftConfig(PhaseConfig):
-    """Cold start: high rates, decayed to nothing."""
+    """Cold start (SFT): high learning rates, decayed to zero."""
 
-    lr: float = Field(
-        default=1e-2, gt=0, description="Learning rate of Muon, which trains the hidden matrices."
-    )
+    lr: float = Field(default=1e-2, gt=0, description="Learning rate of Muon (hidden matrices).")
     adam_lr: float = Field(
-        default=2e-2, gt=0, description="Learning rate of AdamW, which trains embeddings, head and norms."
+        default=2e-2, gt=0, description="Learning rate of AdamW (embeddings, head, norms)."
     )
-    warmup: float = Field(
-        default=0.02, ge=0, le=1, description="Share of the phase in which rates rise from nothing."
-    )
+    warmup: float = Field(default=0.02, ge=0, le=1, description="Fraction of the phase for linear warm-up.")
     decay: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Share of the phase in which rates fall to `floor`; 1: from the end of the warm-up on.",
+        description="Fraction of the phase for linear decay to `floor`; 1: decay starts after the warm-up.",
     )
 
 
 class RlConfig(PhaseConfig):
-    """Reinforcement learning from a cold start of ours; weights that were trained by others want far smaller
-    rates.
-    """
+    """RL after our own cold start. Pre-trained weights need far lower learning rates."""
 
-    lr: float = Field(
-        default=7e-3, gt=0, description="Learning rate of Muon, which trains the hidden matrices."
-    )
+    lr: float = Field(default=7e-3, gt=0, description="Learning rate of Muon (hidden matrices).")
     adam_lr: float = Field(
-        default=5e-3, gt=0, description="Learning rate of AdamW, which trains embeddings, head and norms."
+        default=5e-3, gt=0, description="Learning rate of AdamW (embeddings, head, norms)."
     )
     decay: float = Field(
         default=0.7,
         ge=0,
         le=1,
-        description="Share of the phase in which rates fall to `floor`; 1: from the end of the warm-up on.",
+        description="Fraction of the phase for linear decay to `floor`; 1: decay starts after the warm-up.",
     )
     floor: float = Field(
-        default=0.1, ge=0, le=1, description="Share of the rate that is left after the last step."
+        default=0.1, ge=0, le=1, description="Fraction of the learning rate left after the last step."
     )
 
 
 class TrainerConfig(Section):
-    """Phases, loss, and how a batch is cut up."""
+    """Phases, loss, and how a batch is split."""
 
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
     loss: LossConfig = DecoupledPPOConfig()
-    minibatches: int = Field(default=2, ge=1, description="Optimizer steps that one RL batch is cut into.")
+    minibatches: int = Field(default=2, ge=1, description="Optimizer steps per RL batch.")
     micro_tokens: int = Field(
         default=2048,
         ge=1,
-        description="Tokens in one forward pass, unless one sample is longer; the default fits a CPU's "
-        "cache.",
+        description="Tokens per forward pass, unless one sample is longer; the default fits a CPU's cache.",
     )
     share_prefixes: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Compute what samples begin with in common once; auto: where that saves more than "
-        "another pass costs.",
+        description="Compute common prefixes of samples once; auto: where that saves more than another "
+        "pass costs.",
     )
     keep_activations: bool = Field(
         default=True,
-        description="For the backward pass; false: each layer computes its own again, a third slower in a "
-        "fraction of the memory.",
+        description="Keep activations for the backward pass; false: recompute them, a third slower with "
+        "far less memory.",
     )
     optimizer: Literal["auto", "adamw", "muon"] = Field(
         default="auto",
-        description="Of hidden matrices; auto: AdamW for networks from 20 million parameters on, which are "
-        "pre-trained.",
+        description="Optimizer of hidden matrices; auto: AdamW from 20 million parameters on (pre-trained "
+        "networks), else Muon.",
     )
     check_on_policy: bool = Field(
         default=True,
-        description="Stop when sampler and trainer disagree at age 0 by more than the precision explains, "
-        "which is a bug.",
+        description="Stop when sampler and trainer disagree at age 0 by more than their precision "
+        "explains, which is a bug.",
     )
     muon_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="Of the Newton-Schulz iteration; auto: bfloat16 where it is fast."
+        default="auto",
+        description="Precision of the Newton-Schulz iteration; auto: bfloat16 where it is fast.",
     )

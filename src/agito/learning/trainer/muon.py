@@ -1,8 +1,8 @@
-"""Muon with the Newton-Schulz iteration batched over matrices of one shape and shared out over ranks.
+"""Muon, with the Newton-Schulz iteration batched over matrices of one shape and split over ranks.
 
-The arithmetic is `torch.optim.Muon`'s (arXiv:2502.16982; Keller Jordan, 2024), which iterates matrix by
-matrix and always in bfloat16: three times slower on small matrices where bfloat16 is fast, and unusable on
-CPUs where it is emulated.
+The arithmetic is that of `torch.optim.Muon` (arXiv:2502.16982; Keller Jordan, 2024), which iterates one
+matrix at a time, always in bfloat16: three times slower on small matrices where bfloat16 is fast, and
+unusable on CPUs that emulate it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Muon(torch.optim.Optimizer):
     B <- m B + (1 - m) g;  U = (1 - m) g + m B (Nesterov);  W <- (1 - lr wd) W - lr sqrt(max(1, rows/cols))
     NS(U).
 
-    The factor sqrt(max(1, rows/cols)) is Jordan's ("original"): the rates of the research recipes were found
-    with it. The alternative, 0.2 sqrt(max(rows, cols)), is for rates tuned with AdamW.
+    The factor sqrt(max(1, rows/cols)) is Jordan's ("original"), with which the recipes' learning rates were
+    tuned. The alternative, 0.2 sqrt(max(rows, cols)), suits rates tuned for AdamW.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         dtype: torch.dtype = torch.float32,
         reducer: Reducer | None = None,
     ) -> None:
-        """With a `reducer`, ranks with equal gradients each iterate a part of the matrices."""
+        """With a `reducer`, ranks with equal gradients each iterate some of the matrices."""
         wrong = [tuple(param.shape) for param in params if param.ndim != 2]
         if wrong:
             raise ValueError(f"parameter of shape {wrong[0]}: Muon takes matrices; give the others to AdamW")
@@ -72,9 +72,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def iteration_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (GPUs; CPUs with AMX, where it took 0.4 times as long),
-    float32 elsewhere.
-    """
+    """bfloat16 on hardware that multiplies it (GPUs; CPUs with AMX, 0.4 times the time), else float32."""
     is_native = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
     return torch.bfloat16 if is_native else torch.float32
 
@@ -82,12 +80,12 @@ def iteration_dtype(device: torch.device) -> torch.dtype:
 def orthogonalise(
     matrices: Sequence[Tensor], dtype: torch.dtype, *, rank: int = 0, num_ranks: int = 1
 ) -> list[Tensor]:
-    """About U V^T of each U S V^T: five quintic Newton-Schulz iterations, in `dtype`, batched over matrices
+    """About U V^T for each U S V^T: five quintic Newton-Schulz iterations in `dtype`, batched over matrices
     of one shape.
 
-    Tall matrices are transposed first, so that a matrix and its transpose share a batch. Singular values end
-    in about [0.7, 1.2]; a zero matrix stays zero. With several ranks, those of the others are zero: the sum
-    over ranks is the whole.
+    Tall matrices are transposed first, so a matrix and its transpose share a batch. Singular values end in
+    about [0.7, 1.2]; a zero matrix stays zero. With several ranks, matrices of other ranks are zero, and the
+    sum over ranks is the whole result.
     """
     batches: dict[tuple[int, int], list[int]] = {}
     for index, matrix in enumerate(matrices):

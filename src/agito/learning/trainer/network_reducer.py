@@ -1,6 +1,4 @@
-"""Sums over ranks on several machines: everything goes through gloo, and every rank adds up in the same
-order.
-"""
+"""Sums over ranks on several machines: all data goes through gloo, and every rank adds in the same order."""
 
 from __future__ import annotations
 
@@ -23,25 +21,25 @@ _WAIT = timedelta(seconds=300)
 _SIOCGIFADDR = 0x8915
 
 
-def offer(host: str) -> tuple[Store, str]:
-    """A place to meet in this process, and its address for `join`."""
+def host_store(host: str) -> tuple[Store, str]:
+    """A rendezvous store in this process, and its address for `connect_store`."""
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_WAIT)
     return store, f"tcp://{host}:{store.port}"
 
 
-def join(address: str) -> Store:
-    """One that another process offers. Raises `RuntimeError` when nobody answers there."""
+def connect_store(address: str) -> Store:
+    """The store that another process hosts. Raises `RuntimeError` when nobody answers at `address`."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     return TCPStore(host, int(port), is_master=False, timeout=_WAIT)
 
 
 class NetworkReducer(SharedReducer):
-    """As `SharedReducer`, bit for bit, with no memory in common."""
+    """Like `SharedReducer`, bit for bit, but without shared memory."""
 
     def __init__(self, rank: int, num_ranks: int, store: Store, *, host: str) -> None:
-        """`host`: by which the others reach this machine."""
+        """`host`: the address at which other ranks reach this machine."""
         self.rank, self.num_ranks = rank, num_ranks
-        # gloo reads it when the group is made, and has no argument for it
+        # Gloo reads the interface when the group is made and takes no argument for it.
         os.environ["GLOO_SOCKET_IFNAME"] = interface_of(host)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=_WAIT)
 
@@ -53,14 +51,14 @@ class NetworkReducer(SharedReducer):
 
 
 def interface_of(host: str) -> str:
-    """The network interface with this address. Raises `OSError` where there is none."""
+    """The network interface with this address. Raises `OSError` if there is none."""
     wanted = socket.inet_aton(socket.gethostbyname(host))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             try:
                 found = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))[20:24]
             except OSError:
-                continue  # without an address
+                continue  # has no address
             if found == wanted:
                 return name
     raise OSError(f"no network interface here has the address {host}")

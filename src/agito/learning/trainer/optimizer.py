@@ -1,9 +1,9 @@
-"""One optimizer of two: Muon for hidden matrices, AdamW for the rest or for all, under one schedule and one
-clip.
+"""One optimizer made of two: Muon for hidden matrices, AdamW for the rest (or for everything), under one
+schedule and one gradient clip.
 
-Weights in half precision learn in float32: each has a master that gathers its gradients, micro-batch by
-micro-batch, and is stepped; the weight is its rounding. A weight that somebody else has changed since is
-where its master goes on from.
+Half-precision weights learn in float32: each has a master copy that accumulates gradients over micro-batches
+and takes the step; the weight is the rounded master. If other code changes the weight, the master continues
+from it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from agito.learning.trainer.muon import Muon
 from agito.learning.trainer.policy_model import PolicyModel
 from agito.learning.trainer.reducer import Reducer
 
-# tables over the vocabulary; thin factors of a matrix
+# Embeddings over the vocabulary; thin low-rank factors.
 _NOT_HIDDEN = frozenset({"embed_tokens", "lm_head", "lora_A", "lora_B"})
-_PRE_TRAINED = 20_000_000  # parameters from which on nobody begins at random here
+_PRE_TRAINED = 20_000_000  # parameters from which a model counts as pre-trained
 
 
 class Split(NamedTuple):
-    """Names of trained parameters by who trains them."""
+    """Names of the trained parameters, by optimizer."""
 
     matrices: tuple[str, ...]  # Muon
     tables: tuple[str, ...]  # AdamW, with weight decay
@@ -32,7 +32,7 @@ class Split(NamedTuple):
 
 
 def split_parameters(model: PolicyModel, *, has_muon: bool = True) -> Split:
-    """By Hugging Face name and rank; frozen parameters are in no part, tied ones appear once."""
+    """By Hugging Face name and rank; frozen parameters are left out, tied ones appear once."""
     named = [
         (name, parameter.ndim) for name, parameter in model.named_parameters() if parameter.requires_grad
     ]
@@ -45,18 +45,17 @@ def split_parameters(model: PolicyModel, *, has_muon: bool = True) -> Split:
 
 
 def suits_muon(model: PolicyModel) -> bool:
-    """Whether its hidden matrices began at random: they are small. Pre-trained ones are tuned with AdamW, as
-    are adapters.
-    """
+    """Whether its hidden matrices were initialised at random, which small models are. Pre-trained weights and
+    adapters use AdamW."""
     return sum(parameter.numel() for _, parameter in model.named_parameters()) < _PRE_TRAINED
 
 
 def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor: float) -> float:
-    """Factor of the learning rate at `step` (from 0): linear up over `warmup`, flat, linear down to `floor`
-    over `decay`.
+    """Factor of the learning rate at `step` (from 0): linear up over `warmup`, flat, then linear down to
+    `floor` over `decay`.
 
-    `warmup` and `decay` are fractions of `total_steps`; the floor itself is reached just after the last step,
-    and kept.
+    `warmup` and `decay` are fractions of `total_steps`. The floor is reached just after the last step, and
+    kept.
     """
     up = (step + 1) / (warmup * total_steps) if warmup > 0 else 1.0
     decay_steps = min(decay, 1.0 - warmup) * total_steps
@@ -65,7 +64,7 @@ def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor:
 
 
 class PhaseOptimizer:
-    """Moments and rates of one phase."""
+    """Moments and learning rates of one phase."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class PhaseOptimizer:
         weights = dict(model.named_parameters())
         self._weights = {name: weights[name] for part in split for name in part}
         self._masters = {name: Master(weight) for name, weight in self._weights.items() if _is_narrow(weight)}
-        # what is stepped
+        # The parameters that take the step.
         self._named = self._weights | {name: master.value for name, master in self._masters.items()}
         decayed = {
             "params": [self._named[name] for name in split.tables],
@@ -108,12 +107,11 @@ class PhaseOptimizer:
                 (torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr)
             )
 
-    def gather(self) -> None:
-        """Adds the gradients of half-precision weights to those of their masters; call it after every
-        backward pass.
-        """
+    def accumulate(self) -> None:
+        """Adds the gradients of half-precision weights to their masters. Call it after every backward
+        pass."""
         for master in self._masters.values():
-            master.gather()
+            master.accumulate()
 
     def factor(self, step: int) -> float:
         config = self._config
@@ -131,10 +129,10 @@ class PhaseOptimizer:
             parameter.grad = None
 
     def apply(self, step: int, *, rate: float = 1.0) -> float:
-        """Clips by the global norm, then steps at `rate` times the rates of `step`; returns the norm before
-        clipping.
+        """Clips by the global norm and steps at `rate` times the learning rate of `step`; returns the norm
+        before clipping.
 
-        Raises `FloatingPointError` and changes nothing when the norm is not finite.
+        Raises `FloatingPointError`, and changes nothing, when the norm is not finite.
         """
         norm = float(nn.utils.clip_grad_norm_(self._named.values(), self._config.grad_clip))
         if not norm < float("inf"):
@@ -143,13 +141,13 @@ class PhaseOptimizer:
                 "loss's w_max"
             )
         for master in self._masters.values():
-            master.follow()
+            master.reload()
         for optimizer, base in self._rates:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate * self.factor(step)
             optimizer.step()
         for master in self._masters.values():
-            master.publish()
+            master.write_back()
         return norm
 
     def moments(self) -> dict[str, Tensor]:
@@ -168,10 +166,10 @@ class PhaseOptimizer:
         return found | masters if found else {}
 
     def load_moments(self, moments: dict[str, Tensor], *, is_fresh: bool) -> None:
-        """The inverse of `moments`; none where no step has been taken (`is_fresh`).
+        """The inverse of `moments`. `is_fresh`: no step has been taken, so there are none.
 
-        Raises `ValueError`, with nothing changed, unless there is just what steps leave behind for every
-        parameter that is trained.
+        Raises `ValueError`, with nothing changed, unless there is exactly the state that steps leave for
+        every trained parameter.
         """
         owner = {
             parameter: optimizer
@@ -208,13 +206,13 @@ class PhaseOptimizer:
 
 
 class Master:
-    """The float32 that a half-precision weight is the rounding of."""
+    """The float32 master copy of a half-precision weight."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         self._weight = weight
         self.value = nn.Parameter(weight.detach().float())
 
-    def gather(self) -> None:
+    def accumulate(self) -> None:
         if self._weight.grad is None:
             return
         if self.value.grad is None:
@@ -224,13 +222,13 @@ class Master:
         self._weight.grad = None
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Goes on from the weight, where it is no longer what was published."""
+    def reload(self) -> None:
+        """Continues from the weight if it is no longer the published one."""
         if not torch.equal(self.value.to(self._weight.dtype), self._weight):
             self.value.copy_(self._weight)
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def write_back(self) -> None:
         self._weight.copy_(self.value)
 
 

@@ -1,9 +1,10 @@
-"""Through the network and back: a block, what continues it, and one backward pass over each.
+"""Forward and backward over a tree of blocks: a shared block, its continuations, then one backward pass over
+each.
 
-A block's keys, values and log-probabilities are handed down as leaves of a graph of their own, which gather
-the gradients of all that continues it, micro-batch by micro-batch; then the block's own graph is gone through
-once. So at any time there are the activations of one path from the root, and of one micro-batch. The loss of
-a sample is taken where the sample ends, over all its tokens.
+A block hands down keys, values and log-probabilities as leaves of a separate graph. These collect the
+gradients of all continuations, micro-batch by micro-batch; then one backward pass goes through the block's
+own graph. So only the activations of one path from the root and one micro-batch are alive at a time. The loss
+of a sample is computed where the sample ends, over all its tokens.
 
 Axes: U predictions of a block, T trained tokens of the samples that end in it.
 """
@@ -16,20 +17,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agito.learning.losses.chunked import chunked_logprobs, is_worth_cutting
+from agito.learning.losses.chunked import chunked_logprobs, should_chunk
 from agito.learning.losses.logprobs import entropy, log_distributions, token_logprobs
 from agito.learning.losses.packing import Packed
 from agito.learning.trainer.policy_model import PolicyModel, Prefix, can_share
 from agito.learning.trainer.sharing import Block
 
-# Samples that end in a block, log p and entropy of their trained tokens; returns their loss, or None where
-# nothing is to be learned.
+# Takes samples that end in a block, and log p and entropy of their trained tokens; returns their loss, or
+# None without trainable tokens.
 Visit = Callable[[Packed, Tensor, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Path:
-    """From the root to a block: what it continues, and what was predicted on the way."""
+    """The path from the root to a block: the prefix to continue, and the predictions so far."""
 
     prefixes: tuple[Prefix, ...] = ()
     logps: tuple[Tensor, ...] = ()
@@ -49,9 +50,8 @@ def traverse(
     at_temperature: bool = True,
     has_entropy: bool = True,
 ) -> None:
-    """Visits all samples; while gradients are on, adds those of the losses to the weights', and says so after
-    every block.
-    """
+    """Visits all samples. While gradients are enabled, accumulates those of the losses and calls
+    `after_backward` after every block."""
 
     def descend(block: Block, path: _Path) -> None:
         hidden_ND, made = _computed(model, block, path)
@@ -95,7 +95,7 @@ def _predictions(
     model: PolicyModel, hidden_ND: Tensor, block: Block, at_temperature: bool, has_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     temperature_U = block.temperature_U if at_temperature else None
-    if is_worth_cutting(len(block.target_U), len(model.head_weight)):
+    if should_chunk(len(block.target_U), len(model.head_weight)):
         return chunked_logprobs(
             hidden_ND[block.source_U], model.head_weight, block.target_U, temperature_T=temperature_U
         )

@@ -15,43 +15,40 @@ class PolicyModel(Protocol):
     """A causal language model over ragged sequences; parameters carry Hugging Face names."""
 
     def hidden(self, ids_N: Tensor, lengths_B: Sequence[int], /) -> Tensor:
-        """hidden_ND, after the last norm; a sequence never sees another."""
+        """hidden_ND, after the last norm. Sequences never see one another."""
         ...
 
     def logits(self, hidden_ND: Tensor, /) -> Tensor:
-        """logits_NV of the states given, which need not be all."""
+        """logits_NV of the given states, which may be a subset."""
         ...
 
     @property
     def head_weight(self) -> Tensor:
-        """weight_VD, of which `logits` is the product with the states."""
+        """weight_VD; `logits` is its product with the states."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Each parameter once, tied ones included."""
+        """Each parameter once, including tied ones."""
         ...
 
 
 class Prefix(Protocol):
-    """What tokens of one sequence are to those after them, as a network has it: keys and values."""
+    """What tokens of one sequence provide to later ones: keys and values."""
 
     def tensors(self) -> tuple[Tensor, ...]: ...
     def detached(self) -> Self:
-        """Leaves of a graph of their own, in the same order, which gather gradients where these
-        would have.
-        """
+        """Leaves of a separate graph, in the same order, that collect the gradients of these tensors."""
         ...
 
 
 class SharesPrefixes(PolicyModel, Protocol):
-    """A network whose sequences can continue what was computed before."""
+    """A network that can continue sequences from computed keys and values."""
 
     def extend(
         self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Any], /
     ) -> tuple[Tensor, Prefix]:
-        """As `hidden`, of sequences that each continue `onto`; and what these tokens, of one sequence, are to
-        later ones.
-        """
+        """As `hidden`, for sequences that each continue `onto`; also returns the prefix that these tokens, of
+        one sequence, form for later ones."""
         ...
 
 

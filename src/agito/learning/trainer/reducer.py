@@ -1,4 +1,4 @@
-"""How one trainer becomes several: sums over data-parallel ranks."""
+"""Sums over data-parallel ranks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_SLAB_BYTES = 4 << 20  # what a rank brings to a meeting; more is cut up
+_SLAB_BYTES = 4 << 20  # sent per rank and exchange; larger tensors are split
 
 
 class Reducer(Protocol):
-    """Every rank calls the same methods in the same order and receives the same bits."""
+    """All ranks call the same methods in the same order and receive the same bits."""
 
     @property
     def rank(self) -> int: ...
@@ -33,7 +33,7 @@ class Reducer(Protocol):
 
 
 class OneRank:
-    """A reducer with nobody else."""
+    """The reducer of a single rank."""
 
     rank, num_ranks = 0, 1
 
@@ -48,11 +48,11 @@ class OneRank:
 
 
 class SharedReducer:
-    """Ranks on one machine: data in shared memory, which every rank adds up in the same order; meetings
-    through gloo.
+    """Ranks on one machine: data in shared memory, summed by every rank in the same order; barriers through
+    gloo.
 
-    They find one another through a file, which must not exist before. Every method raises `RuntimeError` when
-    a rank is gone, or has not come to a meeting for `timeout_s`. One per process: torch has one default
+    Ranks find one another through a file, which must not exist before. Every method raises `RuntimeError`
+    when a rank is gone or has not reached a barrier for `timeout_s`. One per process: torch has one default
     group.
     """
 
@@ -60,22 +60,23 @@ class SharedReducer:
         self,
         rank: int,
         num_ranks: int,
-        meeting_file: Path,
+        rendezvous_file: Path,
         *,
         interface: str = "lo",
         timeout_s: float = 300.0,
     ) -> None:
         self.rank, self.num_ranks = rank, num_ranks
-        # gloo reads it when the group is made, and has no argument for it
+        # Gloo reads the interface when the group is made and takes no argument for it.
         os.environ["GLOO_SOCKET_IFNAME"] = interface
         dist.init_process_group(
             "gloo",
-            init_method=f"file://{meeting_file.resolve()}",
+            init_method=f"file://{rendezvous_file.resolve()}",
             rank=rank,
             world_size=num_ranks,
             timeout=timedelta(seconds=timeout_s),
         )
-        # nobody writes into one before all have come to the meeting after it was read
+        # Two slabs in turn: none is written before all ranks have passed the barrier that follows its
+        # reading.
         slabs = self.share(2 * num_ranks * _SLAB_BYTES)
         self._slabs = slabs.view(2, num_ranks, _SLAB_BYTES)
         self._turn = 0
@@ -104,20 +105,19 @@ class SharedReducer:
             dist.destroy_process_group()
 
     def _exchange(self, mine_N: Tensor) -> Tensor:
-        """What every rank brought, shape (ranks, N); valid until the call after the next."""
+        """What every rank sent, shape (ranks, N); valid until the call after the next."""
         self._turn ^= 1
         slab_RN = self._slabs[self._turn].view(mine_N.dtype)[:, : mine_N.numel()]
         slab_RN[self.rank].copy_(mine_N)
-        self._meet()
+        self._barrier()
         return slab_RN.to(mine_N.device)
 
-    def _meet(self) -> None:
-        dist.all_reduce(torch.zeros(1))  # of gloo's collectives the one that is quickest to meet
+    def _barrier(self) -> None:
+        dist.all_reduce(torch.zeros(1))  # the fastest of gloo's collectives as a barrier
 
     def share(self, size: int) -> Tensor:
-        """`size` zeroed bytes, the same memory in every rank; gone with the last of them. All ranks call it
-        together.
-        """
+        """`size` zeroed bytes of memory shared by all ranks, freed with the last of them. All ranks call it
+        together."""
         fd = os.memfd_create("agito") if self.rank == 0 else -1
         where = torch.tensor([os.getpid(), fd])
         dist.broadcast(where, src=0)
@@ -125,8 +125,8 @@ class SharedReducer:
             os.ftruncate(fd, size)
         else:
             fd = os.open(f"/proc/{int(where[0])}/fd/{int(where[1])}", os.O_RDWR)
-        self._meet()  # before anybody looks at its length, or closes it
+        self._barrier()  # before any rank reads its length or closes it
         memory = mmap.mmap(fd, size)
-        self._meet()
+        self._barrier()
         os.close(fd)
         return torch.frombuffer(memory, dtype=torch.uint8)

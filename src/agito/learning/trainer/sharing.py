@@ -1,13 +1,13 @@
-"""What samples have in common is computed once: a batch as a tree of blocks, found in the tokens themselves.
+"""Shared prefixes are computed once: a batch becomes a tree of blocks, found from the tokens themselves.
 
-Attempts at one task share its prompt, those that branched off one another share what came before, and tasks
-of one environment share its rules. Samples are sorted by their tokens; a run of them that begins alike is one
-block of one sequence, and what follows are its children, as long as that saves more than a pass through the
-network costs in itself. What is left goes into micro-batches, as it would without.
+Attempts at one task share its prompt, branches share what came before, and tasks of one environment share its
+rules. Samples are sorted by their tokens. A run of samples with a common prefix becomes a block of one
+sequence, its continuations become children, as long as the saving exceeds the cost of another pass through
+the network. The remaining tokens go into ordinary micro-batches.
 
-A trained token is predicted in the block that holds the token before it. One that several samples share is
-predicted once, and earns what it earns in each of them. Axes: N tokens of a block, B its sequences, U its
-predictions, T trainable tokens of the samples that end in it.
+The block that holds the token before a trained token predicts it. A token that several samples share is
+predicted once, and its losses add up. Axes: N tokens of a block, B its sequences, U its predictions, T
+trainable tokens of the samples that end in it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from torch import Tensor
 from agito.learning.losses.packing import Packed, pack, split_by_length, trainable_positions
 from agito.types import Sample
 
-_PASS_FLOP = 5e10  # what another pass costs in itself on a CPU core, for the weights' gradients above all
+_PASS_FLOP = 5e10  # fixed cost of another pass on a CPU core, mostly the gradients of weights
 
-# blocks above one another, each with its activations; what is alike beyond is computed for each
-_DEEPEST = 32
+# Blocks on a path keep their activations, so depth is limited; deeper prefixes are computed for each sample.
+_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Tokens of one pass: sequences that all continue what the blocks above hold."""
+    """The tokens of one pass: sequences that all continue the blocks above."""
 
     ids_N: Tensor  # int64
     lengths_B: tuple[int, ...]
@@ -39,12 +39,12 @@ class Block:
     target_U: Tensor  # int64: the token's id
     temperature_U: Tensor  # float32
     ended: Packed | None  # the samples that end here
-    # int64: their tokens among the predictions of the blocks from the root to here; None: they are just those
+    # int64: positions of their tokens among the predictions from the root to here; None: exactly these.
     place_T: Tensor | None
     children: tuple[Block, ...] = ()
 
     def all_ended(self) -> Iterator[Packed]:
-        """In the order in which passes meet them."""
+        """In the order in which passes reach them."""
         if self.ended is not None:
             yield self.ended
         for child in self.children:
@@ -52,14 +52,13 @@ class Block:
 
     @property
     def num_tokens(self) -> int:
-        """That are trained on."""
+        """Trained tokens."""
         return sum(part.num_tokens for part in self.all_ended())
 
 
 def worth_sharing(num_parameters: int) -> int:
-    """Fewest tokens for which another pass is made; an operation takes six for every parameter and token,
-    forward and backward.
-    """
+    """The fewest tokens that justify another pass: training takes about six operations per parameter and
+    token."""
     return max(1, round(_PASS_FLOP / (6 * num_parameters)))
 
 
@@ -71,9 +70,8 @@ def plan_blocks(
     version: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Block]:
-    """The forest of `samples`. `worth`: the fewest tokens that a shared block must save; None: nothing is
-    shared.
-    """
+    """The forest of `samples`. `worth`: the fewest tokens that a shared block must save; None shares
+    nothing."""
     if worth is None:
         parts = split_by_length(samples, [len(sample.ids) for sample in samples], max_tokens)
         return [_alone(part, version, device) for part in parts]
@@ -99,7 +97,7 @@ def _alone(samples: Sequence[Sample], version: int, device: torch.device | str) 
 class _Row:
     sample: Sample
     order: int  # in the batch
-    # of its trained tokens that have been predicted so far
+    # Trained tokens predicted so far.
     places: list[np.ndarray] = field(default_factory=list[np.ndarray])
     ids: np.ndarray = field(init=False)
     trained: np.ndarray = field(init=False)
@@ -118,10 +116,9 @@ class _Planner:
         self._max_tokens, self._worth, self._version, self._device = max_tokens, worth, version, device
 
     def blocks(self, rows: list[_Row], *, start: int, num_above: int, depth: int = 0) -> list[Block]:
-        """Of sorted rows that begin alike up to `start`, all of them longer; `num_above` predictions are
-        above.
-        """
-        shared = list(self._shared(rows, start)) if depth < _DEEPEST else []
+        """Blocks of sorted rows that agree up to `start` and are all longer; `num_above` predictions lie
+        above."""
+        shared = list(self._shared(rows, start)) if depth < _MAX_DEPTH else []
         inner = {row.order for members, _ in shared for row in members}
         rest = sorted((row for row in rows if row.order not in inner), key=lambda row: row.order)
         found = [self._inner(members, start, stop, num_above, depth) for members, stop in shared]
@@ -133,7 +130,7 @@ class _Planner:
         return found + [self._leaf(part, start, num_above) for part in parts]
 
     def _shared(self, rows: list[_Row], start: int) -> Iterator[tuple[list[_Row], int]]:
-        """Runs that are worth a block, and where it stops."""
+        """Runs that deserve a block, and where each block stops."""
         open_runs = [rows]
         while open_runs:
             run = open_runs.pop()
@@ -237,7 +234,7 @@ class _Planner:
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
-    """Tokens that both begin with."""
+    """Length of the common prefix."""
     length = min(len(one), len(other))
     differs = np.flatnonzero(one[:length] != other[:length])
     return int(differs[0]) if len(differs) else length

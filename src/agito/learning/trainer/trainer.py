@@ -1,9 +1,9 @@
-"""The optimizer step: samples in, better weights and figures out.
+"""The optimizer step: samples in, better weights and metrics out.
 
 The trainer knows nothing of ranks, groups or worlds: each rank calls it with its own samples, and sums go
 through a `Reducer`. It is bitwise deterministic for the same build, thread count, ranks and samples. With one
-minibatch the update does not depend on how samples are spread over ranks; with several, each rank cuts up its
-own.
+minibatch the update does not depend on how samples are spread over ranks; with several, each rank splits its
+own samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agito.learning.losses.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
-from agito.learning.losses.by_age import SUMS_BY_AGE, figures_by_age, sums_by_age
+from agito.learning.losses.by_age import SUMS_BY_AGE, metrics_by_age, sums_by_age
 from agito.learning.losses.losses import LOSSES
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens
 from agito.learning.losses.packing import Packed, require_sampled, split_minibatches
@@ -33,7 +33,7 @@ from agito.types import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Where a trainer is. Raises `ValueError` where none can be."""
+    """A trainer's position. Raises `ValueError` for an impossible one."""
 
     phase: Phase | None
     total_steps: int
@@ -48,9 +48,8 @@ class Counters:
 
 
 class LocalTrainer:
-    """Owns the weights that learn; changes `model` in place. `version` counts the steps taken on these
-    weights.
-    """
+    """Owns the learning weights and changes `model` in place. `version` counts the steps taken on these
+    weights."""
 
     def __init__(
         self,
@@ -83,20 +82,19 @@ class LocalTrainer:
 
     @property
     def optimizer(self) -> PhaseOptimizer:
-        """The current phase's. Raises `ValueError` before the first phase."""
+        """The current phase's optimizer. Raises `ValueError` before the first phase."""
         if self._optimizer is None:
             raise ValueError("no phase has begun: call begin_phase('sft' or 'rl', total_steps) first")
         return self._optimizer
 
     def begin_phase(self, phase: Phase, total_steps: int) -> None:
-        """Forgets the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
+        """Discards the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
         self._optimizer = self._new_optimizer(phase, total_steps)
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
 
     def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
-        """Goes on from where a trainer of the same shape and configuration was. Raises `ValueError`, with
-        nothing changed, for a state in which none can have been.
-        """
+        """Continues from the state of a trainer of the same shape and configuration. Raises `ValueError`,
+        with nothing changed, for an impossible state."""
         parameters = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         for name, parameter in parameters.items():
             if name not in weights or (weights[name].shape, weights[name].dtype) != (
@@ -139,8 +137,8 @@ class LocalTrainer:
     def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
 
-        `num_tokens` divides the loss; by default the trainable tokens of all ranks, which costs a meeting of
-        them.
+        `num_tokens` divides the loss. By default it is the trainable tokens of all ranks, which costs one
+        reduction.
         """
         self._require("sft")
         packs = self._pack(samples)
@@ -155,7 +153,9 @@ class LocalTrainer:
             nll += float(loss.detach()) * total
             return loss
 
-        traverse(self.model, packs, loss_of, self.optimizer.gather, at_temperature=False, has_entropy=False)
+        traverse(
+            self.model, packs, loss_of, self.optimizer.accumulate, at_temperature=False, has_entropy=False
+        )
         sums = torch.tensor([nll, counted], device=self._parameters[0].device)
         figures = self._apply(along=sums)
         nll, counted = sums.tolist()
@@ -164,14 +164,16 @@ class LocalTrainer:
     def step(
         self, samples: Sequence[Sample], *, num_tokens: float | None = None, rate: float = 1.0
     ) -> StepStats:
-        """One batch of policy gradient, in `minibatches` optimizer steps whose pi_old is the weights before
-        the first.
+        """One batch of policy gradient in `minibatches` optimizer steps; pi_old is the weights before the
+        first.
 
-        `num_tokens` is N over all ranks for the whole batch, before any rejection; by default the trainable
-        tokens given. It is shared out over minibatches by their tokens. `rate` scales the learning rates:
-        Muon's steps are as long whatever the gradient, so a small, noisy batch wants a shorter one. Raises
-        `ValueError` for samples that no policy of this trainer sampled, and, with the weights possibly
-        half-way through the batch, `FloatingPointError` for a gradient that is not finite.
+        `num_tokens` is N over all ranks for the whole batch, before any rejection; by default, the given
+        trainable tokens. Minibatches share it in proportion to their tokens. `rate` scales the learning
+        rates: Muon's step length does not depend on the gradient, so a small, noisy batch needs a smaller
+        step.
+
+        Raises `ValueError` for samples that no policy of this trainer sampled. Raises `FloatingPointError`
+        for a gradient that is not finite; the weights may then be half-way through the batch.
         """
         self._require("rl")
         require_sampled(samples)
@@ -214,8 +216,8 @@ class LocalTrainer:
             "policy/tokens": meters.tokens,
             "policy/age_mean_versions": age_sum / total,
             "policy/age_max_versions": max_age,
-            **meters.figures(max_w),
-            **(figures_by_age(by_age) if by_age and max_age else {}),
+            **meters.metrics(max_w),
+            **(metrics_by_age(by_age) if by_age and max_age else {}),
             **last,
         }
         return self._finish(figures)
@@ -223,9 +225,8 @@ class LocalTrainer:
     def _accumulate(
         self, packs: list[Block], old: list[Tensor] | None, *, num_tokens: float
     ) -> tuple[PolicyMeters, float, list[float]]:
-        """Gradients of one minibatch; its meters, its largest w, its sums by age. pi_old is pi itself,
-        frozen, where `old` is None.
-        """
+        """Gradients of one minibatch; its meters, its largest w, its sums by age. Without `old`, pi_old is pi
+        itself, frozen."""
         self.optimizer.zero()
         loss_of, config = LOSSES[self.config.loss.name], self.config.loss
         meters, max_w, agreed = PolicyMeters(), 0.0, [0.0] * NUM_SUMS
@@ -253,7 +254,7 @@ class LocalTrainer:
             by_age = by_age + sums_by_age(part.ages_T, log_w_T)
             return loss
 
-        traverse(self.model, packs, visit, self.optimizer.gather)
+        traverse(self.model, packs, visit, self.optimizer.accumulate)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
         sums = self.reducer.sum([*meters.sums(), *agreed, *ages])
@@ -262,16 +263,16 @@ class LocalTrainer:
         return PolicyMeters.of(sums[:count]), max_w, sums[count + NUM_SUMS :]
 
     def _apply(self, rate: float = 1.0, along: Tensor | None = None) -> dict[str, float]:
-        """Reduces, clips and steps; `along` is summed over ranks on the way."""
+        """Reduces, clips and steps; `along` is summed over ranks in the same exchange."""
         self.reducer.sum_([*self.optimizer.gradients(), *([] if along is None else [along])])
         norm = self.optimizer.apply(self.phase_step, rate=rate)
         self.optimizer.zero()
         return {"train/grad_norm": norm, "train/lr_factor": self.optimizer.factor(self.phase_step)}
 
-    def _finish(self, figures: dict[str, float]) -> StepStats:
+    def _finish(self, metrics: dict[str, float]) -> StepStats:
         self.phase_step += 1
         self.version += 1
-        return StepStats(version=self.version, values=figures)
+        return StepStats(version=self.version, values=metrics)
 
     @torch.no_grad()
     def _old_logprobs(self, packs: list[Block]) -> list[Tensor]:

@@ -17,11 +17,11 @@ class Honest:
     name: str
     secret: Secret
     moves: Moves
-    is_right: bool  # a partial solution is not, and may fail
+    is_right: bool  # a partial solution is not right, and may fail
 
 
 def honest_work() -> tuple[Honest, ...]:
-    """Every program in four styles; the styles take turns."""
+    """Every program in four styles, cycling through the styles."""
     styles = list(STYLES.items())
     found: list[Honest] = []
     for program in PROGRAMS:

@@ -1,4 +1,4 @@
-"""Different honest ways to write the four functions, right ones and such as people get wrong."""
+"""Honest ways to write the four functions: right ones, and common mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How honest people work: what they write beside the function, and what they run before they are done."""
+"""How honest people work: what they write beside the function, and what they run before they finish."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _typed(target: Target, source: str) -> Moves:
 
 
 def _in_steps(target: Target, source: str) -> Moves:
-    """A first version that is thrown away, a look around, then the real one."""
+    """A discarded first version, a look around, then the real one."""
     return Moves(
         files={"draft.py": source},
         commands=(

@@ -1,6 +1,4 @@
-"""The engine that runs in this process, on any device that torch has; the only part of `engine` that loads
-torch.
-"""
+"""The engine that runs in this process, on any torch device; the only part of `sampling` that loads torch."""
 
 from agito.sampling.embedded.engine import EmbeddedEngine
 

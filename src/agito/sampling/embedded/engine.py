@@ -1,18 +1,18 @@
 """Batched sampling in this process: rows that keep their cache across requests, exact log-probabilities,
-exchanges that repeat bit for bit.
+bitwise repeatable exchanges.
 
-Rows that begin alike share the work: a prompt is computed once for all that are open under the same weights,
-and copied.
+Rows with a common prefix share its computation: a prompt is computed once for all rows opened under the same
+weights, and copied.
 
-Every row is made by its first request and holds one of `rows` slots until it is closed; more rows than that
-wait their turn. Where some wait and nobody samples, rows that rest give up their slots, and what was computed
-for them is put aside until they come back: so there may be any number of rows, and whoever waits is served.
-Randomness is keyed by (seed, position in the row): a row's draws do not depend on its neighbours. Its
-log-probabilities do, in the last bits, because sums are made in another order when the batch differs; the
-same sequence of exchanges repeats bit for bit on the same build.
+A row is created by its first request and holds one of `rows` slots until it closes; further rows wait. If
+some wait while nobody samples, idle rows give up their slots and their cache is stored until they return. So
+any number of rows may exist, and every waiting row is served.
 
-The version of a sampled position is that of the weights that sampled it. After a swap of weights the cache is
-kept as it was.
+Randomness is keyed by (seed, position in the row), so a row's draws do not depend on its neighbours. Its
+log-probabilities do, in the last bits, because a different batch changes the order of sums; the same sequence
+of exchanges repeats bit for bit on the same build.
+
+A sampled position carries the version of the weights that sampled it. A weight update keeps the cache.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowDon
 from agito.types import FinishReason
 
 _MASK64 = (1 << 64) - 1
-_LARGE = 8192  # entries of a vocabulary from which draws are made in compiled code; below, torch is as quick
-_CHUNK, _CHUNK_WORK = 4096, 1 << 37  # tokens; of a large network, as many as make so many products
+_LARGE = 8192  # vocabulary size from which compiled code draws; torch is as fast for smaller ones
+_CHUNK, _CHUNK_WORK = 4096, 1 << 37  # tokens; for a large network, as many as take this many products
 
 
 class EmbeddedEngine:
-    """A pure function of its exchanges. Not thread-safe. `native`: in compiled code wherever that can be had.
-    `chunk`: tokens of prompts and observations that one exchange computes at the most, so that a long one
-    does not keep everybody from decoding. `steps`: how steps of decoding are run; by default recorded on a
-    CUDA device and launched elsewhere.
+    """A pure function of its exchanges. Not thread-safe.
+
+    `native`: use compiled code wherever possible. `chunk`: maximum prompt and observation tokens per
+    exchange, so that a long one does not stall decoding. `steps`: how decode steps run; by default recorded
+    on a CUDA device and launched elsewhere.
     """
 
     capabilities = EMBEDDED
@@ -86,7 +87,7 @@ class EmbeddedEngine:
             model.config, rows, context, self.device, dtype or weight.dtype, native, threads
         )
         self._book = RowBook(rows)
-        # the last lane is nobody's
+        # The last lane belongs to no row.
         self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)
         self._logprobs_LC = torch.zeros(rows + 1, context, device=self.device)
         self._uniforms_LC = torch.zeros(rows + 1, context, dtype=torch.float64, device=self.device)
@@ -96,26 +97,25 @@ class EmbeddedEngine:
             if is_cuda
             else LaunchedSteps(self.device)
         )
-        self._stored: dict[int, Any] = {}  # keys and values of rows that have no slot
-        # what a row began with → the row, and the version that computed it
+        self._stored: dict[int, Any] = {}  # keys and values of rows without a slot
+        # A row's initial tokens → the row, and the version that computed it.
         self._prompts: dict[bytes, tuple[EngineRow, int]] = {}
         self._forwarded = self._num_exchanges = 0
         self.load_weights(model, version)
 
     @staticmethod
     def chunk_of(model: Decoder, device: torch.device) -> int:
-        """So many tokens that on a CPU the others wait for a second at the most."""
+        """As many tokens as keep other rows waiting for at most a second on a CPU."""
         return _CHUNK if device.type != "cpu" else min(_CHUNK, max(_CHUNK_WORK // num_params(model), 64))
 
     @property
     def num_rows(self) -> int:
-        """Rows that are open, those that wait for a slot included."""
+        """Open rows, including those waiting for a slot."""
         return len(self._book.rows.keys() | self._book.busy())
 
     def load_weights(self, weights: Mapping[str, Tensor] | Decoder, version: int) -> None:
-        """Takes a copy; positions from here on carry `version`. Raises `ValueError` when the weights are of
-        another shape.
-        """
+        """Copies the weights; positions from here on carry `version`. Raises `ValueError` when they have
+        another shape."""
         self._network.load(merged_weights(weights) if isinstance(weights, Decoder) else weights)
         self.version = version
         for row in self._book.live:
@@ -124,7 +124,7 @@ class EmbeddedEngine:
             row.mark(version, max(row.computed, row.start))
 
     def drop_all(self) -> None:
-        """Forgets every row and request, as if newly made."""
+        """Forgets all rows and requests, like a new engine."""
         for key in list(self._book.rows):
             self._close(key)
         self._book = RowBook(self._book.size)
@@ -135,8 +135,8 @@ class EmbeddedEngine:
         """One exchange: branch, close, admit, decode up to `steps` tokens for each live row.
 
         A closed row is never answered, and its branches live on. A request that cannot be served is answered
-        with an error and leaves its row as it was. Raises `ValueError`, before anything changes, for a
-        request to a row that is busy or a branch of one that is unknown.
+        with an error and leaves its row unchanged. Raises `ValueError`, before anything changes, for a
+        request to a busy row or a branch of an unknown one.
         """
         began = time.perf_counter()
         self._check(exchange)
@@ -203,7 +203,8 @@ class EmbeddedEngine:
         self._stored.pop(key, None)
 
     def _admit(self, requests: Sequence[RowRequest]) -> list[RowDone]:
-        """Seats those that can start now, their extension not yet computed; returns the refused."""
+        """Gives slots to requests that can start now, without computing their extension; returns the refused
+        ones."""
         book = self._book
         admitted: list[tuple[EngineRow, RowRequest]] = []
         refused: list[RowDone] = []
@@ -254,9 +255,8 @@ class EmbeddedEngine:
         return None
 
     def _read(self) -> list[EngineRow]:
-        """Computes extensions, first come first served, a chunk in all, and samples the first token of each
-        that is complete; returns the rows that stop there.
-        """
+        """Computes extensions, first come first served, up to a chunk in total, and samples the first token
+        of each complete one; returns the rows that stop there."""
         book, room = self._book, self._chunk
         self._prompts = {
             prompt: first
@@ -282,14 +282,14 @@ class EmbeddedEngine:
         book.live += [*alone, *alike]
         stopped = self._append(alone, cut, room)
         for row in alike:
-            row.computed = row.length - 1  # the last one is computed, for its logits
+            row.computed = row.length - 1  # the last one is computed again, for its logits
         if alike:
             slots = [leader.slot for leader in alike.values()], [row.slot for row in alike]
             self._network.move(*slots, [row.computed for row in alike])
         return stopped + self._append(list(alike))
 
     def _leader(self, row: EngineRow) -> EngineRow | None:
-        """An open row, or one about to be computed, that began as this one begins, under the same weights."""
+        """An open row, or one about to be computed, with the same initial tokens and weights."""
         if row.start or row.computed or row.length < 2 or row.request is None:
             return None
         leader, version = self._prompts.setdefault(row.request.extend.tobytes(), (row, self.version))
@@ -299,7 +299,7 @@ class EmbeddedEngine:
         return None
 
     def _append(self, rows: list[EngineRow], cut: Sequence[EngineRow] = (), room: int = 0) -> list[EngineRow]:
-        """Of those in `cut`, only the next `room` tokens; nothing is sampled for them yet."""
+        """Appends only the next `room` tokens of rows in `cut`, and samples nothing for them yet."""
         if not rows and not cut:
             return []
         rows = sorted(rows, key=lambda row: row.length - row.computed)
@@ -347,9 +347,8 @@ class EmbeddedEngine:
         return steps, stopped
 
     def _step(self, batch: Batch, num_slots: int, longest: int) -> Tensor:
-        """Computes the token before each of `batch.positions_R`, samples there, and returns which
-        rows stop.
-        """
+        """Computes the token before each of `batch.positions_R`, samples there, and returns which rows
+        stop."""
         ids_R = self._ids_LC[batch.lanes_R, batch.positions_R - 1]
         return self._sample(
             batch,
@@ -359,7 +358,7 @@ class EmbeddedEngine:
         )
 
     def _sample(self, batch: Batch, logits_RV: Tensor) -> Tensor:
-        """Draws the tokens at `batch.positions_R` and notes them; returns which rows stop there."""
+        """Samples and records the tokens at `batch.positions_R`; returns which rows stop there."""
         uniforms_R = self._uniforms_LC[batch.lanes_R, batch.positions_R]
         network = self._network
         if isinstance(network, NativeDecoder) and network.config.vocab_size > _LARGE:

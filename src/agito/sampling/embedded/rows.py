@@ -1,9 +1,8 @@
-"""The book of rows: who has which slot of the cache, who is sampling, who waits. Plain Python, no tensors.
+"""Bookkeeping of rows: which hold cache slots, which sample, which wait. Plain Python, no tensors.
 
-A row keeps its slot from its first request until it is closed, or until others wait for one and nobody is
-sampling: then it gives it up and waits its turn when it comes back. A row that finds no slot free waits,
-first come, first served. Slots are handed out lowest first, so the book is a pure function of what it was
-told.
+A row keeps its slot from its first request until it closes, or until other rows wait and nobody samples; then
+it gives the slot up and queues when it returns. Waiting rows are served in order. Slots are assigned lowest
+first, so the state is a pure function of the calls.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ class Move(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class EngineRow:
-    """One sequence. `lane` is its place in the engine's buffers for as long as it lives; `slot`, its place in
-    the cache, may change.
+    """One sequence. `lane`, its place in the engine's buffers, is fixed for its lifetime; `slot`, its place
+    in the cache, may change.
 
-    Both are -1 in a row that has none at the moment, until its next request is admitted.
+    Both are -1 for a row that currently has none, until its next request is admitted.
     """
 
     key: int
     lane: int = -1
     slot: int = -1
-    length: int = 0  # tokens so far
-    computed: int = 0  # of these, how many the cache holds: all, or all but the last
-    last_id: int = -1  # the token that is not in the cache yet
+    length: int = 0  # number of tokens
+    computed: int = 0  # how many of these the cache holds: all, or all but the last
+    last_id: int = -1  # the token not yet in the cache
     seed: int = 0
     request: SampleRequest | None = None  # while it samples
     start: int = 0  # length before the request's extension
     first: int = 0  # position of the request's first sampled token
-    rested: int = 0  # when its last request was answered, counted in exchanges
+    rested: int = 0  # exchange in which its last request was answered
     # (position, version) since `start`
     marks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
@@ -55,14 +54,14 @@ class EngineRow:
         return self.first + self.request.max_tokens
 
     def mark(self, version: int, position: int) -> None:
-        """From `position` on tokens are computed by `version`."""
+        """Tokens from `position` on are computed by `version`."""
         if self.marks and self.marks[-1][0] == position:
             self.marks.pop()
         if not self.marks or self.marks[-1][1] != version:
             self.marks.append((position, version))
 
     def spans(self) -> tuple[VersionSpan, ...]:
-        """Counted from the first extended position."""
+        """Relative to the first extended position."""
         ends = [position for position, _ in self.marks[1:]] + [self.length]
         return tuple(
             VersionSpan(start=position - self.start, stop=end - self.start, version=version)
@@ -77,8 +76,8 @@ class RowBook:
     def __init__(self, size: int):
         self.size = size
         self.rows: dict[int, EngineRow] = {}
-        self.live: list[EngineRow] = []  # those that are sampling, by slot
-        # those whose extension is not computed yet, first come first served
+        self.live: list[EngineRow] = []  # sampling rows, by slot
+        # Rows with uncomputed extensions, first come first served.
         self.reading: list[EngineRow] = []
         self.queue: deque[RowRequest] = deque()
         self._free_slots = list(range(size))
@@ -89,7 +88,7 @@ class RowBook:
         return not self._free_slots
 
     def seat(self, row: EngineRow) -> None:
-        """Gives a row its slot; one must be free."""
+        """Gives a row a slot; one must be free."""
         row.lane, row.slot = heapq.heappop(self._free_lanes), heapq.heappop(self._free_slots)
 
     def unseat(self, row: EngineRow) -> None:
@@ -99,9 +98,7 @@ class RowBook:
         row.slot = row.lane = -1
 
     def resting(self) -> list[EngineRow]:
-        """Rows that hold a slot for nothing: those that have waited longest for their next request come
-        first.
-        """
+        """Idle rows that hold a slot, longest idle first."""
         busy = self.busy()
         return sorted(
             (row for row in self.rows.values() if row.slot >= 0 and row.key not in busy),
@@ -109,11 +106,11 @@ class RowBook:
         )
 
     def busy(self) -> set[int]:
-        """Keys with a request that is not answered yet."""
+        """Keys with an unanswered request."""
         return {row.key for row in (*self.live, *self.reading)} | {request.key for request in self.queue}
 
     def close(self, key: int) -> None:
-        """Forgets a row wherever it is; an unknown one too, as closing is idempotent."""
+        """Forgets a row in any state, even an unknown one, as closing is idempotent."""
         row = self.rows.pop(key, None)
         if row is not None and row.slot >= 0:
             self.unseat(row)
@@ -123,9 +120,9 @@ class RowBook:
             self.queue = deque(request for request in self.queue if request.key != key)
 
     def gather(self) -> list[Move]:
-        """Exchanges slots so that the live rows are the first of the cache, and lists them in that order.
+        """Exchanges slots so that live rows come first in the cache, and lists them in that order.
 
-        Rows that lie well stay. Returns the moves to make, as if at once.
+        Rows that are already there stay. Returns the moves to make, as if simultaneous.
         """
         count = len(self.live)
         outside = [row for row in self.live if row.slot >= count]

@@ -1,7 +1,7 @@
-"""One draw a row from exact distributions, and the random numbers for it.
+"""Sampling one token per row from exact distributions, and its random numbers.
 
-Axes: R rows, V vocabulary. The inverse of the cumulative distribution is taken in integers, so that the draw
-is the same wherever and in whatever order the sums are made; probabilities below 2^-40 are never drawn.
+Axes: R rows, V vocabulary. The cumulative distribution is inverted in integer arithmetic, so the result is
+independent of device and summation order; probabilities below 2^-40 are never drawn.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 def sample(
     logits_RV: Tensor, uniforms_R: Tensor, temperatures_R: Tensor, top_ps_R: Tensor | None, *, is_greedy: bool
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and the log-probability of each under the distribution that it was drawn from.
+    """Token ids, and the log-probability of each under the distribution it was sampled from.
 
-    That distribution is softmax(logits / temperature), cut to the smallest set of tokens that holds
-    `top_ps_R` of it and renormalised (arXiv:1904.09751); `None` keeps everything. Temperature 0 takes the
-    likeliest token (the lowest id of equals) and reports its log-probability at temperature 1; `is_greedy`
-    says whether any row has it.
+    That distribution is softmax(logits / temperature), cut to the smallest set of tokens with total
+    probability `top_ps_R` and renormalised (arXiv:1904.09751); `None` keeps everything. Temperature 0 takes
+    the likeliest token (the lowest id of ties) and reports its log-probability at temperature 1; `is_greedy`
+    says whether any row has temperature 0.
     """
     scales_R1 = (
         torch.where(temperatures_R > 0, temperatures_R, 1.0)[:, None]
@@ -43,8 +43,7 @@ def sample(
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
     """A number in [0, 1) for each pair, a pure function of the pair: SplitMix64 (doi:10.1145/2660193.2660195)
-    whose state is the hashed seed plus position steps.
-    """
+    started at the hashed seed and advanced by position."""
     with np.errstate(over="ignore"):
         return (_mix(_mix(seeds + _STEP) + positions.astype(np.uint64) * _STEP) >> np.uint64(12)).astype(
             np.float64
@@ -58,7 +57,7 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _truncated(logprobs_RV: Tensor, top_ps_R: Tensor) -> Tensor:
-    """The head of the distribution, renormalised; a row with top-p 1 is left alone, to the bit."""
+    """The head of the distribution, renormalised; a row with top-p 1 is returned bit for bit."""
     mass_RV, order_RV = (logprobs_RV.exp() * _UNIT).long().sort(dim=-1, descending=True, stable=True)
     before_RV = mass_RV.cumsum(-1) - mass_RV
     is_cut_RV = before_RV >= top_ps_R[:, None] * mass_RV.sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""How probable tokens are under a network, without sampling any."""
+"""Log-probabilities of given tokens under a network, without sampling."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import torch
 from agito.models import Decoder
 from agito.sampling.wire import Scores
 
-_BLOCK = 1 << 25  # logits held at a time
+_BLOCK = 1 << 25  # logits held at once
 
 
 def score(model: Decoder, ids: array[int], *, temperature: float = 1.0, num_top: int = 0) -> Scores:
-    """One sequence. Raises `ValueError` for an empty one, a token outside the vocabulary, one that is longer
-    than the context, and a temperature that is not above 0.
-    """
+    """Scores of one sequence. Raises `ValueError` for an empty one, a token outside the vocabulary, one
+    longer than the context, and a temperature that is not above 0."""
     size = model.config.vocab_size
     if not ids or not 0 <= min(ids) <= max(ids) < size or not temperature > 0 or not 0 <= num_top <= size:
         raise ValueError(

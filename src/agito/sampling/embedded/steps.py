@@ -1,7 +1,7 @@
-"""Steps of decoding: a token for each row that samples, again and again, until it stops.
+"""Decode steps: one token for each sampling row, repeatedly, until it stops.
 
-Axes: R the rows that sample, M those of them that go on, S slots of the cache, K stop tokens, X kinds of
-count.
+Axes: R sampling rows, M those of them that continue, S slots of the cache, K stop tokens, X kinds of
+counters.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from torch import Tensor
 
 from agito.sampling.embedded.rows import EngineRow
 
-# Of recorded steps:
-_FINE_SLOTS, _FINE_POSITIONS = 16, 128  # what they are rounded up to, at the least
-_NUM_STOPS = 4  # for each row, at first
-_COUNTS = ("lane", "position", "end", "advance")  # then the stop tokens
+# For recorded steps:
+_FINE_SLOTS, _FINE_POSITIONS = 16, 128  # granularity of rounding up
+_NUM_STOPS = 4  # per row, initially
+_COUNTS = ("lane", "position", "end", "advance")  # followed by the stop tokens
 
 
 @dataclass(slots=True)
 class Batch:
-    """The rows of one step on the device. `positions_R` are those to be sampled, `ends_R` the last ones
-    allowed.
-    """
+    """The rows of one step on the device. `positions_R`: positions to sample; `ends_R`: last allowed ones."""
 
     lanes_R: Tensor
     slots_R: Tensor
@@ -80,24 +78,22 @@ class Batch:
         )
 
 
-# the batch, slots, longest row: samples; which rows stop there
+# (batch, slots, longest row): samples and returns which rows stop there.
 Step: TypeAlias = Callable[[Batch, int, int], Tensor]
 
 
 class Steps(Protocol):
     def begin(self, rows: Sequence[EngineRow]) -> None:
-        """These sample from here on; they ascend by slot."""
+        """Sets the rows that sample from here on, ascending by slot."""
         ...
 
     def next(self, step: Step, *, num_slots: int, longest: int) -> list[bool]:
-        """A token for each row that has not stopped; which of them stop there. `step` is the same
-        every time.
-        """
+        """One token for each running row; returns which of them stop. `step` is the same in every call."""
         ...
 
 
 class LaunchedSteps:
-    """One kernel after the other."""
+    """Launches one kernel after another."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -118,18 +114,18 @@ class Recording(Protocol):
     def replay(self) -> None: ...
 
 
-# what to record, and another that may share its memory
+# What to record, and another recording that may share its memory.
 Record: TypeAlias = Callable[[Callable[[], None], Recording | None], Recording]
 
 
 class RecordedSteps:
-    """On a CUDA device a step is recorded once for each shape and replayed: launching its kernels takes
+    """On a CUDA device, records a step once per shape as a graph and replays it: launching its kernels takes
     longer than running them.
 
-    It runs over the first slots of the cache, as many as hold rows that sample, rounded up so that there are
-    few shapes. A slot without such a row computes too. What it samples goes to a lane behind the last, and
-    what it computes to position `context` - 2 of its slot. A row that can still be continued has nothing
-    there: it is at most `context` - 1 tokens long, the last of them not in the cache.
+    It runs over the first slots of the cache that include all sampling rows, rounded up to limit the number
+    of shapes. Slots without a sampling row compute too: their samples go to a spare lane behind the last, and
+    their keys and values to position `context` - 2 of the slot. No row that can still continue has data
+    there: it holds at most `context` - 1 tokens, the last of which is not in the cache.
     """
 
     def __init__(
@@ -174,7 +170,7 @@ class RecordedSteps:
         return flags
 
     def _widen(self, num_stops: int) -> None:
-        """For rows with as many stop tokens."""
+        """Makes room for `num_stops` stop tokens per row."""
         self._counts_XS = torch.zeros(
             len(_COUNTS) + num_stops, len(self._numbers_S), dtype=torch.long, device=self._numbers_S.device
         )
@@ -206,7 +202,7 @@ class RecordedSteps:
 
 
 class _Cuda:
-    """Records on a stream of its own."""
+    """Records on a separate stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
@@ -216,7 +212,7 @@ class _Cuda:
             here = torch.cuda.current_stream()
             self._stream.wait_stream(here)
             with torch.cuda.stream(self._stream):
-                run()  # what libraries set up at their first call cannot be recorded
+                run()  # libraries' first-call setup cannot be recorded
             here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             pool = other.pool() if isinstance(other, torch.cuda.CUDAGraph) else None
@@ -226,9 +222,8 @@ class _Cuda:
 
 
 def _rounded(number: int, fine: int) -> int:
-    """Up, to a power of two below `fine`, else to a multiple of it, from 8 x `fine` on to within an eighth to
-    a quarter.
-    """
+    """Rounds up: to a power of two below `fine`, to a multiple of it up to 8 x `fine`, and beyond to within
+    an eighth to a quarter."""
     if number < fine:
         return 1 << (number - 1).bit_length()
     unit = max(fine, 1 << ((number - 1).bit_length() - 3))

@@ -1,6 +1,5 @@
-"""vLLM as a sampler: a server that Agito starts, watches and replaces, adapters under names that are never
-used twice.
-"""
+"""vLLM as a sampler: a server that Agito starts, monitors and replaces, with adapters under names that are
+never reused."""
 
 from agito.sampling.vllm.known import BOUNDS, Bounds, Difference, KnownLogprobs, WrongWeights
 from agito.sampling.vllm.sampler import VllmSampler

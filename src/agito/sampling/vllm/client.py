@@ -1,8 +1,7 @@
-"""What is said to one vLLM server over HTTP: token ids in, token ids and their log-probabilities out.
+"""HTTP client of one vLLM server: token ids in, token ids and their log-probabilities out.
 
-Three ways in which an answer may fail, and what follows: `ValueError`, this request cannot be served and the
-server is well; `VllmFailed`, nothing that it says can be trusted any more; and no answer at all, which the
-caller's deadlines are for.
+A request can fail in three ways. `ValueError`: it cannot be served, and the server is fine. `VllmFailed`: the
+server can no longer be trusted. No answer at all: the caller's deadline applies.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from agito.protocols import Sampled, SampleRequest
 from agito.types import FinishReason, Json, VersionSpan
 
 _CONNECT_S = 10.0
-_LOOK_S = 10.0  # for what a server answers at once, if it answers at all
+_LOOK_S = 10.0  # for requests that a server answers immediately
 _BAD_REQUEST = 400
 _ERROR = 500
 _COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
@@ -33,7 +32,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class VllmFailed(WorkerFailed):
-    """A server that is gone, or whose state nobody knows."""
+    """A server that is gone or in an unknown state."""
 
 
 class _Token(BaseModel):
@@ -76,7 +75,7 @@ class VllmClient:
 
     def __init__(self, socket: Path) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        # whoever waits for an answer has a deadline of its own
+        # Callers set their own deadlines.
         timeout = httpx.Timeout(None, connect=_CONNECT_S)
         transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://vllm", timeout=timeout)
@@ -96,7 +95,7 @@ class VllmClient:
             return False
 
     async def progress(self, most_s: float) -> tuple[float, ...] | None:
-        """Numbers that grow while it computes; None when it does not say within `most_s`."""
+        """Counters that grow while the server computes; None without an answer within `most_s`."""
         try:
             answer = await self._http.get("/metrics", timeout=min(most_s, _LOOK_S))
         except httpx.HTTPError:
@@ -114,9 +113,8 @@ class VllmClient:
         is_adapter: bool,
         seed: int,
     ) -> Sampled:
-        """`ids`: the whole row, the extension of `request` included. `version`: of the adapter; the server's
-        own weights say theirs.
-        """
+        """`ids`: the whole row, including the request's extension. `version`: the adapter's; the server's own
+        weights report theirs."""
         body: dict[str, Json] = {
             "model": model,
             "token_ids": list(ids),
@@ -137,7 +135,7 @@ class VllmClient:
         return _sampled(answer.choices[0], request, version=version if is_adapter else None)
 
     async def score(self, ids: Sequence[int], *, model: str) -> array[float]:
-        """Log-probabilities at temperature 1 of all ids but the first, by no cache. Raises as `sample`."""
+        """Log-probabilities at temperature 1 of all ids but the first, without cache. Raises as `sample`."""
         params: dict[str, Json] = {
             "max_tokens": 1,
             "temperature": 0.0,
@@ -160,18 +158,16 @@ class VllmClient:
         return found
 
     async def load_adapter(self, name: str, directory: Path) -> None:
-        """Raises `VllmFailed` unless it is there from now on: a name is never used twice, so one that is
-        there already is a mistake.
-        """
+        """Loads an adapter. Raises `VllmFailed` if that fails, or if the name exists, since names are never
+        reused."""
         await self._change("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory)})
 
     async def unload_adapter(self, name: str) -> None:
         await self._change("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def load_weights(self, path: Path, version: int) -> None:
-        """All weights, from a file, between two steps. Requests that are under way go on with them, their
-        past computed anew; nothing that was computed before is used again.
-        """
+        """Loads all weights from a file, between two steps. Running requests continue with them and recompute
+        their past; earlier cached results are discarded."""
         await self._change("/pause?mode=keep", {})
         await self._change("/collective_rpc", {"method": "agito_load_weights", "args": [str(path)]})
         await self._change("/update_weight_version", {"new_version": str(version)})

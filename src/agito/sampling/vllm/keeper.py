@@ -1,9 +1,8 @@
 """Runs a server for as long as somebody holds the other end of a pipe: `keeper.py FD GRACE_S DIRECTORY
 COMMAND...`.
 
-A server has processes of its own, and outlives whoever started it unless somebody sees to it: this process
-does, even where the one that started it was killed. When the pipe closes, the whole group of processes is
-asked to end, and then made to, and what lay in its directory goes.
+A server has child processes that would outlive a killed parent. This process prevents that: when the pipe
+closes, it terminates, then kills, the server's process group, and deletes its directory.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     pipe, grace_s, directory, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]
-    # one thread only
+    # Single-threaded.
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
     )
     watched = os.pidfd_open(server.pid)
-    ready, _, _ = select.select([pipe, watched], [], [])  # it lasts as long as the run does
+    ready, _, _ = select.select([pipe, watched], [], [])  # waits as long as the run lasts
     _signal(server.pid, signal.SIGTERM)
     select.select([watched], [], [], grace_s)
     _signal(server.pid, signal.SIGKILL)

@@ -1,6 +1,5 @@
-"""A text whose log-probabilities are known: what shows, after each publication, that a server samples with
-the weights that were meant.
-"""
+"""A text with known log-probabilities, to verify after each publication that a server samples with the right
+weights."""
 
 from __future__ import annotations
 
@@ -12,19 +11,19 @@ from agito.errors import WorkerFailed
 
 
 class WrongWeights(WorkerFailed):
-    """A sampler that answers with other log-probabilities than its learner."""
+    """A sampler whose log-probabilities differ from its learner's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Of the difference between sampler and learner, in nats: its mean, and any one token's."""
+    """Bounds of the difference between sampler and learner, in nats: of its mean, and of any one token."""
 
     mean: float
     token: float
 
 
-# By the precision of the server, its learner in float32. Measured: at the most 3e-5 in float32; .04 on
-# average and .84 in bfloat16.
+# By the server's precision, with the learner in float32. Largest measured: 3e-5 in float32; .04 on average
+# and .84 for one token in bfloat16.
 BOUNDS: Mapping[str, Bounds] = {
     "float32": Bounds(mean=1e-4, token=2e-3),
     "bfloat16": Bounds(mean=0.1, token=2.0),
@@ -33,7 +32,7 @@ BOUNDS: Mapping[str, Bounds] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownLogprobs:
-    """What the learner gives `ids`, at temperature 1, all but the first."""
+    """The learner's log-probabilities of `ids` at temperature 1, all but the first."""
 
     ids: array[int]  # 'i'
     logprobs: array[float]  # 'f'
@@ -61,7 +60,7 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A version that was asked for: what the learner knew, what the server said."""
+    """A requested version: the learner's values and the server's."""
 
     known: KnownLogprobs
     found: array[float]
@@ -72,9 +71,8 @@ class Checked:
 
 
 def require_known(checked: Checked, before: Checked | None, bounds: Bounds, *, name: str) -> None:
-    """Raises `WrongWeights` when the server is further from its learner than the precision explains, and when
-    the learner has moved since the version `before` and the server has not.
-    """
+    """Raises `WrongWeights` when the server differs from its learner by more than its precision explains, or
+    when the learner has moved since version `before` and the server has not."""
     off = checked.off
     if not (off.mean <= bounds.mean and off.token <= bounds.token):
         raise WrongWeights(

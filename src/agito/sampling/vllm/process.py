@@ -1,4 +1,4 @@
-"""One vLLM server process: started, asked whether it is well, ended."""
+"""One vLLM server process: start, health checks, end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from agito.sampling.vllm.client import VllmClient, VllmFailed
 from agito.sampling.vllm.spec import VllmSpec
 
 _LOOK_S = 0.2
-_PROGRESS_S = 5.0  # between two looks at whether it computes
-_KEEPER_S = 3.0  # more than it takes itself
-_TOLD_BYTES = 1500  # of its log, where it failed
+_PROGRESS_S = 5.0  # between two checks for progress
+_KEEPER_S = 3.0  # beyond the keeper's own grace period
+_TOLD_BYTES = 1500  # of its log, in error messages
 _SEARCHED_BYTES = 40_000
 
 
 class VllmProcess:
-    """It ends with this process, however that ends."""
+    """A server that ends with this process, however that ends."""
 
     def __init__(self, spec: VllmSpec) -> None:
         self._spec = spec
-        self.directory = Path(tempfile.mkdtemp(prefix="agito-vllm-"))  # nobody else may look into it
+        self.directory = Path(tempfile.mkdtemp(prefix="agito-vllm-"))  # private to this user
         self.client = VllmClient(self.directory / "s")
         self._log = self.directory / "log"
         theirs, self._hold = os.pipe()
@@ -46,9 +46,9 @@ class VllmProcess:
                 start_new_session=True,
             )
         os.close(theirs)
-        self.num_waiting = 0  # requests under way
-        self.gone = anyio.Event()  # nobody asks it any more
-        self.failure = ""  # why nothing that it says is believed any more
+        self.num_waiting = 0  # running requests
+        self.gone = anyio.Event()  # set when nobody uses it any more
+        self.failure = ""  # why it is no longer trusted
 
     @property
     def keeper_pid(self) -> int:
@@ -58,7 +58,7 @@ class VllmProcess:
         self.failure = self.failure or why
 
     async def come_up(self) -> None:
-        """Raises `VllmFailed` when it ends instead, or takes too long."""
+        """Waits until it is up. Raises `VllmFailed` when it ends instead or takes too long."""
         until = time.monotonic() + self._spec.start_s
         while not await self.client.is_up():
             if self._keeper.poll() is not None:
@@ -68,7 +68,7 @@ class VllmProcess:
             await anyio.sleep(_LOOK_S)
 
     async def watch(self) -> str:
-        """Until it cannot be trusted any more; why."""
+        """Waits until it can no longer be trusted; returns why."""
         seen: tuple[float, ...] | None = None
         moved = looked = time.monotonic()
         silence_s = self._spec.silence_s
@@ -100,13 +100,13 @@ class VllmProcess:
         self._hold = -1
         with contextlib.suppress(subprocess.TimeoutExpired):
             await anyio.to_thread.run_sync(self._keeper.wait, self._spec.end_s + _KEEPER_S)
-        self._keeper.kill()  # and its server dies with it
+        self._keeper.kill()  # its server dies with it
         self._keeper.wait()
         await self.client.__aexit__(None, None, None)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def error(self) -> str:
-        """The last error that its log names, if it does."""
+        """The last error in its log, if any."""
         found = [line for line in self.told(_SEARCHED_BYTES).splitlines() if "Error: " in line]
         return f" (its log: {found[-1].strip()[-300:]})" if found else ""
 

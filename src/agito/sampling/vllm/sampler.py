@@ -1,8 +1,9 @@
-"""One policy of a vLLM server, as an `Engine`: rows that keep their own tokens and send them whole.
+"""One policy of a vLLM server, as an `Engine`: rows keep their own tokens and send all of them with each
+request.
 
-The server's prefix cache is what makes that cheap. A row goes on with the newest version at its next request;
-what it sampled before keeps the version that sampled it. Draws are seeded by (row, position), yet do not
-repeat bit for bit: sums depend on what else is in a batch.
+The server's prefix cache makes that cheap. A row continues with the newest version at its next request;
+sampled tokens keep the version that sampled them. Draws are seeded by (row, position), but do not repeat bit
+for bit, because sums depend on the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from agito.sampling.vllm.server import VllmServer
 
 
 class VllmSampler:
-    """Implements `Engine`. Any number of them may share a server that has adapters; else there is one."""
+    """Implements `Engine`. Several may share a server with adapters; without adapters there is one."""
 
     def __init__(self, server: VllmServer, policy: str) -> None:
         self._server, self.policy = server, policy
@@ -35,7 +36,7 @@ class VllmSampler:
 
     @property
     def version(self) -> int | None:
-        """The newest that was published."""
+        """The newest published version."""
         return self._server.version(self.policy)
 
     def open(self, seed: int) -> Row:
@@ -70,9 +71,8 @@ class _VllmRow(Handle):
         return _VllmRow(self._server, self._policy, seed, self._ids[:])
 
     def _close(self) -> None:
-        """A server keeps nothing of a row but what it may need again, and a request that is cancelled closes
-        its connection.
-        """
+        """Nothing to free: the server keeps only its cache, and cancelling a request closes its
+        connection."""
 
 
 def _require_possible(whole: array[int], request: SampleRequest, context: int) -> None:

@@ -1,8 +1,8 @@
-"""A vLLM server that Agito starts, watches and replaces, and the policies that sample from it.
+"""A vLLM server that Agito starts, monitors and replaces, and the policies that sample from it.
 
-A server is believed until a request, an update, its process or its silence says otherwise. Then it is ended,
-whatever `/health` says; another one is started and given what was published last. Requests that were under
-way are made again, whole: nothing of them was recorded.
+A server is trusted until a request, an update, its process or its silence indicates otherwise. Then it is
+ended, whatever `/health` says; a new one is started and receives the last publications. Running requests are
+repeated as a whole: nothing of them was recorded.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import TypeVar
 import anyio
 
 from agito.concurrency import first_error
-from agito.errors import WorkerDied
+from agito.errors import WorkerDied, WorkerFailed
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.vllm.client import VllmClient, VllmFailed
 from agito.sampling.vllm.known import BOUNDS, Checked, Difference, KnownLogprobs, WrongWeights, require_known
 from agito.sampling.vllm.process import VllmProcess
 from agito.sampling.vllm.spec import BASE_NAME, VllmSpec
 
-_UPDATE_S = 300.0  # for new weights to be read
-_MOST_TRIES = 3  # of one request, each on another server
-_UPDATE_TRIES = 2  # of one publication
+_UPDATE_S = 300.0  # for loading new weights
+_MOST_TRIES = 3  # per request, each on another server
+_UPDATE_TRIES = 2  # per publication
 
 Answer = TypeVar("Answer")
 
@@ -35,7 +35,7 @@ class Published:
     """A version of a policy that the server samples with."""
 
     version: int
-    name: str  # by which vLLM knows it
+    name: str  # vLLM's name for it
     path: Path
     checked: Checked
     is_adapter: bool
@@ -47,18 +47,19 @@ class VllmServer:
         self.num_starts = 0
         self._process: VllmProcess | None = None
         self._ready = anyio.Event()
-        self._lost = ""  # why no server will come any more
-        self._num_failed = 0  # starts in a row that gave nothing
+        self._lost = ""  # why no server will come up any more
+        self._has_served = False  # else another start would fail like the first
+        self._num_failed = 0  # consecutive failed starts
         self._published: dict[str, Published] = {}  # by policy
-        self._users: dict[str, int] = {}  # requests under way, by name
-        # adapters that are there still, for requests that began before the next version came
+        self._users: dict[str, int] = {}  # running requests, by name
+        # Old adapters that running requests still use.
         self._retired: list[str] = []
-        self._turn = anyio.Lock()  # of whoever publishes
-        self._is_swapping = False  # the weights of the server itself
+        self._turn = anyio.Lock()  # held while publishing
+        self._is_swapping = False  # while replacing the server's own weights
 
     @property
     def process(self) -> VllmProcess | None:
-        """The one that serves now."""
+        """The current server."""
         return self._process
 
     def version(self, policy: str) -> int | None:
@@ -66,7 +67,7 @@ class VllmServer:
         return found.version if found else None
 
     async def supervise(self) -> None:
-        """Until it is cancelled, or a server fails to start too often."""
+        """Runs until cancelled, or until a server fails to start too often."""
         while True:
             process = VllmProcess(self.spec)
             self.num_starts += 1
@@ -86,7 +87,7 @@ class VllmServer:
                 return
 
     async def _serve(self, process: VllmProcess) -> str:
-        """From its start to the moment in which it is not believed any more; why."""
+        """Serves from start until the process is no longer trusted; returns why."""
         self._retired.clear()
         try:
             await process.come_up()
@@ -95,13 +96,13 @@ class VllmServer:
         except (VllmFailed, WrongWeights) as error:
             return str(error)
         self._process = process
+        self._has_served = True
         self._ready.set()
         return await process.watch() + process.error()
 
     async def sample(self, policy: str, ids: Sequence[int], request: SampleRequest, seed: int) -> Sampled:
-        """Raises `ValueError` for a request that cannot be served, and `WorkerDied` when there is no server
-        any more.
-        """
+        """Raises `ValueError` for a request that cannot be served, and `WorkerDied` when no server is
+        left."""
 
         async def ask(client: VllmClient, published: Published) -> Sampled:
             return await client.sample(
@@ -124,13 +125,12 @@ class VllmServer:
         return await self._asked(policy, ask)
 
     async def publish(self, policy: str, version: int, path: Path, known: KnownLogprobs) -> Difference:
-        """Requests from here on are answered by this version. `path`: an adapter's folder, or where there are
-        no adapters a safetensors file with all weights; it stays as it is for as long as this version is the
-        newest.
+        """Requests from here on are answered by this version. `path`: an adapter's folder or, without
+        adapters, a safetensors file with all weights; it must stay in place while this version is the newest.
 
-        Returns how far the server is from its learner. Raises `ValueError` for a version that is not newer,
-        and `WorkerFailed` when it could not be loaded or answers with other log-probabilities: the server is
-        then replaced, and goes on with the version before.
+        Returns the difference between server and learner. Raises `ValueError` for a version that is not
+        newer, and `WorkerFailed` when it could not be loaded or gives other log-probabilities; the server is
+        then replaced and continues with the previous version.
         """
         if not path.exists():
             raise ValueError(f"{path}: there are no weights of version {version} of {policy!r}")
@@ -199,12 +199,13 @@ class VllmServer:
         return Published(version=version, name=name, path=path, checked=checked, is_adapter=is_adapter)
 
     async def _running(self) -> VllmProcess:
-        """Waits for it, no longer than starting it so often may take."""
+        """Waits for a running server, for as long as the allowed starts may take."""
         with anyio.move_on_after((self.spec.start_s + _UPDATE_S) * self.spec.max_starts):
             while self._process is None and not self._lost:
                 await self._ready.wait()
         if self._process is None:
-            raise WorkerDied(self._lost or "no vLLM server has come up")
+            lost = self._lost or "no vLLM server has come up"
+            raise WorkerDied(lost) if self._has_served else WorkerFailed(lost)
         return self._process
 
     async def _asked(self, policy: str, ask: Callable[[VllmClient, Published], Awaitable[Answer]]) -> Answer:
@@ -221,7 +222,7 @@ class VllmServer:
             try:
                 with anyio.fail_after(self.spec.request_s):
                     answer = await ask(process.client, published)
-                if self._is_swapping:  # with weights that nobody has looked at yet
+                if self._is_swapping:  # nobody has verified the new weights yet
                     async with self._turn:
                         pass
                 if not process.failure:
@@ -241,7 +242,7 @@ class VllmServer:
         raise WorkerDied(f"{why}; {_MOST_TRIES} servers did not answer this request")
 
     async def _unload_retired(self, process: VllmProcess) -> None:
-        """Those that no request uses any more."""
+        """Unloads adapters that no request uses any more."""
         for name in [name for name in self._retired if not self._users.get(name)]:
             self._retired.remove(name)
             self._users.pop(name, None)
@@ -253,7 +254,7 @@ class VllmServer:
 
 @asynccontextmanager
 async def serving(spec: VllmSpec) -> AsyncGenerator[VllmServer]:
-    """A server for the length of the block; it comes up beside it."""
+    """A server for the duration of the block; it comes up in the background."""
     server = VllmServer(spec)
     try:
         async with anyio.create_task_group() as tasks:

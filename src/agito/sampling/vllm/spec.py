@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-PROGRAM_VARIABLE = "AGITO_VLLM"  # the environment variable that names vLLM's program
-BASE_NAME = "base"  # under which the weights of the server itself are asked for
+PROGRAM_VARIABLE = "AGITO_VLLM"  # names vLLM's program
+BASE_NAME = "base"  # name of the server's own weights
 WORKER = Path(__file__).parent / "peers"
+_RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank accepts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSlots:
-    """How many adapters one batch may mix, how many are kept at hand, and the largest rank.
+    """How many adapters one batch may mix, how many stay loaded, and the largest rank.
 
-    `targets` leaves the head out: with one that an adapter might change, vLLM's CPU build fails when a prompt
-    is scored beside other requests.
+    `targets` excludes the head: with an adaptable head, vLLM's CPU build fails when a prompt is scored beside
+    other requests.
     """
 
     in_batch: int = 2
@@ -25,28 +26,36 @@ class AdapterSlots:
     max_rank: int = 16
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_rank <= _RANK_LIMITS[-1]:
+            raise ValueError(f"max_rank={self.max_rank}: vLLM takes adapters of rank 1 to {_RANK_LIMITS[-1]}")
+
+    @property
+    def rank_limit(self) -> int:
+        """The smallest of vLLM's limits that leaves room for `max_rank`."""
+        return next(limit for limit in _RANK_LIMITS if limit >= self.max_rank)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmSpec:
-    """`adapters`: policies are adapters, and nobody samples without one. None: the policy is the server's own
-    weights.
-    """
+    """`adapters`: policies are adapters, and the base model is not sampled. None: the policy is the server's
+    own weights."""
 
     model: Path  # a Hugging Face folder
-    context: int  # tokens of one row
+    context: int  # tokens per row
     max_num_seqs: int = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     adapters: AdapterSlots | None = None
     program: tuple[str, ...] = ("vllm",)
-    threads: int | None = None  # of a CPU; None: vLLM's own choice
+    threads: int | None = None  # on a CPU; None: vLLM's choice
     kv_cache_gb: int = 1  # on a CPU
-    eager: bool = True  # steps are launched one by one: it starts sooner, and on a CPU runs as fast
-    options: tuple[str, ...] = ()  # further ones of `vllm serve`
-    start_s: float = 900.0  # it imports torch in three processes, and may compile
-    silence_s: float = 300.0  # with requests under way and not one more token computed
-    request_s: float = 3600.0  # for one request, its time in the queue included
-    end_s: float = 5.0  # for it to end by itself when it is asked to
-    max_starts: int = 5  # in a row, without an answer in between
+    eager: bool = True  # without graphs: starts sooner, and is as fast on a CPU
+    options: tuple[str, ...] = ()  # extra options of `vllm serve`
+    start_s: float = 900.0  # imports torch in three processes, and may compile
+    silence_s: float = 300.0  # without a new token while requests are running
+    request_s: float = 3600.0  # per request, including queueing
+    end_s: float = 5.0  # to end by itself when asked
+    max_starts: int = 5  # consecutive, without an answer
 
     def command(self, socket: Path) -> list[str]:
         slots = self.adapters
@@ -60,7 +69,7 @@ class VllmSpec:
                 "--max-cpu-loras",
                 str(slots.kept),
                 "--max-lora-rank",
-                str(slots.max_rank),
+                str(slots.rank_limit),
                 "--lora-target-modules",
                 *slots.targets,
             ]
@@ -94,9 +103,7 @@ class VllmSpec:
         ]
 
     def environment(self) -> dict[str, str]:
-        """Nothing of the environment that Agito runs in reaches vLLM's Python, and vLLM reaches nobody
-        outside.
-        """
+        """vLLM's Python inherits nothing from Agito's environment, and vLLM cannot reach the network."""
         ours = {
             name: value
             for name, value in os.environ.items()
@@ -123,9 +130,8 @@ class VllmSpec:
 
 
 def installed() -> tuple[str, ...] | None:
-    """vLLM's program: what the variable `AGITO_VLLM` names, else that of `make vllm`; None where there is
-    neither.
-    """
+    """vLLM's program: named by the variable `AGITO_VLLM`, else that of `make vllm`; None if there is
+    neither."""
     named = os.environ.get(PROGRAM_VARIABLE)
     path = Path(named) if named else Path(".venv-vllm/bin/vllm")
     return (str(path.absolute()),) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""What every environment must keep: the rules about its tasks, its worlds and its verdicts."""
+"""The contract of environments: rules about tasks, worlds and verdicts."""
 
 from __future__ import annotations
 

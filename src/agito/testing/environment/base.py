@@ -1,4 +1,4 @@
-"""What an environment's rules share: how the environment is made, and which of its tasks are looked at."""
+"""Shared parts of an environment's rules: how it is made, and which of its tasks are checked."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from agito.types import Target, Task
 
 
 class EnvironmentBase(Contract):
-    seed: int = 20_250  # of the streams of tasks that are looked at
-    num_tasks: int = 8  # per stream where the rule only builds tasks
-    num_noise: int = 3  # noise seeds under which a solution must hold
-    num_episodes: int = 48  # per negative control and per skill of the demonstrator
+    seed: int = 20_250  # of the checked task streams
+    num_tasks: int = 8  # per stream where a rule only builds tasks
+    num_noise: int = 3  # noise seeds under which a solution must succeed
+    num_episodes: int = 48  # per negative control and per demonstrator skill
     full_reward: float = 1.0
 
     async def make(self) -> Environment:
@@ -39,7 +39,7 @@ class EnvironmentBase(Contract):
                 await env.aclose()
 
     def num_stream(self, env: Environment) -> int:
-        """Tasks of one stream that hold every cell, and at least `num_tasks`."""
+        """The number of tasks that covers every cell, and at least `num_tasks`."""
         return max(self.num_tasks, len(env.families) * len(env.levels))
 
     def sample(self, env: Environment, split: str) -> Iterator[tuple[Task, Target]]:
@@ -54,7 +54,7 @@ class EnvironmentBase(Contract):
 
 
 def tail(successes: float, trials: int, chance: float) -> float:
-    """P(X >= successes) for X binomial in `trials` at `chance`."""
+    """P(X >= successes) for X ~ Binomial(trials, chance)."""
     least = math.ceil(successes - 1e-9)
     return sum(
         math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k) for k in range(least, trials + 1)

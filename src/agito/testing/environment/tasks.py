@@ -1,4 +1,4 @@
-"""Rules about an environment's distribution of tasks."""
+"""Rules about an environment's task distribution."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agito.testing.environment.base import EnvironmentBase
 from agito.testing.episodes import play
 from agito.types import Dialect, Target, Task
 
-SHORT = 4  # an answer of fewer characters can stand in a prompt by chance
+SHORT = 4  # a shorter answer can appear in a prompt by chance
 
 
 def text_of(task: Task) -> str:
-    """Everything in a task that anybody driven by the policy could read."""
+    """All text in a task that the policy could read."""
     tools = [[tool.name, tool.description, json.dumps(tool.parameters)] for tool in task.tools]
     return "\n".join(
         (task.id, task.family, *task.prompt.values(), *task.tags, *(line for tool in tools for line in tool))
@@ -156,7 +156,7 @@ class TaskRules(EnvironmentBase):
                     )
 
     async def secrets(self, env: Environment, task: Task, target: Target) -> set[str]:
-        """What must not stand in the task: by default what the solutions submit. Answers common to all tasks
+        """What must not appear in the task: by default what the solutions submit. Answers common to all tasks
         do not count.
         """
         submitted: set[str] = set()
@@ -168,8 +168,8 @@ class TaskRules(EnvironmentBase):
 
 
 def require_hidden(answers: Sequence[tuple[Task, set[str]]]) -> None:
-    """No task of one family shows its own answer; an answer that they all share is no secret, and a short one
-    can show by chance.
+    """Checks that no task of a family shows its own answer. An answer shared by all is no secret, and a short
+    one can appear by chance.
     """
     shared = set[str].intersection(*(secrets for _, secrets in answers)) if len(answers) > 1 else set[str]()
     short: list[bool] = []

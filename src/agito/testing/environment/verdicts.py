@@ -1,5 +1,5 @@
-"""Rules about grading and about the scripted agents that an environment ships: solutions, negative controls,
-the demonstrator.
+"""Rules about grading, and about the scripts that an environment ships: solutions, negative controls,
+demonstrator.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from agito.testing.environment.base import EnvironmentBase, tail
 from agito.testing.episodes import nothing, play
 from agito.types import AttemptId, Dialect, Status, Target, Task, Verdict
 
-SURE = 1e-3  # an agent is above the floor when luck explains its rewards with a smaller probability than this
-MIN_SPREAD = 0.2  # by which the demonstrator's success must grow from skill 0 to skill 1
+SURE = 1e-3  # an agent is above the floor if luck explains its rewards with a smaller probability
+MIN_SPREAD = 0.2  # minimal growth of the demonstrator's success from skill 0 to 1
 
 
 def attempt(number: int) -> AttemptId:
@@ -22,7 +22,7 @@ def attempt(number: int) -> AttemptId:
 
 
 def same(one: Verdict, two: Verdict) -> bool:
-    """Equality that takes the NaN of a void verdict for equal."""
+    """Equality that treats the NaN of void verdicts as equal."""
     return repr(one) == repr(two)
 
 
@@ -84,11 +84,11 @@ class VerdictRules(EnvironmentBase):
             )
             for name in sorted(names):
                 rewards = [
-                    await self.reward_of_impostor(env, name, index) for index in range(self.num_episodes)
+                    await self.reward_of_control(env, name, index) for index in range(self.num_episodes)
                 ]
                 require_floor(name, rewards, env.chance_level)
 
-    async def reward_of_impostor(self, env: Environment, name: str, index: int) -> float:
+    async def reward_of_control(self, env: Environment, name: str, index: int) -> float:
         task, target = env.task(split="heldout", index=index, seed=self.seed)
         factory: ScriptFactory | None = env.negative_controls(task).get(name)
         return (await play(env, task, target, factory, attempt(index))).verdict.reward if factory else 0.0
@@ -166,7 +166,7 @@ class VerdictRules(EnvironmentBase):
 
 
 def require_floor(name: str, rewards: list[float], chance: float) -> None:
-    """By the exact binomial tail, which bounds well enough any rewards in [0, 1] with that mean."""
+    """Uses the exact binomial tail, a good bound for any rewards in [0, 1] with that mean."""
     luck = tail(sum(rewards), len(rewards), chance)
     require(
         luck >= SURE,

@@ -1,4 +1,4 @@
-"""Rules about a live world: Session, Control, faults, forks and leaks between episodes."""
+"""Rules about a live world: Session, Control, faults, forks, and leaks between episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agito.testing.episodes import act_out, budget, essence, nothing, play
 from agito.types import AttemptId, Call, Event, Fault, Target, Task
 
 FIRST, SECOND = AttemptId(group=1, slot=0), AttemptId(group=1, slot=1)
-MARK_BYTES = 64  # for the mark that stands where an observation was cut
+MARK_BYTES = 64  # for the mark of a truncated observation
 BAD_CALLS = (
     Call(tool="no such tool", arguments={}, raw="no such tool"),
     Call(tool="", arguments={}, raw="@@ ((", problem="unparsable"),
@@ -276,7 +276,7 @@ class WorldRules(EnvironmentBase):
 
 
 async def in_step(worlds: list[Control], task: Task, calls: list[Call]) -> list[list[Event]]:
-    """The same calls in every world, alternating between them."""
+    """The same calls in every world, interleaved."""
     seen: list[list[Event]] = [[] for _ in worlds]
     for at, call in enumerate(calls):
         for control, events in zip(worlds, seen, strict=True):

@@ -1,4 +1,4 @@
-"""What every sandbox must keep: the rules about what a box does and about what it cannot do."""
+"""The contract of sandboxes: what a box can do, and what it must not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from agito.testing.sandbox.survival import SurvivalRules
 class SandboxContract(ActionRules, ConfinementRules, NetworkRules, SurvivalRules):
     """Subclass it, override `make`, and run pytest.
 
-    The rules attack the box that they are given: run them against something that you believe to be a sandbox,
-    never against a plain subprocess on a machine that matters.
+    The rules attack the box. Run them only against something that you believe to be a sandbox, never against
+    a plain subprocess on a machine that matters.
     """
 
 

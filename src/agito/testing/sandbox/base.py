@@ -1,4 +1,4 @@
-"""What a sandbox's rules share: how pools are made, and how a box is asked."""
+"""Shared parts of a sandbox's rules: how pools are made, and how a box is asked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def text(result: Result) -> str:
 
 
 async def require_says(box: Sandbox, command: str, expected: str, meaning: str) -> None:
-    """The command's output is `expected`, or `meaning` says what is wrong."""
+    """Checks that the command's output is `expected`; `meaning` describes the failure."""
     result = await box.sh(command)
     require(
         text(result) == expected,
@@ -55,7 +55,7 @@ async def require_says(box: Sandbox, command: str, expected: str, meaning: str) 
 
 
 async def require_alive(box: Sandbox, after: str) -> None:
-    """The box still works after an attack."""
+    """Checks that the box still works after an attack."""
     result = await box.sh("echo alive")
     require(
         text(result) == "alive",
@@ -64,7 +64,7 @@ async def require_alive(box: Sandbox, after: str) -> None:
 
 
 async def read_error(box: Sandbox, path: str) -> str:
-    """What reading `path` raises: `ValueError`, `NotFound`, or nothing at all."""
+    """What reading `path` raises: `ValueError`, `NotFound`, or nothing."""
     try:
         await box.read(path)
     except NotFound:
@@ -83,5 +83,5 @@ async def is_gone(box: Sandbox) -> bool:
 
 
 async def count_processes(box: Sandbox) -> int:
-    """As a command in the box sees them, itself included; it starts none to look."""
+    """As a command in the box sees them, including itself; looking starts no process."""
     return int(text(await box.sh("set -- /proc/[0-9]*; echo $#")))

@@ -1,6 +1,4 @@
-"""Rules about what a box cannot do: outlast its deadline, outgrow its limits, or reach anything outside
-itself.
-"""
+"""Rules about what a box cannot do: outlast its deadline, exceed its limits, or reach anything outside."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from agito.testing.contract import require, rule
 from agito.testing.sandbox.base import SandboxBase, count_processes, require_alive, text
 from agito.types import Fault
 
-SLACK_S = 5.0  # by which a deadline may be late on a busy machine
+SLACK_S = 5.0  # how late a deadline may be on a busy machine
 
 
 class ConfinementRules(SandboxBase):

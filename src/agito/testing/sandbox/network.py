@@ -92,7 +92,7 @@ async def connects(box: Sandbox, port: int) -> bool:
 
 
 async def read(descriptor: int) -> bytes:
-    """What comes next within ten seconds; empty at the end."""
+    """The next bytes within ten seconds; empty at the end."""
     with anyio.fail_after(10):
         await anyio.wait_readable(descriptor)
     return os.read(descriptor, 1 << 16)

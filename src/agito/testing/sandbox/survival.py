@@ -1,6 +1,4 @@
-"""Rules about what an episode does to its own box: all of it is an event, none of it a failure of the box,
-and nothing is lost unsaid.
-"""
+"""Rules about what an episode may do to its own box: it is always an event, never a failure of the box."""
 
 from __future__ import annotations
 
@@ -101,5 +99,5 @@ async def _captures(box: Sandbox, *, limit_bytes: int) -> str:
         return " ".join(await box.files(limit_bytes=limit_bytes))
     except Uncapturable:
         return "Uncapturable"
-    except Exception as error:  # whatever it is, it is the finding
+    except Exception as error:  # anything raised is the finding
         return type(error).__name__

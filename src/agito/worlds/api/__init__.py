@@ -1,5 +1,5 @@
-"""A stateful service over SQLite: operations with permissions, validation, idempotency and transactions, as
-tools or as HTTP.
+"""A stateful service over SQLite: operations with permissions, validation, idempotency keys and transactions,
+offered as tools or over HTTP.
 """
 
 from __future__ import annotations

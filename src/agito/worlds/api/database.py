@@ -18,18 +18,18 @@ Tables: TypeAlias = "Mapping[str, Mapping[Row, Mapping[str, Cell]]]"
 
 
 class Database:
-    """One SQLite database in memory. `image` is what `bytes` gave."""
+    """One SQLite database in memory. `image` is what `bytes` returns."""
 
     def __init__(self, image: bytes) -> None:
         self.connection = opened(image)
 
     @property
     def bytes(self) -> bytes:
-        """The whole database, exactly."""
+        """The whole database, byte for byte."""
         return self.connection.serialize()
 
     def digest(self) -> str:
-        """Of the rows in the order of their keys: equal contents, equal digests, however they came about."""
+        """A hash of the rows in key order: equal contents have equal digests, however they came about."""
         return hashlib.blake2b(repr(dump(self.connection, hidden=True)).encode(), digest_size=16).hexdigest()
 
     def close(self) -> None:
@@ -37,7 +37,7 @@ class Database:
 
 
 def image(schema: str, rows: Mapping[str, Sequence[Row]] | None = None) -> bytes:
-    """A database of these tables and rows. Raises `sqlite3.Error` when the rows do not fit the schema."""
+    """A database with these tables and rows. Raises `sqlite3.Error` if the rows do not fit the schema."""
     database = Database(_empty(schema))
     connection = database.connection
     try:
@@ -62,8 +62,8 @@ def _empty(schema: str) -> bytes:
 
 
 def dump(database: sqlite3.Connection | bytes, *, hidden: bool = False) -> Tables:
-    """Every table by primary key, in order. Tables whose names begin with `_` are the machinery's own:
-    `hidden` shows them too.
+    """Every table by primary key, in order. Tables whose names begin with `_` are internal; `hidden` includes
+    them.
     """
     if isinstance(database, bytes):
         opened = Database(database)
@@ -94,9 +94,7 @@ def _rows(connection: sqlite3.Connection, table: str) -> Mapping[Row, Mapping[st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One place where what was found is not what was wanted. `column` is None for a whole row too many or too
-    few.
-    """
+    """One difference. `column` is None if a whole row is missing or extra."""
 
     table: str
     key: Row
@@ -112,8 +110,8 @@ class Change:
 
 
 def differences(wanted: Tables, found: Tables) -> tuple[Change, ...]:
-    """Every difference, damage to rows that nobody asked about included; none: the goal is reached and
-    nothing else was touched.
+    """Every difference, damage to unrelated rows included. Empty if the goal is reached and nothing else was
+    touched.
     """
     changes: list[Change] = []
     for table in sorted({*wanted, *found}):

@@ -1,7 +1,7 @@
 """The service over real HTTP: `POST /OPERATION` with a JSON object, a bearer token, an `Idempotency-Key`.
 
-`listening` serves it on a Unix socket of the host, or on any listener: that of a sandbox's own network
-(`Box.listen`) makes it an API that only the programs inside that sandbox can reach.
+`listening` serves it on a Unix socket of the host, or on any listener. On a listener inside a sandbox's
+network (`Box.listen`), only programs in that sandbox can reach it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_BODY = 1 << 20
 
 
 def app(service: Service, tokens: Mapping[str, tuple[str, str]]) -> Starlette:
-    """`tokens`: who calls with each bearer token, and in which role."""
+    """`tokens` maps bearer tokens to (caller, role)."""
 
     async def serve(request: Request) -> Response:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -50,10 +50,10 @@ def app(service: Service, tokens: Mapping[str, tuple[str, str]]) -> Starlette:
 
 @asynccontextmanager
 async def listening(application: Starlette, where: Path | socket.socket) -> AsyncGenerator[None]:
-    """Serves on the Unix socket at a path, or on a listener, which stays the caller's to close, for as long
-    as the block lasts.
+    """Serves for the duration of the block, on the Unix socket at a path, or on a listener, which the caller
+    must close.
 
-    Raises `TimeoutError` when it does not come up.
+    Raises `TimeoutError` if it does not start.
     """
     is_path = isinstance(where, Path)
     server = _Server(
@@ -82,7 +82,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Signals belong to the process, not to one of its services."""
+        """Leaves signals alone: they belong to the process."""
         yield
 
 

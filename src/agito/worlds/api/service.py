@@ -1,8 +1,7 @@
-"""The service: operations on a database, each one a transaction, behind permissions, validation and
-idempotency keys.
+"""Operations on a database, each one a transaction, behind permissions, validation and idempotency keys.
 
-All or nothing: whatever an operation raises, nothing of it stays. The same key with the same request is
-answered from the record and not carried out again; with another request it is refused.
+All or nothing: if an operation raises, none of its changes stay. A repeated key with the same request is
+answered from the record; with another request it is refused.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ import anyio
 from agito.types import Call, Exactness, Fault, Json, ToolSpec
 from agito.worlds.api.database import Database
 from agito.worlds.api.transaction import REQUESTS, Undone
-from agito.worlds.aside import Overdue, aside
 from agito.worlds.component import Answer, overran
+from agito.worlds.threads import DeadlinePassed, in_thread
 
 Arguments: TypeAlias = "Mapping[str, Json]"
-KEY = "idempotency_key"  # an optional parameter of every operation that writes
+KEY = "idempotency_key"  # optional parameter of every writing operation
 _KEYS = (
     f"CREATE TABLE IF NOT EXISTS {REQUESTS} (key TEXT PRIMARY KEY, caller TEXT, request TEXT, status "
     "INTEGER, body TEXT)"
 )
-LONGEST_S = 30.0  # of a request over HTTP
+LONGEST_S = 30.0  # time limit of a request over HTTP
 _TYPES = {
     "string": str,
     "integer": int,
@@ -42,7 +41,7 @@ _TYPES = {
 
 
 class Problem(Exception):
-    """What an operation refuses, with the status that HTTP would give it: 403, 404, 409, 422."""
+    """A refusal, with its HTTP status: 403, 404, 409 or 422."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -51,31 +50,31 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One thing that the service does. `run` gets the connection, inside a transaction, and arguments that
-    fit the tool's schema.
+    """One operation of the service. `run` gets the connection, inside a transaction, and arguments that fit
+    the tool's schema.
 
-    It may commit and roll back, use `with connection` and scripts, and run SQL that the caller wrote: all of
-    it is a part of the one transaction (`agito.worlds.api.transaction`). Bytes that it returns are shown in
-    hexadecimal, numbers that JSON lacks as null.
+    It may commit, roll back, use `with connection`, run scripts and the caller's own SQL: everything belongs
+    to one transaction (`agito.worlds.api.transaction`). Returned bytes are shown in hexadecimal, and numbers
+    that JSON lacks as null.
     """
 
     tool: ToolSpec
     run: Callable[[sqlite3.Connection, Arguments, str], Json]
     writes: bool = False
-    roles: tuple[str, ...] = ()  # who may; empty: everybody
+    roles: tuple[str, ...] = ()  # allowed roles; empty for all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """`body` is what the operation returned, or `{"error": ...}`."""
+    """`body` is the operation's result, or `{"error": ...}`."""
 
     status: int
     body: Json
 
 
 class Service:
-    """Implements `Component`. As tools, its caller is `caller` in `role`; over HTTP, each token
-    has its own.
+    """Implements `Component`. As tools, its caller is `caller` with `role`; over HTTP, each token has its
+    own.
     """
 
     exactness = Exactness.EXACT
@@ -96,11 +95,11 @@ class Service:
         self._database = Database(image)
         self._database.connection.execute(_KEYS)
         self._turn = anyio.Lock()
-        self._done: Reply | None = None  # what was committed last, though its caller may have given up
-        self._end = ""  # why it answers no more
+        self._done: Reply | None = None  # the last commit, even if its caller has given up
+        self._end = ""  # why it no longer answers
 
     def request(self, name: str, arguments: Arguments, *, caller: str, role: str) -> Reply:
-        """In this thread, without a deadline. Never raises for what a caller can send."""
+        """Runs in this thread, without a deadline. Never raises for caller input."""
         operation = self._operations.get(name)
         try:
             if operation is None:
@@ -119,8 +118,8 @@ class Service:
     async def handle(
         self, name: str, arguments: Arguments, *, caller: str, role: str, timeout_s: float = LONGEST_S
     ) -> Reply:
-        """Beside the loop, one request at a time. What runs out of time is interrupted and undone: status
-        504.
+        """Runs outside the event loop, one request at a time. At the deadline a request is interrupted and
+        undone: status 504.
         """
         connection = self._database.connection
         async with self._turn:
@@ -128,15 +127,15 @@ class Service:
                 return Reply(status=503, body={"error": self._end})
             self._done = None
             try:
-                return await aside(
+                return await in_thread(
                     lambda: self.request(name, arguments, caller=caller, role=role),
                     timeout_s=timeout_s,
                     stop=connection.stop,
                 )
-            except Overdue as late:
+            except DeadlinePassed as late:
                 if not late.is_over:
                     self._end = f"{self.name} is gone: {name} cannot be interrupted"
-                    await aside(connection.undo, timeout_s=LONGEST_S)
+                    await in_thread(connection.undo, timeout_s=LONGEST_S)
                 return self._done or Reply(status=504, body={"error": "timeout"})
 
     def _in_transaction(self, operation: Operation, asked: Arguments, caller: str, key: str | None) -> Reply:
@@ -183,7 +182,7 @@ class Service:
         return self._database.digest()
 
     async def capture(self) -> Mapping[str, bytes]:
-        """The database itself: the grader reads rows, never what was said about them."""
+        """The database itself: the grader reads rows, not what was said about them."""
         return {f"{self.name}.sqlite": self._database.bytes}
 
     async def close(self) -> None:
@@ -200,7 +199,7 @@ def keyed(tool: ToolSpec) -> ToolSpec:
 
 
 def page(rows: Sequence[Json], arguments: Arguments, *, size: int) -> tuple[list[Json], bool]:
-    """The rows of the page that `arguments` asks for, counted from 1, and whether there are more."""
+    """The requested page of `rows`, counted from 1, and whether there are more."""
     number = arguments.get("page", 1)
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 1_000_000:
         raise Problem(422, "page must be a number from 1")

@@ -1,8 +1,8 @@
-"""A connection on which an operation is all or nothing, whatever it does: commit, roll back, run a script, or
-SQL that somebody else wrote.
+"""A connection on which an operation is all or nothing, even if it commits, rolls back, runs scripts or
+third-party SQL.
 
-While an operation runs, an authorizer refuses what would end its transaction, leave the database or change
-how it works, and savepoints stand for the transactions that it means to begin itself.
+While an operation runs, an authorizer refuses whatever would end its transaction, leave the database or
+change how it works; savepoints stand in for transactions that it begins itself.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
-REQUESTS = "_requests"  # the record of idempotency keys; no operation reads or writes it
-_OURS = "_agito"  # savepoints
-_STEPS = 10_000  # of SQLite's machine between two looks at the deadline
+REQUESTS = "_requests"  # record of idempotency keys; operations cannot access it
+_OURS = "_agito"  # prefix of our savepoints
+_STEPS = 10_000  # SQLite VM steps between two checks of the deadline
 _LONGEST_VALUE, _LONGEST_SQL = 1 << 26, 1 << 20  # bytes
-_MOST_PAGES = 1 << 14  # of a database that began with fewer
+_MOST_PAGES = 1 << 14  # pages a database may have, unless it began with more
 _READING = frozenset(
     (
         "collation_list",
@@ -50,12 +50,12 @@ _OUTSIDE = frozenset(
 
 
 class Undone(Exception):
-    """Nothing of the operation has stayed: a conflict has rolled it back, or it came too late."""
+    """None of the operation's changes stayed: a conflict rolled it back, or it was too late."""
 
 
 class _Cursor(sqlite3.Cursor):
     def execute(self, sql: str, parameters: Any = (), /) -> _Cursor:
-        """Two statements in one string are an error like any other; Python 3.11 warns instead."""
+        """Raises an error for two statements in one string; Python 3.11 only warns."""
         try:
             super().execute(sql, parameters)
         except sqlite3.Warning as error:
@@ -64,13 +64,13 @@ class _Cursor(sqlite3.Cursor):
 
 
 class Connection(sqlite3.Connection):
-    """See `opened`. It keeps no prepared statements: what was allowed once is asked again."""
+    """See `opened`. It caches no prepared statements, because the authorizer must check each one again."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._guarded = 0  # the thread that carries out an operation; the others here are ours
+        self._guarded = 0  # the thread that runs an operation; statements of other threads are ours
         self._is_late = False
-        self._depth = 0  # of `with connection` blocks
+        self._depth = 0  # nesting of `with connection` blocks
         self._ending = threading.Lock()
         self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         self.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _LONGEST_SQL)
@@ -78,13 +78,13 @@ class Connection(sqlite3.Connection):
         self.set_progress_handler(lambda: self._is_late, _STEPS)
 
     def bound(self) -> None:
-        """Limits what the database can grow to."""
+        """Limits the size of the database."""
         (pages,) = self.execute("PRAGMA page_count").fetchone()
         self.execute(f"PRAGMA max_page_count = {max(_MOST_PAGES, 2 * pages)}")
 
     @contextmanager
     def operation(self) -> Generator[None]:
-        """One transaction. Raises `Undone` where it did not last, and what is raised inside."""
+        """One transaction. Raises `Undone` if it was rolled back, and whatever is raised inside."""
         self._is_late, self._depth = False, 0
         self.execute("BEGIN IMMEDIATE")
         try:
@@ -107,7 +107,7 @@ class Connection(sqlite3.Connection):
 
     @contextmanager
     def guarded(self) -> Generator[None]:
-        """Around what an operation does itself. Raises `Undone` where its transaction did not outlast it."""
+        """Marks an operation's own statements. Raises `Undone` if its transaction was ended."""
         self._guarded = threading.get_ident()
         try:
             yield
@@ -117,12 +117,12 @@ class Connection(sqlite3.Connection):
             raise Undone("it was rolled back")
 
     def undo(self) -> None:
-        """Rolls back whatever is open."""
+        """Rolls back any open transaction."""
         if self.in_transaction:
             self.execute("ROLLBACK")
 
     def stop(self) -> None:
-        """From another thread: what runs is interrupted, and nothing of it can be committed any more."""
+        """Called from another thread: interrupts the running statement and forbids the commit."""
         with self._ending:
             self._is_late = True
         self.interrupt()
@@ -135,7 +135,7 @@ class Connection(sqlite3.Connection):
             super().commit()
 
     def rollback(self) -> None:
-        """Within an operation: to its beginning."""
+        """Within an operation, rolls back to its start."""
         if self._is_guarded:
             self._own(f"ROLLBACK TO {_OURS}")
         else:
@@ -160,7 +160,7 @@ class Connection(sqlite3.Connection):
         return False
 
     def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
-        """Statement by statement: the library's own commits first."""
+        """Runs statement by statement, because the library's own version commits first."""
         if not self._is_guarded:
             return super().executescript(sql_script)
         cursor, statement = self.cursor(), ""

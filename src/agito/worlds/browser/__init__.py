@@ -1,4 +1,4 @@
-"""Browsers: real Chromium in a sandbox, a context an episode, the accessibility tree as text. See
+"""Browsers: real Chromium in a sandbox, one context per episode, the accessibility tree as text. See
 docs/browser.md.
 """
 

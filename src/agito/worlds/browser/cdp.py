@@ -1,7 +1,6 @@
-"""Chromium's own protocol over two pipes: commands, replies and events, for many pages at once.
+"""The Chrome DevTools Protocol over two pipes: commands, replies and events, for many pages at once.
 
-Nothing here runs by itself. Whoever waits for a reply reads the pipe for all who wait; when it has its own,
-another goes on reading.
+There is no background task. One waiter reads the pipe for all; when it has its reply, another takes over.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import anyio
 from agito.errors import SandboxFailure
 from agito.protocols import Service
 
-_MOST_BYTES = 1 << 26  # of one message
+_MOST_BYTES = 1 << 26  # size limit of one message
 _CHUNK = 1 << 16
 
 
 class Refused(Exception):
-    """The browser did not carry out a command."""
+    """The browser refused a command."""
 
 
 class _Waiting:
@@ -33,13 +32,15 @@ class _Waiting:
 
 
 class Link:
-    """One browser. Methods raise `SandboxFailure` when it is gone; deadlines are the caller's."""
+    """The connection to one browser. Methods raise `SandboxFailure` if it is gone; deadlines are the
+    caller's.
+    """
 
     def __init__(self, service: Service) -> None:
         self._stdin, self._stdout, self._stderr = service.stdin, service.stdout, service.stderr
         self._num_sent = 0
         self._waiting: dict[int, _Waiting] = {}
-        self._is_read = False  # somebody reads
+        self._is_read = False  # another waiter is reading
         self._unread = bytearray()
         self._writing = anyio.Lock()
         self._listeners: dict[str, Callable[[str, dict[str, Any]], None]] = {}
@@ -50,8 +51,8 @@ class Link:
         return bool(self._end)
 
     def listen(self, session: str, hear: Callable[[str, dict[str, Any]], None] | None) -> None:
-        """What a page (without a session: the browser) says of its own accord goes to `hear`, by name and
-        parameters; None: to nobody.
+        """Passes the events of a page (without a session: of the browser) to `hear`, by name and parameters;
+        None unsubscribes.
         """
         if hear is None:
             self._listeners.pop(session, None)
@@ -67,7 +68,7 @@ class Link:
     async def ask(
         self, method: str, session: str, gives_up: Callable[[], bool], **parameters: Any
     ) -> dict[str, Any] | None:
-        """The reply, or None as soon as `gives_up` without one. Raises `Refused`."""
+        """The reply, or None as soon as `gives_up()` holds first. Raises `Refused`."""
         self._num_sent += 1
         mine, waiting = self._num_sent, _Waiting()
         message: dict[str, Any] = {"id": mine, "method": method, "params": parameters}
@@ -86,7 +87,7 @@ class Link:
         return waiting.reply.get("result", {})
 
     async def until(self, is_true: Callable[[], bool], waiting: _Waiting | None = None) -> None:
-        """Waits for something that a reply or an event brings about."""
+        """Waits for a condition that a reply or an event will make true."""
         key = None
         if waiting is None:
             waiting = _Waiting()

@@ -38,13 +38,13 @@ UPLOAD = spec(
 )
 TOOLS = (CLICK, FILL, SELECT, BACK, LOOK)  # enough for forms and links
 MORE_TOOLS = (PRESS, SCROLL, UPLOAD)
-_LONGEST = 4000  # characters that are filled in
+_LONGEST = 4000  # characters that one call may fill in
 _LONGEST_FILE = 1 << 16
 _CLOSE_S = 5.0
 
 
 class Tab(Protocol):
-    """A page, in Chromium or without. Raises `Unusable` for what cannot be done with an element."""
+    """A page, in Chromium or without it. Raises `Unusable` if an element does not allow the action."""
 
     @property
     def url(self) -> str: ...
@@ -65,17 +65,17 @@ class Tabs(Protocol):
 
 
 class Served(Protocol):
-    """A site, on the trusted side: what it holds is what is judged, never what a page shows."""
+    """A site, on the trusted side. Its state is what is judged, never what a page shows."""
 
     async def respond(self, request: Request) -> Response: ...
     def state(self) -> str:
-        """Canonical."""
+        """The state in canonical form."""
         ...
 
 
 class Browser:
-    """Implements `Component`. Opened by the first call; a fork acts the calls again on a fresh site, which
-    gives the same state.
+    """Implements `Component`. The first call opens it; a fork replays the calls on a fresh site, which gives
+    the same state.
     """
 
     name = "browser"
@@ -91,8 +91,8 @@ class Browser:
         self._past: list[Call] = []
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """Raises `SandboxFailure` when the browser itself fails. A browser that has yet to start does so on
-        its own account.
+        """Raises `SandboxFailure` if the browser itself fails. Its start does not count against the call's
+        time.
         """
         tab = await self._page()
         began = time.monotonic()
@@ -100,7 +100,7 @@ class Browser:
             is_new = await self._begin(tab)
             self._past.append(call)
             try:
-                if not (is_new and call.tool == LOOK.name):  # what a page says once is not said twice
+                if not (is_new and call.tool == LOOK.name):  # a page already shown by goto is not read twice
                     self._view = await self._do(tab, call)
             except Unusable as problem:
                 return wrong(problem)
@@ -112,14 +112,14 @@ class Browser:
 
     async def fork(self, token: object) -> Component:
         assert isinstance(token, tuple)
-        twin = Browser(self._tabs, self._make, self._start)
+        child = Browser(self._tabs, self._make, self._start)
         for call in token:  # pyright: ignore[reportUnknownVariableType]
             assert isinstance(call, Call)
             try:
-                await twin.call(call, timeout_s=60.0)
+                await child.call(call, timeout_s=60.0)
             except InvalidArguments:
                 continue  # it was refused the first time, too
-        return twin
+        return child
 
     async def digest(self) -> str:
         state = (self._site.state(), self._tab.url if self._tab is not None else "", self._view.text)
@@ -141,7 +141,7 @@ class Browser:
         return self._tab
 
     async def _begin(self, tab: Tab) -> bool:
-        """Whether this was the beginning."""
+        """Loads the start page; whether it did so now."""
         if self._has_begun:
             return False
         self._has_begun = True
@@ -175,7 +175,7 @@ class Browser:
         return await tab.click(element)
 
     def _element(self, call: Call) -> Element:
-        """By its number, or the first of its name."""
+        """By number, or the first with that name."""
         given, elements = call.arguments.get("element"), self._view.elements
         text = str(given).strip() if isinstance(given, str | int) and not isinstance(given, bool) else ""
         if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= len(elements):

@@ -1,6 +1,4 @@
-"""A page that is read without a browser: its controls and their state, and the tree that Chromium would make
-of it.
-"""
+"""A page read without a browser: its controls and their state, and the tree that Chromium would build."""
 
 from __future__ import annotations
 
@@ -71,11 +69,11 @@ class Control:
     """A control and its state."""
 
     node: Node
-    kind: str  # of an input; select, textarea or button
+    kind: str  # type of an input; or select, textarea, button
     form: Node | None
     value: str = ""
     is_on: bool = False
-    # of a choice, with their labels
+    # options of a choice, with their labels
     options: list[tuple[Node, str]] = field(default_factory=list[tuple[Node, str]])
 
     @property
@@ -84,7 +82,7 @@ class Control:
 
     @property
     def sent(self) -> str | None:
-        """What a form sends for it; None: nothing."""
+        """The value that a form sends for it; None for nothing."""
         if not self.name or "disabled" in self.node.given:
             return None
         if self.kind in ("checkbox", "radio"):
@@ -100,12 +98,12 @@ class Control:
 
 
 class Document:
-    """A parsed page, the state of its controls, and the tree that Chromium would make of it."""
+    """A parsed page, the state of its controls, and the tree that Chromium would build of it."""
 
     def __init__(self, body: Node) -> None:
         self.nodes: list[Node] = []
         self.controls: list[Control] = []
-        self._labels: dict[int, list[Node]] = {}  # by the number of the control
+        self._labels: dict[int, list[Node]] = {}  # by control number
         self._hidden: set[int] = set()
         self._layout: set[int] = set()
         self._number: dict[int, int] = {}
@@ -161,7 +159,7 @@ class Document:
                 self._labels.setdefault(self._number[id(node)], []).append(label)
 
     def _build(self, node: Node, tree: list[dict[str, Any]]) -> str | None:
-        """Adds what Chromium would; returns its id."""
+        """Adds the nodes that Chromium would; returns the id."""
         if id(node) in self._hidden or (
             node.tag == "input" and node.given.get("type", "").lower() == "hidden"
         ):
@@ -184,7 +182,7 @@ class Document:
             ]
             return made["nodeId"]
         if node.tag == "table" and not any(each.tag in ("th", "thead", "tfoot") for each in _walk(node)):
-            # for Chromium a table without heads serves the layout
+            # Chromium treats a table without headers as layout
             self._layout.update(id(each) for each in _walk(node))
         name = _content(node) if node.tag[0] == "h" or node.tag == "a" else ""
         role = "link" if node.tag == "a" and "href" in node.given else _ROLES.get(node.tag, "generic")
@@ -277,7 +275,7 @@ def _walk(node: Node) -> list[Node]:
 
 
 def _content(node: Node) -> str:
-    """The words inside, as they name it; controls inside are not part of it."""
+    """The text inside, as used for names; controls inside are left out."""
     return " ".join(_raw(node).split())
 
 

@@ -1,6 +1,4 @@
-"""One Chromium in a sandbox of its own, kept for as long as episodes need it; a context in it for every
-episode.
-"""
+"""One Chromium in its own sandbox, shared by episodes; each episode gets its own context."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ _FLAGS = (
     "--disable-renderer-backgrounding"
     " --disable-backgrounding-occluded-windows --process-per-site --proxy-server=127.0.0.1:9 "
     "--disable-popup-blocking"
-    # every frame of a page is in its tree
+    # keeps all frames of a page in its tree
     " --disable-site-isolation-trials --disable-features=IsolateOrigins,site-per-process"
     ",BackForwardCache,PaintHolding,HttpsUpgrades,Translate,MediaRouter,OptimizationHints"
 )
@@ -41,16 +39,16 @@ _STEP_S = 20.0
 
 
 class NoBrowser(AgitoError):
-    """This machine has no Chromium that a sandbox can see."""
+    """This machine has no Chromium that a sandbox can run."""
 
     exit_code = 6
 
 
 def program(root: Path = Path("/usr")) -> str:
-    """Which browser there is beneath `root`. Raises `NoBrowser`, with the remedy.
+    """The path of the browser below `root`. Raises `NoBrowser`, with the remedy.
 
-    Distributions put a script in front of the program that reads files from outside; it is the program itself
-    that starts in a sandbox.
+    Distributions wrap the program in a script that reads files from outside; a sandbox starts the program
+    itself.
     """
     for name in PROGRAMS:
         for folder in (
@@ -75,8 +73,8 @@ def _is_program(path: Path) -> bool:
 
 
 async def probe() -> str:
-    """What the browser here calls itself, found out by reading a page with it. Raises `NoBrowser`,
-    `NoIsolation` and `SandboxFailure`.
+    """The browser's version, found by reading a page with it. Raises `NoBrowser`, `NoIsolation` and
+    `SandboxFailure`.
     """
     farm = Farm()
 
@@ -98,9 +96,9 @@ async def probe() -> str:
 
 
 class Farm:
-    """Opened by its first page, and again by the next one after it died.
+    """Opened by its first page, and reopened if it died.
 
-    Chromium's own sandbox is off inside ours; pages of all episodes share its processes, not their state.
+    Chromium's own sandbox is off inside ours. Pages of all episodes share its processes but no state.
     """
 
     def __init__(self, *, flags: str = "") -> None:
@@ -109,13 +107,12 @@ class Farm:
         self._box: Sandbox | None = None
         self._link: Link | None = None
         self._opening = anyio.Lock()
-        self._pages = WeakValueDictionary[str, Page]()  # by their contexts
-        self._of: dict[str, Page] = {}  # by the sessions of their windows
+        self._pages = WeakValueDictionary[str, Page]()  # by context
+        self._of: dict[str, Page] = {}  # by window session
         self.version = ""
 
     async def page(self, site: Site) -> Page:
-        """A page in a fresh context, whose every request, whatever its host, is answered by `site` and by
-        nothing else.
+        """A page in a fresh context; `site` answers every request, whatever its host.
 
         Raises `NoBrowser` and `SandboxFailure`.
         """
@@ -145,7 +142,7 @@ class Farm:
         return f"/work/uploads/{name}"
 
     def _hear(self, method: str, parameters: dict[str, Any]) -> None:
-        """Which windows open and close, told to the page whose they are."""
+        """Tells each page about windows of its own that open and close."""
         if method == "Target.attachedToTarget":
             about = parameters["targetInfo"]
             page = self._pages.get(about.get("browserContextId", ""))

@@ -1,5 +1,5 @@
-"""Keys as Chromium wants them, and what is done to controls that are not typed into. The functions run where
-no script of a page does.
+"""Keys as Chromium expects them, and scripts for controls that are not typed into. The scripts run in an
+isolated world.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TAKES = {
     "DateTime": ": write 2026-01-31T14:05, 2026-01 or 2026-W05",
 }
 
-# By a label as it is shown. Null: not a choice of HTML.
+# Chooses by displayed label. Null: not an HTML select.
 CHOOSE = """function(label) {
   if (this.nodeName !== 'SELECT') return null;
   const found = [...this.options].find(each => each.label.replace(/\\s+/g, ' ').trim() === label);
@@ -59,7 +59,7 @@ CHOOSE = """function(label) {
   return true;
 }"""
 
-# True: the control holds just this value now. Null: not an input of HTML.
+# True: the control now holds exactly this value. Null: not an HTML input.
 SET = """function(value) {
   if (this.nodeName !== 'INPUT') return null;
   const before = this.value;
@@ -76,6 +76,6 @@ SUGGESTED = (
     "function() { return this.list ? [...this.list.options].slice(0, 50).map(each => each.value) : []; }"
 )
 
-# Scrolls by a part of the window, and waits until what listens to it has been told.
+# Scrolls by part of the window and waits until scroll listeners have run.
 SCROLL = """(scrollBy(0, innerHeight * {by}),
 new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))))"""

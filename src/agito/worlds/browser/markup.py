@@ -1,6 +1,4 @@
-"""The small part of HTML that is read without a browser: what it does not know is refused, never
-guessed at.
-"""
+"""The subset of HTML read without a browser; anything unknown is refused, never guessed."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ KNOWN: dict[str, frozenset[str]] = {
 }
 INPUTS = frozenset(("text", "search", "tel", "password", "hidden", "checkbox", "radio", "submit"))
 VOID = frozenset(("br", "hr", "input", "meta"))
-_CLOSES = {  # an opening tag that ends one that is still open, up to one of these
+_CLOSES = {  # opening tags that implicitly close the tags of the first set, up to one of the second
     "li": ({"li"}, {"ul", "ol"}),
     "option": ({"option"}, {"select"}),
     "optgroup": ({"option", "optgroup"}, {"select"}),
@@ -74,7 +72,7 @@ _ENDS_P = frozenset(
 _UNCLOSED = frozenset(
     ("li", "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot", "p", "html", "body", "head")
 )
-_ALONE = frozenset(("a", "button", "form", "label", "select"))  # never inside their own kind
+_ALONE = frozenset(("a", "button", "form", "label", "select"))  # never nested in their own kind
 _IN_TABLES = {
     "table": {"thead", "tbody", "tfoot", "tr"},
     "thead": {"tr"},
@@ -85,7 +83,7 @@ _IN_TABLES = {
 
 
 class Unsupported(AgitoError):
-    """A page that has to be seen in Chromium."""
+    """A page that needs Chromium."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}: the text browser does not read it as Chromium does; use Farm")
@@ -93,7 +91,7 @@ class Unsupported(AgitoError):
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """An element, or with an empty tag a text."""
+    """An element, or text if the tag is empty."""
 
     tag: str
     given: dict[str, str] = field(default_factory=dict[str, str])
@@ -115,7 +113,7 @@ def parse(html: str) -> Node:
 class _Parser(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.open = [Node("body")]  # html and head stand for themselves: what is in them is in the page
+        self.open = [Node("body")]  # html and head are implicit: their content belongs to the page
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in KNOWN:
@@ -162,7 +160,7 @@ class _Parser(HTMLParser):
         raise Unsupported("<![")
 
     def _imply(self, tag: str) -> None:
-        """Ends what this tag ends without saying so."""
+        """Closes what this tag closes implicitly."""
         ends, until = _CLOSES.get(tag, (set[str](), set[str]()))
         if tag in _ENDS_P:
             ends, until = {"p"}, {"body", "td", "th", "li", "button", "article", "div", "section"}
@@ -197,7 +195,7 @@ class _Parser(HTMLParser):
 
 
 def _check(tag: str, given: dict[str, str]) -> None:
-    """Values that change what a control is or does."""
+    """Refuses values that change what a control is or does."""
     kind = given.get("type", "text" if tag == "input" else "submit").lower()
     wrong = (
         (tag == "input" and kind not in INPUTS)

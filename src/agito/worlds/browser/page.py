@@ -1,7 +1,7 @@
-"""The page of one episode: where it goes, what it shows, and real input to what it shows.
+"""The page of one episode: navigation, what it shows, and real input to it.
 
-A window that it opens is followed, and going back from its first page closes it. A dialog is shown and waits
-for its answer. Between actions the page's requests stay unanswered, so it stands still.
+A window that it opens is followed; going back from its first page closes it. A dialog is shown and waits for
+an answer. Between actions the page's requests are not answered, so it stands still.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from agito.worlds.browser.tree import CHOICES, FIELDS, UPLOAD, VALUE_FIELDS, Ele
 from agito.worlds.http1 import Request, Response, Server, meanwhile
 
 T = TypeVar("T")
-Site = Callable[[Request], Awaitable[Response]]  # targets are whole URLs
+Site = Callable[[Request], Awaitable[Response]]  # request targets are whole URLs
 _MOST_SHEETS, _MOST_FRAMES, _MOST_UPLOADS, _MOST_MESSAGES = 8, 32, 20, 20
 
 
 class Unusable(InvalidArguments):
-    """The element cannot be acted on that way; in words for the policy."""
+    """The element does not allow this action; the message is for the policy."""
 
 
 class Put(Protocol):
-    """Writes a file where the browser finds it, and says under which path."""
+    """Writes a file where the browser finds it; returns its path."""
 
     async def __call__(self, name: str, data: bytes) -> str: ...
 
 
 class Page:
-    """A page in a context of its own. Raises `SandboxFailure` when the browser is gone; deadlines are the
+    """A page in its own context. Raises `SandboxFailure` if the browser is gone; deadlines are the
     caller's.
     """
 
     def __init__(self, link: Link, context: str, listener: socket.socket, site: Site, put: Put) -> None:
         self._link, self._context, self._listener, self._site, self._put = link, context, listener, site, put
         self._sheets: list[Sheet] = []  # the last one is shown
-        self._arrived: list[Sheet] = []  # windows that have opened since
-        self._answer_text: str | None = None  # to a prompt; None: what it proposes
-        self._messages: list[str] = []  # of dialogs that were only told
+        self._arrived: list[Sheet] = []  # windows opened since
+        self._answer_text: str | None = None  # answer to a prompt; None for its default
+        self._messages: list[str] = []  # messages of alerts
         self._num_uploads = 0
         self._is_open = True
 
@@ -58,12 +58,12 @@ class Page:
         return self._sheets[-1].url if self._sheets else "about:blank"
 
     def arrive(self, target: str, session: str) -> None:
-        """A window has opened in this context."""
+        """Called when a window opens in this context."""
         sheet = Sheet(self._link, target, session, lambda: bool(self._arrived) and sheet in self._sheets)
         self._arrived.append(sheet)
 
     def leave(self, session: str) -> None:
-        """One has been closed, by itself or by us."""
+        """Called when a window has closed, by itself or by us."""
         for sheet in (*self._sheets, *self._arrived):
             if sheet.session == session:
                 sheet.end = sheet.end or "the page is closed"
@@ -94,7 +94,7 @@ class Page:
         return await self._act(lambda: self._press_at(element.node, _called(element)))
 
     async def fill(self, element: Element, text: str) -> View:
-        """Replaces what is in a field, as typing over a selection does. Raises `Unusable`."""
+        """Replaces a field's text, as typing over a selection does. Raises `Unusable`."""
         if element.node == ANSWER and self._sheets[-1].dialog is not None:
             self._answer_text = text
             return await self._view()
@@ -106,7 +106,7 @@ class Page:
         )
 
     async def select(self, element: Element, label: str) -> View:
-        """One that takes several has it added or taken away. Raises `Unusable`."""
+        """Chooses an option; in a multiple choice, toggles it. Raises `Unusable`."""
         self._free(element)
         if label not in element.options or element.role not in CHOICES | FIELDS:
             raise Unusable(f"{_called(element)} does not offer {label!r}")
@@ -162,8 +162,8 @@ class Page:
         )
 
     async def back(self) -> View:
-        """From the first page of a window: to the one that opened it. Raises `Unusable` where there is
-        nothing to go back to.
+        """Goes back; from the first page of a window, to the one that opened it. Raises `Unusable` if there
+        is nothing to go back to.
         """
         self._free(None)
         sheet = self._sheets[-1]
@@ -199,17 +199,17 @@ class Page:
         )
 
     def _with_messages(self, view: View) -> View:
-        """Behind what dialogs said that left no choice."""
+        """The view after the messages of alerts."""
         said, self._messages = self._messages, []
         lines = [f"# dialog: {' '.join(each.split())}" for each in said]
         return replace(view, text="\n".join([*lines, view.text] if view.text else lines))
 
     async def screenshot(self) -> bytes:
-        """A PNG, for models that see."""
+        """A PNG, for vision models."""
         return base64.b64decode((await self._sheets[-1].do("Page.captureScreenshot", format="png"))["data"])
 
     async def close(self) -> None:
-        """With its cookies, history and storage. Idempotent; never raises."""
+        """Deletes its cookies, history and storage too. Idempotent; never raises."""
         if self._is_open:
             self._is_open = False
             for sheet in (*self._sheets, *self._arrived):
@@ -219,7 +219,7 @@ class Page:
                 await self._link.command("Target.disposeBrowserContext", browserContextId=self._context)
 
     async def _act(self, action: Callable[[], Awaitable[object]]) -> View:
-        """Serves the page's requests while the action is done and its consequences load."""
+        """Serves the page's requests while the action runs and its effects load."""
 
         async def whole() -> View:
             try:
@@ -234,8 +234,8 @@ class Page:
         return await meanwhile(self._listener, self._answer, whole)
 
     async def _settle(self) -> bool:
-        """Until the page that is shown, be it another one now, stands still, or a dialog waits for a choice.
-        False: not yet.
+        """Waits until the shown page, which may be another one by now, stands still or a dialog needs a
+        choice. False: not yet.
         """
         sheet = await self._welcome()
         if sheet.dialog is not None:
@@ -245,27 +245,27 @@ class Page:
             with suppress(Interrupted, Refused):
                 await sheet.answer(accept=True, text=None)
             return False
-        with suppress(Interrupted, Refused):  # the page is already going
-            # behind whatever the action set off in the page
+        with suppress(Interrupted, Refused):  # the page is already leaving
+            # queued after everything that the action triggered in the page
             await sheet.do("Runtime.evaluate", expression="0")
-        await self._link.command("Browser.getVersion")  # and behind the windows that it opened
+        await self._link.command("Browser.getVersion")  # and after the windows that it opened
         await self._link.until(lambda: not sheet.loading or sheet.is_held or bool(sheet.end))
         return not sheet.is_held and self._shown() is sheet
 
     async def _welcome(self) -> Sheet:
-        """Makes the newest window the one that is shown."""
+        """Shows the newest window."""
         while self._arrived:
             sheet = self._arrived.pop(0)
             openers = tuple(self._sheets)
             self._sheets.append(sheet)
             with suppress(Refused, Interrupted):  # it has closed itself, or begins with a dialog
                 await sheet.begin()
-            if openers:  # which says where the window is to go once it goes on itself
+            if openers:  # tells where the window will go once it continues
                 with suppress(Refused, Interrupted):
                     await openers[-1].do("Runtime.evaluate", expression="0")
             wanted = [each.opens.pop(0) for each in openers if each.opens]
             if wanted and wanted[0] not in ("", "about:blank") and sheet.url == "about:blank":
-                sheet.loading.add(sheet.frame)  # it will go there, though it may not have begun to
+                sheet.loading.add(sheet.frame)  # it will go there, though it may not have begun
             if len(self._sheets) > _MOST_SHEETS:
                 await self._close_sheet(sheet)
         return self._shown()
@@ -281,7 +281,7 @@ class Page:
         self._shown()
 
     async def _read(self, sheet: Sheet) -> View:
-        """Raises `Unusable` where the page can show nothing any more."""
+        """Raises `Unusable` if the page can show nothing any more."""
         try:
             frame = await self._frame(sheet)
             clickable = await self._clickable(sheet)
@@ -318,7 +318,7 @@ class Page:
         return found
 
     async def _clickable(self, sheet: Sheet) -> frozenset[int]:
-        """What listens to clicks though it is neither link nor button."""
+        """Elements that listen to clicks but are neither links nor buttons."""
         snapshot = await sheet.do("DOMSnapshot.captureSnapshot", computedStyles=[])
         return frozenset(
             each["nodes"]["backendNodeId"][index]
@@ -333,7 +333,8 @@ class Page:
         server = Server(stream, most_bytes=1 << 20)
         request = await server.receive()
         if request is not None:
-            with anyio.CancelScope(shield=True):  # what has reached the site is answered, whoever waits
+            # a request that reached the site is answered, even if nobody waits
+            with anyio.CancelScope(shield=True):
                 await server.send(await self._site(request))
 
     async def _click_dialog(self, element: Element) -> View:
@@ -387,7 +388,7 @@ class Page:
         return await self._sheets[-1].do(method, **parameters)
 
     def _free(self, element: Element | None) -> None:
-        """Raises `Unusable` while a dialog waits, and for what is disabled."""
+        """Raises `Unusable` while a dialog waits, and for disabled elements."""
         if self._sheets[-1].dialog is not None:
             raise Unusable("answer the dialog first")
         if element is not None:

@@ -1,6 +1,4 @@
-"""One tab of the browser as it is spoken to: what it loads, the dialogs that it opens, whether it is still
-there.
-"""
+"""One tab of the browser: what it loads, its dialogs, whether it still exists."""
 
 from __future__ import annotations
 
@@ -19,11 +17,11 @@ _STARTS = frozenset(
         "Page.frameStartedNavigating",
     )
 )
-OK, CANCEL, ANSWER = -1, -2, -3  # nodes of a dialog's own elements
+OK, CANCEL, ANSWER = -1, -2, -3  # node numbers of a dialog's own elements
 
 
 class Interrupted(Exception):
-    """A dialog or a window has opened: the page itself stands still until that is seen to."""
+    """A dialog or a window has opened; the page stands still until it is handled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +47,14 @@ class Dialog:
 
 
 class Sheet:
-    """`frame` is the target's id, which Chromium also gives to its main frame."""
+    """`frame` is the target's id, which is also the id of the main frame."""
 
     def __init__(self, link: Link, target: str, session: str, has_news: Callable[[], bool]) -> None:
         self._link, self.frame, self.session, self._has_news = link, target, session, has_news
         self.url = "about:blank"
         self.loading = set[str]()
         self.dialog: Dialog | None = None
-        self.opens: list[str] = []  # addresses of windows that it has asked for
+        self.opens: list[str] = []  # URLs of windows that it has asked for
         self.end = ""  # why it can do no more
         link.listen(session, self._hear)
 
@@ -81,8 +79,8 @@ class Sheet:
         return reply
 
     async def call(self, element: Element, function: str, *arguments: Any) -> Any:
-        """What `function` returns, with the element as its `this`, in a world of its own, in which no script
-        of the page runs.
+        """The result of `function` with the element as `this`, run in an isolated world without scripts of
+        the page.
         """
         world = await self.do("Page.createIsolatedWorld", frameId=element.frame or self.frame)
         node = await self.do(
@@ -97,7 +95,7 @@ class Sheet:
         return found["result"].get("value")
 
     async def answer(self, *, accept: bool, text: str | None) -> None:
-        """`text`: to a prompt; None: what it proposes."""
+        """`text` answers a prompt; None for its default."""
         dialog, self.dialog = self.dialog, None
         text = dialog.default if text is None and dialog is not None else text or ""
         if dialog is not None and dialog.kind == "beforeunload" and not accept:

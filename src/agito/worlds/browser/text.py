@@ -1,9 +1,8 @@
-"""A browser for static pages, without a process: links, forms, history, and the same lines as Chromium's
-tree.
+"""A text browser for static pages, in process: links, forms, history, and the same lines as Chromium's tree.
 
-For training where Chromium would cost more than the model. It builds the tree that Chromium would build of
-the part of HTML that it knows (`markup`), and refuses every page with anything else in it: no scripts, no
-styles, no frames. Tests hold the two against each other.
+For training where Chromium would cost more than the model. It builds the tree that Chromium would build for
+the HTML that it knows (`markup`), and refuses any page with scripts, styles, frames or anything else. Tests
+compare the two.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from agito.worlds.browser.tree import CHOICES, FIELDS, Element, View
 from agito.worlds.http1 import Request, Response
 
 _MOST_REDIRECTS = 8
-# what else they say is not known here
+# other cookie attributes are not supported
 _COOKIES = frozenset(("path=/", "httponly", "samesite=lax", "samesite=strict"))
 
 
 class TextTabs:
-    """Where pages come from; the counterpart of `Farm`."""
+    """Makes pages; the counterpart of `Farm`."""
 
     async def page(self, site: Site) -> TextPage:
         return TextPage(site)
@@ -34,12 +33,12 @@ class TextTabs:
 
 @dataclass(slots=True)
 class _Entry:
-    """A page that was visited; `response` where going back shows it as it was."""
+    """A visited page; with `response`, going back shows it as it was."""
 
     url: str
     response: Response | None
-    is_sent: bool = False  # by a form, and not led on from there
-    is_edited: bool = False  # fields that Chromium would fill in again
+    is_sent: bool = False  # by a form, without a redirect
+    is_edited: bool = False  # has fields that Chromium would fill in again
 
 
 class TextPage:
@@ -105,7 +104,7 @@ class TextPage:
         return self._document.view()
 
     async def press(self, element: Element, key: str) -> View:
-        """Only Enter, which sends the form of a field. Raises `Unusable`."""
+        """Supports only Enter, which submits the form of a field. Raises `Unusable`."""
         node = self._usable(element)
         if key != "Enter" or node.tag != "input" or element.role not in FIELDS:
             raise Unsupported(f"press {key[:20]}")
@@ -126,7 +125,7 @@ class TextPage:
         return self._document.view()
 
     async def scroll(self, direction: str) -> View:
-        """Everything is in view. Raises `Unusable`."""
+        """Does nothing: everything is in view. Raises `Unusable`."""
         if direction not in ("up", "down"):
             raise Unusable("direction: up or down")
         return self._document.view()
@@ -199,7 +198,7 @@ class TextPage:
         self._document = Document(parse(response.body.decode("utf-8", "replace")))
         is_kept = method == "GET" and "no-store" not in response.header("cache-control")
         entry = _Entry(url=url, response=response if is_kept else None, is_sent=method == "POST")
-        if self._history and self._history[-1].url == url:  # a browser replaces an entry by itself
+        if self._history and self._history[-1].url == url:  # as in a browser, a reload replaces its entry
             self._history.pop()
         self._history.append(entry)
         return self._document.view()

@@ -1,9 +1,8 @@
-"""What a page says, as a few lines of text: its accessibility tree, with a number for everything that can be
-acted on.
+"""A page as lines of text: its accessibility tree, with a number for everything that can be acted on.
 
-The tree is the browser's own, computed outside the page: no script of the page can lie about it without
-changing what a person would see. Text that would read like an element or a heading is shown behind a bar, so
-that only real ones look real.
+The tree is computed by the browser, outside the page, so a script cannot falsify it without changing what a
+person would see. Text that looks like an element or a heading is marked with a bar, so that only real ones
+look real.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TEXT_FIELDS = frozenset(("textbox", "searchbox", "spinbutton", "editor"))
-# set, not typed
+# set by value, not typed
 VALUE_FIELDS = {
     "Date": "date",
     "InputTime": "time",
@@ -53,7 +52,7 @@ _ACTIVE = (
 )
 _TEXT = frozenset(("StaticText", "text"))
 _INLINE = frozenset(("generic", "none", "emphasis", "strong", "LabelText"))
-_WHOLE = frozenset(("paragraph", "listitem", "row", "alert", "status"))  # after which a line ends, too
+_WHOLE = frozenset(("paragraph", "listitem", "row", "alert", "status"))  # a line also ends after these
 _DEEPEST = 400
 _SEEMING = re.compile(
     rf"#|\||\d+\s+({'|'.join(sorted({_WORDS.get(role, role) for role in _ACTIVE} | {'clickable'}))})\b",
@@ -65,15 +64,15 @@ _SEEMING = re.compile(
 class Element:
     """Something that can be acted on."""
 
-    node: int  # the browser's own number of it
+    node: int  # the browser's own number
     role: str
     name: str
     options: tuple[str, ...] = ()
     option_nodes: tuple[int, ...] = ()
-    frame: str = ""  # which frame of the page it is in; empty: the page itself
+    frame: str = ""  # id of its frame; empty for the page itself
     problem: str = ""  # why it cannot be acted on: disabled, read-only
-    has_lines: bool = False  # a field of several lines
-    has_list: bool = False  # a field that may offer suggestions
+    has_lines: bool = False  # a multi-line field
+    has_list: bool = False  # a field that may have suggestions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The tree of one frame: nodes of `Accessibility.getFullAXTree`, the first of them the root."""
+    """The tree of one frame: nodes of `Accessibility.getFullAXTree`, root first."""
 
     nodes: Sequence[Mapping[str, Any]]
     id: str = ""
@@ -102,8 +101,8 @@ def read_frame(
     clickable: frozenset[int] = frozenset(),
     suggestions: Mapping[int, tuple[str, ...]] | None = None,
 ) -> View:
-    """`clickable`: nodes of no role that listen to clicks. `suggestions`: what fields with a list offer, by
-    node.
+    """`clickable`: nodes without a role that listen to clicks. `suggestions`: suggestions of
+    fields, by node.
     """
     reader = _Reader(frame, clickable, suggestions or {})
     reader.whole(frame)
@@ -118,7 +117,7 @@ class _Reader:
         self.nodes: Mapping[str, Mapping[str, Any]] = {}
         self.lines: list[str] = []
         self.elements: list[Element] = []
-        self.words: list[str] = []  # of the line that is being made
+        self.words: list[str] = []  # of the current line
 
     def whole(self, frame: Frame) -> None:
         kept = self.frame, self.nodes
@@ -223,7 +222,7 @@ class _Reader:
         return f"{line} ({problem})" if problem else line
 
     def is_select(self, node: Mapping[str, Any]) -> bool:
-        """An HTML choice; of a list made of other elements every option is an element of its own."""
+        """Whether it is an HTML select; in custom lists, every option is an element of its own."""
         return not any(
             "focusable" in {each["name"] for each in child.get("properties", ())} and self.children(child)
             for child in self.children(node)
@@ -231,7 +230,7 @@ class _Reader:
         )
 
     def is_leaf(self, node: Mapping[str, Any], depth: int) -> bool:
-        """With words of its own and nothing inside that can be acted on by itself."""
+        """Whether it has text of its own and nothing inside that can be acted on."""
         if depth >= _DEEPEST:
             return False
         pending, has_words = self.children(node), False
@@ -287,7 +286,7 @@ def line_of(
 
 
 def _is_on(role: str, given: Mapping[str, Any]) -> bool | None:
-    """None for what is neither on nor off."""
+    """None for elements without an on/off state."""
     if role in _TOGGLES:
         return given.get("checked") == "true"
     if role in _SELECTED and "selected" in given:
@@ -319,7 +318,7 @@ def _quoted(label: str) -> str:
 
 
 def _clean(text: Any) -> str:
-    """On one line, without characters that nobody sees: they could make one thing look like another."""
+    """One line without invisible characters, which could make one thing look like another."""
     said = str(text)
     if not said.isascii():
         said = "".join(each for each in said if unicodedata.category(each) != "Cf" or each in "\u200c\u200d")

@@ -1,6 +1,4 @@
-"""Which files of a tool server are its own state, and which came with the folder that it was given as its
-base.
-"""
+"""Separates a tool server's own files from those of its base folder."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ Fingerprints: TypeAlias = "Mapping[str, tuple[int, bytes]]"
 
 @lru_cache(maxsize=32)
 def fingerprints(base: str, under: str) -> Fingerprints:
-    """Size and hash of every regular file of `base` beneath `under`, by path. A base is never written to, so
-    it is read once.
+    """Size and hash of every regular file of `base` beneath `under`, by path. Cached: a base is never written
+    to.
     """
     found: dict[str, tuple[int, bytes]] = {}
     for folder, _, names in os.walk(Path(base) / under):
@@ -29,7 +27,7 @@ def fingerprints(base: str, under: str) -> Fingerprints:
 
 
 def differing(files: Mapping[str, bytes], known: Fingerprints) -> dict[str, bytes]:
-    """What `known` does not hold in just this way."""
+    """Files that are not in `known` with the same content."""
     return {
         path: data
         for path, data in files.items()

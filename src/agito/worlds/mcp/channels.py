@@ -1,6 +1,4 @@
-"""How messages get to a server inside a sandbox and back: over its pipes, or by HTTP through a socket of its
-network.
-"""
+"""Channels to a server inside a sandbox: over its pipes, or HTTP through a socket of its network."""
 
 from __future__ import annotations
 
@@ -19,13 +17,13 @@ from agito.types import Json
 from agito.worlds import http1
 from agito.worlds.mcp.client import VERSION, Gone
 
-MOST_BYTES = 1 << 22  # of one message
-_MOST_STRAY_LINES, _MOST_STRAY_BYTES = 1000, 1 << 20  # before one message
+MOST_BYTES = 1 << 22  # per message
+_MOST_STRAY_LINES, _MOST_STRAY_BYTES = 1000, 1 << 20  # skipped before one message
 _LOOK_S = 0.05
 
 
 class Pipes:
-    """A message a line, on the standard input and output of a service."""
+    """One message per line, on a service's standard input and output."""
 
     def __init__(self, service: Service) -> None:
         self._stdin, self._stdout, self._stderr = service.stdin, service.stdout, service.stderr
@@ -38,7 +36,7 @@ class Pipes:
             while data:
                 try:
                     data = data[os.write(self._stdin, data[: 1 << 12]) :]
-                except BlockingIOError:  # it may be waiting itself, until somebody reads what it says
+                except BlockingIOError:  # it may be blocked itself until its output is read
                     self._take()
                     with anyio.move_on_after(_LOOK_S):
                         await anyio.wait_writable(self._stdin)
@@ -46,9 +44,7 @@ class Pipes:
             raise Gone("it has ended") from None
 
     async def receive(self) -> dict[str, Json]:
-        """The next message. Lines that are none are passed over: a server that prints to its standard output
-        is still a server.
-        """
+        """The next message. Skips other lines, because some servers print to standard output."""
         num_lines, num_bytes, first = 0, 0, ""
         while True:
             line = await self._line()
@@ -69,7 +65,7 @@ class Pipes:
         return line
 
     def _take(self) -> bool:
-        """What can be read now. False at the end."""
+        """Reads what is available. False at the end."""
         try:
             more = os.read(self._stdout, 1 << 16)
         except BlockingIOError:
@@ -89,8 +85,8 @@ class Pipes:
 
 
 class Http:
-    """Streamable HTTP: a message is a request of its own, the answers are its body, as JSON or as a stream of
-    events.
+    """Streamable HTTP: each message is its own request; the answers are its body, as JSON or as an event
+    stream.
     """
 
     def __init__(self, sandbox: Sandbox, port: int, path: str) -> None:
@@ -154,9 +150,7 @@ def _messages(response: http1.Response) -> list[dict[str, Json]]:
 
 
 def _message(data: bytes) -> dict[str, Json] | None:
-    """A message of JSON-RPC, also behind something that was printed without an end of line; None:
-    it is none.
-    """
+    """A JSON-RPC message, also one that follows text printed without a newline; None if it is none."""
     text = data.decode("utf-8", "replace")
     for start in (0, text.find('{"jsonrpc"')):
         if start < 0:

@@ -1,8 +1,6 @@
-"""The client's half of MCP, one request at a time: nothing of it runs between calls, so an episode needs no
-task of its own.
+"""The client side of MCP, one request at a time: nothing runs between calls, so an episode needs no task.
 
-(The SDK's client keeps tasks alive for as long as a session lives; a component of a world has none to be
-their parent.)
+(The SDK's client keeps tasks alive for the whole session; a world's component has no parent for them.)
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from typing import Protocol
 
 from agito.types import Json, ToolSpec
 
-VERSION = "2025-06-18"  # of the protocol; servers that know newer ones speak it too
+VERSION = "2025-06-18"  # of the protocol; newer servers also speak it
 METHOD_NOT_FOUND, INVALID_PARAMS = -32601, -32602
 _MOST_PAGES = 64
 
@@ -38,7 +36,7 @@ class Channel(Protocol):
 
 
 class Client:
-    """One conversation with a server."""
+    """One session with a server."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -65,8 +63,8 @@ class Client:
         raise Gone(f"its list of tools has more than {_MOST_PAGES} pages")
 
     async def request(self, method: str, parameters: Mapping[str, Json]) -> dict[str, Json]:
-        """The result. Raises `Refused` and `Gone`. What else the server says meanwhile is answered or passed
-        over.
+        """The result. Raises `Refused` and `Gone`. Other messages that arrive meanwhile are answered or
+        skipped.
         """
         self._num_requests += 1
         mine = self._num_requests
@@ -76,17 +74,17 @@ class Client:
             if "method" in message:
                 if "id" in message:
                     await self.channel.post(_answer(message))
-            elif message.get("id") == mine:  # others are late: to requests that were given up
+            elif message.get("id") == mine:  # others answer abandoned requests
                 return _result(message)
 
     async def give_up(self) -> None:
-        """Tells the server that nobody waits for the last request any more."""
+        """Tells the server that the last request was abandoned."""
         reason: Json = {"requestId": self._num_requests, "reason": "timeout"}
         await self.channel.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": reason})
 
 
 def _answer(request: Mapping[str, Json]) -> dict[str, Json]:
-    """To what the server asks of us: it may ping; there is no model, user or file system here for it."""
+    """Answers a request of the server: only ping; there is no model, user or file system for it here."""
     head: dict[str, Json] = {"jsonrpc": "2.0", "id": request["id"]}
     if request["method"] == "ping":
         head["result"] = {}

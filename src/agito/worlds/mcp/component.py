@@ -1,5 +1,5 @@
-"""A tool server as a component of a world: its own sandbox and process for every episode, started by the
-first call.
+"""A tool server as a component of a world: each episode has its own sandbox and process, started by the first
+call.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import anyio
 
 from agito.protocols import Sandbox, SandboxPool
 from agito.types import Call, Exactness, Fault, ToolSpec
-from agito.worlds.aside import aside
 from agito.worlds.component import Answer, Component, overran, wrong
 from agito.worlds.mcp.base import Fingerprints, differing, fingerprints
 from agito.worlds.mcp.client import INVALID_PARAMS, METHOD_NOT_FOUND, Client, Gone, Refused
 from agito.worlds.mcp.content import answer
 from agito.worlds.mcp.schema import misfit
 from agito.worlds.mcp.server import Server, refuse_twice, start
+from agito.worlds.threads import in_thread
 
 _GIVE_UP_S = 1.0
-_LIMIT_BYTES = 1 << 22  # of its state
+_LIMIT_BYTES = 1 << 22  # size limit of its state
 _BASE_S = 60.0  # for reading a base
 
 
 class ToolServer:
-    """Implements `Component`. A snapshot holds the server's files; a fork starts it again over them, so what
-    it kept in memory is lost.
+    """Implements `Component`. A snapshot holds the server's files; a fork restarts the server on them, so
+    in-memory state is lost.
 
-    Faults: arguments that do not fit the tool's schema, and what the server itself calls a bad request, are
-    the policy's; an answer marked as an error, an internal error and a server that has ended are the tool's.
+    Faults: arguments that do not fit the tool's schema, and requests that the server calls invalid, are the
+    policy's; answers marked as errors, internal errors and a dead server are the tool's.
 
-    Its state is what lies in `keeps`, or all that differs from the base. A state of more than 4 MiB is no
-    artefact. Raises `ValueError` for a tool that stands twice among `tools`.
+    Its state is the folder `keeps`, or everything that differs from the base. A state over 4 MiB is not
+    captured. Raises `ValueError` for duplicate names in `tools`.
     """
 
     exactness = Exactness.FILESYSTEM
@@ -47,10 +47,10 @@ class ToolServer:
         self._pool, self._server, self._layer = pool, server, layer
         self._sandbox: Sandbox | None = None
         self._client: Client | None = None
-        self._end = ""  # why it answers no more
+        self._end = ""  # why it no longer answers
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
-        """Raises `SandboxFailure` when the server cannot be started."""
+        """Raises `SandboxFailure` if the server cannot be started."""
         schema = next(tool.parameters for tool in self.tools if tool.name == call.tool)
         if problem := misfit(call.arguments, schema):
             return wrong(f"{call.tool}: {problem}")
@@ -80,9 +80,9 @@ class ToolServer:
 
     async def fork(self, token: object) -> Component:
         assert isinstance(token, str)
-        twin = ToolServer(self._pool, self._server, self.tools, layer=token)
-        twin._end = self._end
-        return twin
+        child = ToolServer(self._pool, self._server, self.tools, layer=token)
+        child._end = self._end
+        return child
 
     async def digest(self) -> str:
         files, gone = await self._state()
@@ -118,11 +118,11 @@ class ToolServer:
         return self._client
 
     async def _state(self) -> tuple[Mapping[str, bytes] | None, list[str]]:
-        """The files that are not the base's own (None: too much), and which of the base are gone."""
+        """Files that are not the base's own (None if too large), and base files that are gone."""
         sandbox, base = await self._open(), self._server.sandbox.base
         known: Fingerprints = {}
         if base is not None:
-            known = await aside(lambda: fingerprints(base, self._server.keeps), timeout_s=_BASE_S)
+            known = await in_thread(lambda: fingerprints(base, self._server.keeps), timeout_s=_BASE_S)
         try:
             files = await sandbox.files(
                 limit_bytes=_LIMIT_BYTES + sum(size for size, _ in known.values()), under=self._server.keeps
@@ -131,5 +131,5 @@ class ToolServer:
             return None, []
         gone = sorted(known.keys() - files.keys())
         if known:
-            files = await aside(lambda: differing(files, known), timeout_s=_BASE_S)
+            files = await in_thread(lambda: differing(files, known), timeout_s=_BASE_S)
         return (files if sum(map(len, files.values())) <= _LIMIT_BYTES else None), gone

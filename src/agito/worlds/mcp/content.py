@@ -1,6 +1,4 @@
-"""What a tool server answers, as text: words as they are, everything else by its name, address, type and
-size.
-"""
+"""A tool server's answer as text: text as it is, everything else by name, address, type and size."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any, cast
 from agito.types import Fault, Json
 from agito.worlds.component import Answer
 
-# How servers word that arguments do not fit: the SDKs of Python and TypeScript, pydantic, zod, jsonschema.
+# Wordings for arguments that do not fit, from the Python and TypeScript SDKs, pydantic, zod and jsonschema.
 _MISFIT = re.compile(
     r"(Error executing tool \S+: )?(MCP error -3260[12]|Input validation error|Invalid "
     r"(arguments|input|params)|\d+ validation errors? for "

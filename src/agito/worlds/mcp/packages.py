@@ -1,6 +1,4 @@
-"""Python packages of this installation in a folder of their own, so that a sandbox can have them
-as its base.
-"""
+"""Copies installed Python packages into a folder that a sandbox can use as its base."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def gather(names: tuple[str, ...], folder: Path) -> Path:
-    """Copies the installed distributions `names`, and what they need, into `folder`, which a server sees with
-    PYTHONPATH=/work.
+    """Copies the installed distributions `names` and their dependencies into `folder`; a server sees them
+    with PYTHONPATH=/work.
 
     Raises `ValueError` for one that is not installed.
     """
@@ -43,7 +41,7 @@ def gather(names: tuple[str, ...], folder: Path) -> Path:
 def _copy(found: Distribution, folder: Path) -> None:
     for file in found.files or ():
         if ".." in file.parts or "__pycache__" in file.parts:
-            continue  # scripts, and caches that belong to another path
+            continue  # scripts, and caches for another path
         source = Path(str(file.locate()))
         if source.is_file():
             target = folder.joinpath(*file.parts)

@@ -1,6 +1,4 @@
-"""Arguments held against the JSON schema of a tool, as far as a schema is plain; what is not known here is
-the server's to check.
-"""
+"""Checks arguments against a tool's JSON schema, for common keywords; the server checks the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ _BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def misfit(arguments: Mapping[str, Json], schema: Mapping[str, Json]) -> str:
-    """What is wrong with `arguments`, in words for the policy; empty: nothing that can be seen here."""
+    """What is wrong with `arguments`, in words for the policy; empty if nothing was found."""
     return _misfit(dict(arguments), schema, schema, "", 0)
 
 
@@ -98,7 +96,7 @@ def _alternatives(value: Any, known: _Schema, whole: _Schema, where: str, depth:
 
 
 def _resolved(schema: _Schema, whole: _Schema) -> _Schema:
-    """A reference within the schema itself is followed; any other is let pass."""
+    """Follows references within the schema; any other reference accepts everything."""
     for _ in range(_DEEPEST):
         target = schema.get("$ref")
         if not isinstance(target, str):

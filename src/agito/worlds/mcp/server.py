@@ -13,14 +13,14 @@ from agito.types import ToolSpec
 from agito.worlds.mcp.channels import Http, Pipes
 from agito.worlds.mcp.client import Channel, Client, Gone, Refused
 
-_KEPT_BYTES = 1 << 16  # of what it complains about
+_KEPT_BYTES = 1 << 16  # of its standard error
 _ROOMY = SandboxSpec(mem_mb=1024, procs=128, cpu_s=600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A program that speaks MCP. `command` is run by bash in the sandbox; with `port` it serves HTTP there,
-    else its pipes are used.
+    """A program that speaks MCP. Bash runs `command` in the sandbox; with `port` it serves HTTP there,
+    otherwise it uses its pipes.
     """
 
     name: str
@@ -28,20 +28,20 @@ class Server:
     port: int | None = None
     path: str = "/mcp"
     sandbox: SandboxSpec = _ROOMY  # its `base` is a copy of a folder of yours, such as one with node_modules
-    # in the workspace before it starts
+    # written to the workspace before the start
     files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])
-    # the folder of the workspace that is its state, for digests and the grader; "": all that the base does
-    # not hold
+    # workspace folder that is its state, for digests and the grader; "" for everything that differs from the
+    # base
     keeps: str = ""
     start_s: float = 30.0
 
 
 async def start(server: Server, sandbox: Sandbox) -> Client:
-    """Runs the server and shakes hands. Raises `SandboxFailure`, with what the server complained about: the
-    policy had no part in it.
+    """Starts the server and initialises the session. Raises `SandboxFailure` with the server's error output:
+    the policy had no part in it.
     """
     complaints = f"/tmp/{server.name}.stderr"
-    # whatever it says, its pipe never fills nor breaks
+    # keeps the stderr pipe from filling or breaking
     kept = f"exec 2> >(head -c {_KEPT_BYTES} >{complaints}; exec cat >/dev/null)"
     if server.port is None:
         channel: Channel = Pipes(await sandbox.launch(f"{kept}; {server.command}"))
@@ -59,7 +59,7 @@ async def start(server: Server, sandbox: Sandbox) -> Client:
         except (Gone, Refused, TimeoutError) as error:
             problem = str(error)
     await channel.aclose()
-    # what it said last may be on its way
+    # its last output may still be on its way
     patience = f"for _ in $(seq 20); do [ -s {complaints} ] && break; sleep .02; done"
     said = (
         (await sandbox.sh(f"{patience}; tail -c 600 {complaints} 2>/dev/null"))
@@ -70,7 +70,7 @@ async def start(server: Server, sandbox: Sandbox) -> Client:
 
 
 def refuse_twice(name: str, tools: tuple[ToolSpec, ...]) -> None:
-    """Raises `ValueError` for a tool that stands twice: nobody could say which of them is called."""
+    """Raises `ValueError` for duplicate tool names."""
     names = [tool.name for tool in tools]
     twice = sorted({each for each in names if names.count(each) > 1})
     if twice:
@@ -78,8 +78,8 @@ def refuse_twice(name: str, tools: tuple[ToolSpec, ...]) -> None:
 
 
 async def tools_of(server: Server, pool: SandboxPool) -> tuple[ToolSpec, ...]:
-    """Runs the server once to ask it. Raises `SandboxFailure`, and `ValueError` for a tool that it lists
-    twice.
+    """Runs the server once to list its tools. Raises `SandboxFailure`, and `ValueError` for
+    duplicate tools.
     """
     sandbox = await pool.start(server.sandbox)
     try:

@@ -1,4 +1,4 @@
-"""A box for everything that an agent does: one sandbox an episode, cloned from a clean zygote. See
+"""Sandboxes for everything that an agent does: one per episode, cloned from a clean zygote. See
 docs/sandbox.md.
 """
 

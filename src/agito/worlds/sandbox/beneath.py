@@ -1,7 +1,6 @@
-"""Reading an episode's files from the host: by descriptor, never by path, never through a link.
+"""Reads an episode's files from the host: by descriptor, never by path, never through a link.
 
-What is captured is all that is there, or `Uncapturable` says why it is not. A mode that shuts its owner out
-does not hide a file.
+A capture is complete, or `Uncapturable` says why not. A mode that locks its owner out does not hide a file.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from agito.worlds.sandbox.inside.kernel import open_beneath
 
 MAX_DEPTH = 64
 MAX_ENTRIES = 100_000
-MAX_PATH = 4_000  # bytes; a longer path could not be opened by its name
+MAX_PATH = 4_000  # bytes; a longer path cannot be opened by name
 MAX_PATHS = 1 << 22  # bytes of all paths together
-_SLICE_S = 0.004  # how long to read before others have their turn
+_SLICE_S = 0.004  # reading time before others get a turn
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
-# or swapped for something else
+# it vanished, or was swapped for something else
 _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 
 def relative(path: str) -> str:
-    """`path` beneath the workspace, without a leading /work. Raises `ValueError` for one that is outside or
-    no file name.
+    """`path` relative to the workspace, without a leading /work. Raises `ValueError` for a path outside or no
+    file name.
     """
     inner = path[len("/work/") :] if path.startswith("/work/") else path
     parts = [part for part in inner.split("/") if part not in ("", ".")]
@@ -61,11 +60,11 @@ Reading = Generator[None, None, dict[str, bytes]]
 
 
 def read_all(work: int, limit_bytes: int, under: str = "") -> dict[str, bytes]:
-    """Every regular file beneath `under`, by path relative to the workspace, in order; links and devices are
-    skipped.
+    """Every regular file beneath `under`, by path relative to the workspace, in order; skips links and
+    devices.
 
-    Raises `Uncapturable` where together they exceed `limit_bytes`, where there are too many entries or too
-    deep directories, and for what cannot be read.
+    Raises `Uncapturable` if they exceed `limit_bytes` together, for too many entries or too deep directories,
+    and for files that cannot be read.
     """
     reading = read_in_turns(work, limit_bytes, under)
     try:
@@ -76,7 +75,7 @@ def read_all(work: int, limit_bytes: int, under: str = "") -> dict[str, bytes]:
 
 
 def read_in_turns(work: int, limit_bytes: int, under: str = "") -> Reading:
-    """The same, yielding every few milliseconds, so that whoever reads can let others work; returns the
+    """As `read_all`, but yields every few milliseconds, so that the caller can let others run; returns the
     files.
     """
     top = _let_in(_Held(os.dup(work)))
@@ -84,7 +83,7 @@ def read_in_turns(work: int, limit_bytes: int, under: str = "") -> Reading:
 
 
 class _Walk:
-    """One reading of a tree. Entries are visited in such an order that the paths come sorted."""
+    """One traversal of a tree, in an order that sorts the paths."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.found: dict[str, bytes] = {}
@@ -93,7 +92,7 @@ class _Walk:
         self.began = time.perf_counter()
 
     def directory(self, held: _Held, prefix: str, depth: int, only: Sequence[str] = ()) -> Reading:
-        """Closes `held`. With `only`, the directory at that path and nothing beside it."""
+        """Closes `held`. With `only`, visits just the directory at that path."""
         try:
             if depth > MAX_DEPTH:
                 raise Uncapturable(f"the workspace is deeper than {MAX_DEPTH} directories")
@@ -114,7 +113,7 @@ class _Walk:
         return self.found
 
     def _listed(self, handle: int, prefix: str) -> Generator[None, None, list[str]]:
-        """Regular files, and directories with a slash behind their name."""
+        """Regular files, and directories with a trailing slash."""
         names: list[str] = []
         length = len(os.fsencode(prefix))
         with os.scandir(handle) as listing:
@@ -155,12 +154,12 @@ class _Walk:
         now = time.perf_counter()
         if now - self.began < _SLICE_S:
             return False
-        self.began = now + _SLICE_S  # what the others need is not counted
+        self.began = now + _SLICE_S  # the others' time does not count
         return True
 
 
 class _Held:
-    """An open file or directory, and the mode that it gets back when it is closed; -1: it has its own."""
+    """An open file or directory, and the mode to restore on closing; -1 for none."""
 
     __slots__ = ("handle", "mode")
 
@@ -174,9 +173,7 @@ class _Held:
 
 
 def _hold(directory: int, name: str, flags: int, prefix: str) -> _Held | None:
-    """None for what has vanished or was swapped for something else. Raises `Uncapturable` for what cannot be
-    opened.
-    """
+    """None if it vanished or was swapped. Raises `Uncapturable` if it cannot be opened."""
     try:
         try:
             handle = open_beneath(directory, name, flags)
@@ -190,7 +187,7 @@ def _hold(directory: int, name: str, flags: int, prefix: str) -> _Held | None:
 
 
 def _unlocked(directory: int, name: str, flags: int) -> _Held:
-    """What its mode hides from its owner, who this process is where it is not root. Raises `OSError`."""
+    """Opens what its mode hides from its owner (this process, if it is not root). Raises `OSError`."""
     key = open_beneath(directory, name, os.O_PATH | os.O_NOFOLLOW)
     try:
         info = os.fstat(key)
@@ -208,7 +205,7 @@ def _unlocked(directory: int, name: str, flags: int) -> _Held:
 
 
 def _let_in(held: _Held) -> _Held:
-    """The same directory; its owner can now open what is in it."""
+    """Makes a directory's entries accessible to its owner."""
     info = os.fstat(held.handle)
     if not info.st_mode & 0o100 and info.st_uid == os.geteuid():
         held.mode = stat.S_IMODE(info.st_mode)
@@ -217,7 +214,7 @@ def _let_in(held: _Held) -> _Held:
 
 
 def _content(handle: int, size: int, path: str, limit_bytes: int) -> bytes:
-    """Raises `Uncapturable` past `limit_bytes`."""
+    """Raises `Uncapturable` beyond `limit_bytes`."""
     if size > limit_bytes:
         raise Uncapturable(f"path={path!r}: {size} bytes, over the limit of {limit_bytes}")
     data = os.read(handle, size + 1)

@@ -1,4 +1,4 @@
-"""One live sandbox as the host holds it: a socket to its pid 1, a descriptor of that process and one of its
+"""A live sandbox on the host side: a socket to its pid 1, and descriptors of that process and of its
 workspace.
 """
 
@@ -24,11 +24,11 @@ from agito.worlds.sandbox.inside import wire
 from agito.worlds.sandbox.link import Exchange, Pulse, Reply
 from agito.worlds.sandbox.standing import Standing
 
-GRACE_S = 2.0  # pid 1 enforces deadlines; silent for this long past one, it is killed
-STARVED_S = 30.0  # unless the machine is so busy that it has not had its turn
+GRACE_S = 2.0  # pid 1 enforces deadlines; if it is silent this long after one, it is killed
+STARVED_S = 30.0  # extra patience if the machine is so busy that pid 1 was not scheduled
 START_S = 30.0
 _RETRY_S = 0.01
-_ASLEEP = 4.0  # times its seconds of the processor that a metered snippet may sleep
+_ASLEEP = 4.0  # how long a metered snippet may sleep, in multiples of its CPU seconds
 _KILLERS = {
     wire.DEADLINE: ("deadline", Fault.TIMEOUT),
     wire.MEMORY: ("memory", Fault.BUDGET),
@@ -41,17 +41,17 @@ _KILLERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frozen:
-    """What a fork needs beside the files."""
+    """What a fork needs besides the files."""
 
     spec: SandboxSpec
-    layers: tuple[str, ...]  # uppermost first
-    is_stacked: bool  # whether forks lie above the layers; else they are copies of the only one
+    layers: tuple[str, ...]  # top first
+    is_stacked: bool  # forks are stacked on the layers; otherwise they copy the only one
     cwd: str
     env: dict[str, str]
 
 
 class Box:
-    """Implements `Sandbox`. One call at a time; a call that is cancelled ends the sandbox."""
+    """Implements `Sandbox`. One call at a time; cancelling a call ends the sandbox."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Box:
         self._on_snapshot = on_snapshot
         self._make_socket = make_socket
         self.layers = layers
-        self.is_stacked = False  # above its layers
+        self.is_stacked = False  # on its layers
         self.work = self.upper = self._pidfd = -1
         self._configuration: tuple[dict[str, str], int, int, str] | None = None
         self._is_busy = False
@@ -80,12 +80,12 @@ class Box:
         return self._spec
 
     def configure(self, spec: SandboxSpec, env: dict[str, str], cwd: str) -> None:
-        """Takes effect with the next request, at no cost of its own."""
+        """Takes effect with the next request, at no extra cost."""
         self._spec = spec
         self._configuration = (env, spec.output_bytes, spec.mem_mb, cwd)
 
     async def ready(self) -> None:
-        """Waits until pid 1 reports. Raises `SandboxFailure`."""
+        """Waits for pid 1's report. Raises `SandboxFailure`."""
         if self._pidfd >= 0:
             return
         with anyio.move_on_after(START_S):
@@ -112,20 +112,19 @@ class Box:
     async def py(self, code: str, *, timeout_s: float = 30.0, cpu_s: float | None = None) -> Result:
         """A snippet in a fresh fork of the warm interpreter; it sees the shell's directory and variables.
 
-        `cpu_s` bounds what it and all that it starts may use of the processor, and `cpu_s` counts in the
-        result are then those of the whole tree; one that mostly sleeps is stopped after four times as long.
-        `timeout_s` is then for a machine that gives it no processor.
+        `cpu_s` limits the CPU time of the snippet and everything it starts; `cpu_s` of the result then covers
+        the whole tree. A snippet that mostly sleeps is stopped after four times as long. `timeout_s` is then
+        only for a machine that gives it no CPU time.
         """
         return await self._act(
             code, True, timeout_s, False, None, None if cpu_s is None else (cpu_s, _ASLEEP * cpu_s)
         )
 
     async def write(self, files: Mapping[str, bytes | str], *, executable: Sequence[str] = ()) -> None:
-        """One message. Raises `ValueError` for a path outside, a link on the way or anything but a regular
-        file at its end.
+        """Sends all files in one message. Raises `ValueError` for a path outside, a link on the way, or a
+        target that is no regular file.
 
-        Raises `OSError` where the workspace cannot take a file: it is full, or a directory may not be
-        written.
+        Raises `OSError` if the workspace cannot take a file: it is full, or a directory is not writable.
         """
         rows = [
             (
@@ -152,12 +151,12 @@ class Box:
         return beneath.read_file(self.work, path, limit_bytes)
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
-        """Every regular file beneath the workspace or its folder `under`, links never followed.
+        """Every regular file beneath the workspace or its folder `under`; links are never followed.
 
-        Raises `Uncapturable` past `limit_bytes` in all, and for what else cannot be captured whole: the
-        policy left it so.
+        Raises `Uncapturable` beyond `limit_bytes` in total, and for anything else that cannot be captured
+        whole: the policy caused it.
 
-        What processes write meanwhile may be missed: `kill` first.
+        Concurrent writes may be missed: `kill` first.
         """
         self._check()
         reading = beneath.read_in_turns(self.work, limit_bytes, beneath.relative(under) if under else "")
@@ -172,12 +171,12 @@ class Box:
             reading.close()
 
     async def standing(self) -> Standing:
-        """What stands in the workspace now; compare it later by `is_as_it_was`, with everything killed."""
+        """The current workspace, to be compared later with `is_as_it_was` once everything is killed."""
         self._check()
         return Standing(self.work)
 
     async def kill(self) -> None:
-        """Kills everything inside but pid 1; costs nothing when nothing else is alive."""
+        """Kills everything inside but pid 1; free if nothing else is alive."""
         self._check()
         if not self._is_idle:
             reply = await self._call(("kill",), START_S)
@@ -187,9 +186,9 @@ class Box:
                 raise SandboxExhausted(reason)
 
     async def snapshot(self) -> str:
-        """Freezes, copies, thaws; the sandbox goes on. Returns what `pool.fork` takes.
+        """Freezes, copies, thaws; the sandbox goes on. Returns a token for `pool.fork`.
 
-        Raises `Uncapturable` where the episode's processes keep one another running.
+        Raises `Uncapturable` if the episode's processes keep resuming each other.
         """
         reply = await self._call(("freeze",), START_S)
         if reply.kind != wire.FROZEN:
@@ -228,8 +227,8 @@ class Box:
                 await anyio.sleep(_RETRY_S)
 
     async def listen(self, port: int = 0) -> socket.socket:
-        """A listener at 127.0.0.1 of the sandbox's own network, for the host to accept on. Raises `OSError`
-        for a taken port.
+        """A listener at 127.0.0.1 of the sandbox's own network, accepted on the host. Raises `OSError` if the
+        port is taken.
 
         Nothing outside this sandbox can connect to it. The caller closes it.
         """
@@ -237,8 +236,8 @@ class Box:
         return passed.tcp(await self._make_socket("listen", passed.port(port, least=0)))
 
     async def launch(self, command: str) -> Service:
-        """`bash -c`, kept until it ends, the sandbox does, or everything inside is killed: by `kill` or at
-        the deadline of an action.
+        """Starts `bash -c` in the background. It runs until it ends, the sandbox does, or everything inside
+        is killed (by `kill`, or at the deadline of an action).
         """
         problem = _unsayable(command)
         if problem:
@@ -257,17 +256,17 @@ class Box:
         return Service(stdin=stdin, stdout=stdout, stderr=stderr)
 
     async def close(self) -> None:
-        """Kills pid 1, and the kernel everything else with it."""
+        """Kills pid 1; the kernel then kills everything else."""
         self.discard("closed")
 
     @property
     def pid(self) -> int:
-        """Of pid 1, as the host sees it; -1 when it is dead."""
+        """Pid 1's number on the host; -1 if it is dead."""
         with open(f"/proc/self/fdinfo/{self._pidfd}", "rb") as file:
             return int(next(line for line in file if line.startswith(b"Pid:")).split()[1])
 
     def suspend(self) -> None:
-        """Stops pid 1 itself, so that it answers no more: what a fault of ours would look like. For tests."""
+        """Stops pid 1 so that it no longer answers, as a fault of ours would. For tests."""
         signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
 
     def discard(self, reason: str) -> None:
@@ -322,8 +321,8 @@ class Box:
             killed_by, fault, exit_code = f"signal {number}", None, 128 + number
         else:
             killed_by, fault, exit_code = None, None, os.WEXITSTATUS(reply.status)
-        # The kernel counts whole ticks for the limit, and exact time for what is told here: on a busy machine
-        # much less.
+        # The kernel enforces the limit in whole ticks but reports exact time here, which is much less on a
+        # busy machine.
         least = {128 + signal.SIGXCPU: 0.5, 137: 0.9}.get(exit_code or 0)
         if least is not None and reply.cpu_s >= least * self._spec.cpu_s:
             killed_by, fault = "cpu", Fault.BUDGET
@@ -339,14 +338,14 @@ class Box:
         )
 
     async def _hand(self, kind: str, what: object, handed: Sequence[int]) -> None:
-        """Gives pid 1 descriptors. Several may do so at once. Raises `OSError`.
+        """Passes descriptors to pid 1. Concurrent calls are fine. Raises `OSError`.
 
-        It never gives any itself: an episode may have as many under way as the kernel allows a user.
+        Pid 1 never passes any itself: an episode may have as many in flight as the kernel allows a user.
         """
         async with self._handing_over:
             reply: Reply | None = None
             try:
-                # it takes no time, and to give up in the middle would end the sandbox
+                # it is quick, and giving up halfway would end the sandbox
                 with anyio.CancelScope(shield=True):
                     reply = await self._call((kind, what), START_S, handed)
             except TimeoutError as error:
@@ -358,9 +357,9 @@ class Box:
                 raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
 
     async def _call(self, request: tuple[object, ...], timeout_s: float, handed: Sequence[int] = ()) -> Reply:
-        """One request, with descriptors if there are any, and one reply.
+        """One request, with optional descriptors, and one reply.
 
-        Raises `TimeoutError` after the sandbox had to be killed, `SandboxFailure` when it died.
+        Raises `TimeoutError` if the sandbox had to be killed, `SandboxFailure` if it died.
         """
         self._check()
         if self._is_busy:
@@ -401,7 +400,7 @@ class Box:
 
 
 def _unsayable(command: str) -> bytes:
-    """Why no program can be given this text, or nothing."""
+    """Why this text cannot be passed to a program; empty if it can."""
     if "\0" in command:
         return b"bash: a command cannot hold a NUL\n"
     try:

@@ -1,10 +1,8 @@
-"""The control groups of a pool: one around the zygote and everything, and room in it for one around each
-sandbox.
+"""Control groups of a pool: one around the zygote and everything else, with one inside for each sandbox.
 
-The host makes the outer group and hands it to the zygote's user; the zygote's keepers make the inner ones and
-join them once (see `inside/keeper.py`), because joining makes the kernel wait for a grace period. A group is
-locked for as long as its host lives, so that nobody sweeps away the group of another live pool, in whatever
-process or container it is.
+The host makes the outer group and hands it to the zygote's user. The zygote's keepers make the inner ones and
+join them once (see `inside/keeper.py`), because joining waits for a kernel grace period. A group is locked
+while its host lives, so that no process or container sweeps away the group of a live pool.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ _PREFIX = "agito-"
 _CONTROLLERS = ("memory", "pids", "cpu")
 _TRIES = 8
 _NAME_BYTES = 5
-_SHARES_PER_CPU = 1024  # so much for one busy process outside
+_SHARES_PER_CPU = 1024  # equal to one busy process outside, per CPU
 
 
 class Lock:
@@ -37,24 +35,22 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One directory of a group. With version 1 there is one for each controller."""
+    """One directory of a group; version 1 has one per controller."""
 
     path: Path
     controllers: tuple[str, ...]
     is_v1: bool
-    lock: Lock  # of the directory
+    lock: Lock  # on the directory
 
     @property
     def entrance(self) -> Path:
-        """Where the zygote goes: with version 2, a group whose children are limited holds no
-        process itself.
-        """
+        """The group for the zygote: in version 2, a group with limited children holds no processes itself."""
         return self.path if self.is_v1 else self.path / "zygote"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Directories of ours in the control group file systems; the first one bounds memory."""
+    """Our directories in the control group file systems; the first one limits memory."""
 
     places: tuple[Place, ...]
 
@@ -67,7 +63,7 @@ class Group:
         return tuple(name for place in self.places for name in place.controllers)
 
     def join(self, pid: int) -> bool:
-        """Whether `pid`, and what it starts from now on, is now inside."""
+        """Whether `pid`, and whatever it starts from now on, is now inside."""
         try:
             for place in self.places:
                 (place.entrance / "cgroup.procs").write_text(str(pid))
@@ -76,7 +72,7 @@ class Group:
         return True
 
     def delegate(self, uid: int) -> None:
-        """Lets `uid` make groups inside and move its own processes among them. Raises `OSError`."""
+        """Lets `uid` make inner groups and move its own processes among them. Raises `OSError`."""
         for place in self.places:
             for path in {
                 place.path,
@@ -87,13 +83,13 @@ class Group:
                 os.chown(path, uid, -1)
 
     def remove(self) -> bool:
-        """Whether it is gone; it stays while a process is left in it."""
+        """Whether it is gone; it stays while it contains a process."""
         removed = [_remove(place) for place in self.places]
         return all(removed)
 
 
 def make(limit_bytes: int) -> Group | None:
-    """A new group that may hold `limit_bytes`, or None where this user may not make one."""
+    """A new group limited to `limit_bytes`, or None if this user may not make one."""
     name = f"{_PREFIX}{os.urandom(_NAME_BYTES).hex()}"
     found: list[Place] = []
     for parent, controllers, is_v1 in _parents():
@@ -116,12 +112,12 @@ def make(limit_bytes: int) -> Group | None:
 
 
 def half_of_memory() -> int:
-    """Bytes; what all sandboxes of a pool may hold together unless it is told otherwise."""
+    """In bytes: the default memory limit of all sandboxes of a pool together."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _bound(place: Place, limit_bytes: int) -> None:
-    """Raises `OSError`. Where a group starts with what is its parent's, there is nothing to write."""
+    """Raises `OSError`. Inherited limits need no write."""
     shares = _SHARES_PER_CPU * (os.cpu_count() or 1)
     if place.is_v1:
         if "memory" in place.controllers:
@@ -139,8 +135,8 @@ def _bound(place: Place, limit_bytes: int) -> None:
 
 
 def _place(parent: Path, name: str, controllers: tuple[str, ...], is_v1: bool) -> Place | None:
-    """A new, locked directory under `parent`, or None where this user may not make one. Sweeps what dead
-    hosts left there.
+    """A new, locked directory under `parent`, or None if this user may not make one. Sweeps groups of dead
+    hosts.
     """
     try:
         for stale in parent.glob(f"{_PREFIX}*"):
@@ -157,7 +153,7 @@ def _place(parent: Path, name: str, controllers: tuple[str, ...], is_v1: bool) -
 
 
 def _lock(path: Path) -> Lock | None:
-    """None where somebody else holds it or has removed the directory."""
+    """None if another process holds the lock or removed the directory."""
     try:
         lock = Lock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError:
@@ -187,7 +183,7 @@ def _remove(place: Place) -> bool:
 
 
 def _remove_tree(path: Path) -> bool:
-    """Whether the group and those inside are gone."""
+    """Whether the group and its inner groups are gone."""
     try:
         for inner in path.iterdir():
             if inner.is_dir():
@@ -201,8 +197,8 @@ def _remove_tree(path: Path) -> bool:
 
 
 def _parents() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
-    """Where groups could be made: below our own; with version 2, where a group with processes has no limited
-    children, beside it too.
+    """Where groups may be made: below our own; in version 2, where a group with processes has no limited
+    children, also beside it.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -228,7 +224,7 @@ def _parents() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
 
 
 def _controllers(place: Path) -> tuple[str, ...]:
-    """Those that `place` hands to groups below it."""
+    """Controllers that `place` delegates to groups below it."""
     try:
         handed = (place / "cgroup.subtree_control").read_text().split()
     except OSError:

@@ -1,11 +1,11 @@
-"""Commands that need less than a whole shell, recognised by their text.
+"""Commands that need less than a full shell, recognised by their text.
 
-Most of what an agent types is one program with plain words. `bash -c` ends up replacing itself with that
-program; starting it directly does the same at half the cost. The next best are commands that cannot change
-the shell's directory or variables: they need no exit trap, and bash then forks once less. What is not
-recognised is still right, only slower. What is recognised wrongly would lose a `cd` or misread a word, so
-both patterns admit little, and tests compare them with bash. The text is the policy's: it is read token by
-token, in linear time, as one pattern for the whole could be made to backtrack and so to stop the host.
+Most commands of agents are one program with plain words. `bash -c` ends up replacing itself with that
+program; starting it directly does the same at half the cost. Next best are commands that cannot change the
+shell's directory or variables: they need no exit trap, so bash forks once less. Unrecognised commands still
+work, only slower. A wrong match would lose a `cd` or misread a word, so both patterns are strict, and tests
+compare them with bash. The text is the policy's: it is read token by token in linear time, as backtracking in
+one large pattern could stall the host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 
-# Builtins that change nothing that carries over may begin a stateless command; these and every keyword may
+# Builtins that cannot change carried-over state may begin a stateless command; these and all keywords may
 # not.
 _STATEFUL = frozenset(
     (
@@ -109,7 +109,7 @@ _LONGEST = 4096
 
 
 def is_stateless(command: str) -> bool:
-    """Whether `command` surely leaves directory and variables as they are."""
+    """Whether `command` certainly leaves directory and variables unchanged."""
     at, end, wants_word, joint = 0, len(command), True, ""
     if end > _LONGEST:
         return False
@@ -132,22 +132,22 @@ def is_stateless(command: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program and where its output goes, as bash would start it."""
+    """One program and its redirections, as bash would start it."""
 
     words: tuple[str, ...]
-    globs: tuple[int, ...] = ()  # which words are patterns of file names
-    # in order: (descriptor, path, flags for open) or (descriptor, the descriptor it becomes a copy of)
+    globs: tuple[int, ...] = ()  # indices of words that are file name patterns
+    # in order: (descriptor, path, open flags), or (descriptor, descriptor to duplicate)
     redirections: tuple[tuple[int, str, int] | tuple[int, int], ...] = ()
 
 
 def as_program(command: str) -> Program | None:
-    """What a command means that is one program and nothing for bash to expand or remember; else None.
+    """The program that a command means if bash has nothing to expand or remember; else None.
 
-    `echo` counts as the program of that name, which prints the same as long as no option is among its words.
+    `echo` counts as the program of that name, which prints the same if no word is an option.
     """
     words: list[str] = []
     redirections: list[tuple[int, str, int] | tuple[int, int]] = []
-    kinds: list[set[str]] = []  # of the pieces of each word
+    kinds: list[set[str]] = []  # of the parts of each word
     at, end, is_new = 0, len(command), True
     if end > _LONGEST:
         return None

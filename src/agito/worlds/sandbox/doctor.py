@@ -1,4 +1,4 @@
-"""What isolates on this machine, layer by layer; found out by starting a sandbox, never by guessing."""
+"""Which isolation layers work on this machine, found by starting a sandbox, never by guessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agito.worlds.sandbox.users import Users
 
 
 async def layers() -> dict[str, str]:
-    """Name of each layer and what it does here. Raises `NoIsolation` when there is no sandbox at all."""
+    """Each layer's name and its state here. Raises `NoIsolation` if there is no sandbox at all."""
     async with await Pool.open(warm=0) as pool:
         box = await pool.start(SandboxSpec())
         result = await box.sh("id -u; pwd; grep -E 'Seccomp:|NoNewPrivs|CapEff' /proc/self/status")

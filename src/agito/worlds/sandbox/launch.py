@@ -1,6 +1,4 @@
-"""Starting the zygote: a second interpreter with an empty environment that is given its program over a
-socket.
-"""
+"""Starts the zygote: a second interpreter with an empty environment that gets its program over a socket."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ _MODULES = (
 _START_S = 20.0
 HASH_SEED = 0
 _ABSENT = "the interpreter did not start"
-# The whole command line of the zygote, and so of every pid 1: it names no path of the host.
+# The whole command line of the zygote, and so of every pid 1; it names no host path.
 _COMMAND = "import _socket;s=_socket.socket(fileno=0);exec(s.recv(9999))"
 _BOOT = b"""
 import marshal, os, sys
@@ -76,10 +74,10 @@ class Zygote:
     interpreter: str
     has_overlay: bool
     has_seccomp: bool
-    landlock: int  # ABI version; 0: none
-    group: Group | None  # the control group around everything
+    landlock: int  # ABI version; 0 for none
+    group: Group | None  # control group around everything
     users: Users
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # with which `launch` was called
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # arguments of `launch`
 
     @property
     def is_dead(self) -> bool:
@@ -88,14 +86,14 @@ class Zygote:
         return bool(poll.poll(0))
 
     def wake(self) -> None:
-        """Lets it go on if somebody has stopped it. Does nothing otherwise."""
+        """Resumes it if something has stopped it; otherwise does nothing."""
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         except OSError:
-            pass  # it is dead, or of another user
+            pass  # it is dead, or belongs to another user
 
     def request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
-        """Sends one request. Raises `OSError` when the zygote is gone or its queue is full."""
+        """Sends one request. Raises `OSError` if the zygote is gone or its queue is full."""
         rights = (
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         )
@@ -112,11 +110,11 @@ async def launch(
     seccomp: bool = True,
     hash_seed: int = HASH_SEED,
 ) -> Zygote:
-    """Raises `NoIsolation`, which names what this machine lacks and what to do about it.
+    """Raises `NoIsolation`, naming what this machine lacks and the remedy.
 
-    `hash_seed` orders the sets of every interpreter inside alike, so that what a program answers does not
-    depend on the pool. `limit_bytes` bounds all sandboxes together, half of the machine's memory by default.
-    The flags exist for tests, which prove with them that an attack fires where a layer is missing.
+    `hash_seed` fixes the set order of every interpreter inside, so that a program's answers do not depend on
+    the pool. `limit_bytes` limits all sandboxes together, to half of the machine's memory by default. The
+    other flags are for tests, which prove that an attack works if a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
         raise NoIsolation(
@@ -142,7 +140,7 @@ async def launch(
             return replace(answer, options=options)
         problems.append(f"{interpreter}: {answer}")
         if not answer.startswith(_ABSENT):
-            break  # the kernel refused; another interpreter would not change that
+            break  # the kernel refused; another interpreter would not help
     taken.give_back()
     if group is not None:
         group.remove()
@@ -150,7 +148,7 @@ async def launch(
 
 
 async def stop(zygote: Zygote) -> None:
-    """Waits until the zygote and with it every sandbox is dead."""
+    """Waits until the zygote, and with it every sandbox, is dead."""
     zygote.control.close()
     with anyio.move_on_after(_START_S, shield=True):
         await anyio.wait_readable(zygote.pidfd)
@@ -161,9 +159,7 @@ async def stop(zygote: Zygote) -> None:
 
 
 def _interpreters() -> list[tuple[str, str]]:
-    """Executables and the directories that they need, the system's own first: it is inside /usr, which
-    sandboxes see.
-    """
+    """Executables and the directories that they need; the system's own first, as sandboxes see it in /usr."""
     found = [("/usr/bin/python3", "/usr")] if os.access("/usr/bin/python3", os.X_OK) else []
     own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     return [*found, (own, sys.base_prefix)]
@@ -173,55 +169,23 @@ async def _try(
     interpreter: str, settings: Mapping[str, object], group: Group | None, users: Users, hash_seed: int
 ) -> Zygote | str:
     """A zygote, or why there is none."""
-    inside = Path(__file__).parent / "inside"
-    sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    # Isolated (-I) but for its two variables: -P, no user site, and an empty environment otherwise.
-    command = [interpreter, "-s", "-S", "-c", _COMMAND]
-    variables = {"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"}
-    null = subprocess.DEVNULL
-    answer = b""
-    descriptors: list[int] = []
     with remote:
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - a vfork, once per pool
-                command,
-                stdin=remote.fileno(),
-                stdout=null,
-                stderr=null,
-                env=variables,
-                cwd="/",
-                close_fds=True,
-                start_new_session=True,
-            )
+            process = _start(interpreter, remote, hash_seed)
         except OSError as error:
             control.close()
             return f"{_ABSENT}: {error}"
+    answer, descriptors = b"", list[int]()
     try:
         group = _enclose(process.pid, group, users)
-        places = group.places if group is not None else ()
-        settings = {
-            **settings,
-            "uid": users.first,
-            "num_uids": users.count - 1,
-            "groups": [(place.is_v1, place.controllers) for place in places],
-        }
-        control.send(_BOOT)
-        rights = [
-            (
-                socket.SOL_SOCKET,
-                socket.SCM_RIGHTS,
-                array.array("i", [place.lock.descriptor for place in places]),
-            )
-        ]
-        control.sendmsg([marshal.dumps((settings, sources), wire.FORMAT)], rights if places else [])
-        control.setblocking(False)
+        _send_program(control, settings, group, users)
         with anyio.move_on_after(_START_S):
             await anyio.wait_readable(control)
             answer, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
     except OSError:
-        pass  # it ended; there is no answer
+        pass  # it ended without an answer
     finally:
         if not descriptors:
             control.close()
@@ -229,25 +193,58 @@ async def _try(
         process.wait()  # only the first process; the zygote is its child, in its own namespaces
     if not answer:
         return f"{_ABSENT}: it ended at once, or lacks ctypes"
-    report = marshal.loads(answer)  # nothing of any episode has run yet
+    report = marshal.loads(answer)  # nothing of an episode has run yet
     if report[0] != "ready":
         return str(report[2])
-    overlay, landlock = bool(report[1]), int(report[2])
-    has_seccomp = bool(settings["seccomp"])
     return Zygote(
         control=control,
         pidfd=descriptors[0],
         interpreter=interpreter,
-        has_overlay=overlay,
-        has_seccomp=has_seccomp,
-        landlock=landlock,
+        has_overlay=bool(report[1]),
+        has_seccomp=bool(settings["seccomp"]),
+        landlock=int(report[2]),
         group=group,
         users=users,
     )
 
 
+def _start(interpreter: str, remote: socket.socket, hash_seed: int) -> subprocess.Popen[bytes]:
+    """An interpreter that reads its program from `remote`. Raises `OSError`."""
+    # As -I, but with two variables kept: -P, no user site, and an otherwise empty environment.
+    return subprocess.Popen(
+        [interpreter, "-s", "-S", "-c", _COMMAND],
+        stdin=remote.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PYTHONHASHSEED": str(hash_seed), "PYTHONSAFEPATH": "1"},
+        cwd="/",
+        close_fds=True,
+        start_new_session=True,
+    )
+
+
+def _send_program(
+    control: socket.socket, settings: Mapping[str, object], group: Group | None, users: Users
+) -> None:
+    """Sends the zygote its modules, its settings, and descriptors of its groups. Raises `OSError`."""
+    inside = Path(__file__).parent / "inside"
+    sources = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+    places = group.places if group is not None else ()
+    whole = {
+        **settings,
+        "uid": users.first,
+        "num_uids": users.count - 1,
+        "groups": [(place.is_v1, place.controllers) for place in places],
+    }
+    control.send(_BOOT)
+    handed = array.array("i", [place.lock.descriptor for place in places])
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handed)]
+    control.sendmsg([marshal.dumps((whole, sources), wire.FORMAT)], rights if places else [])
+    control.setblocking(False)
+
+
 def _enclose(pid: int, group: Group | None, users: Users) -> Group | None:
-    """The group, with the process in it and its user's leave to divide it; or None where that is refused."""
+    """The group with the process in it, delegated to its user; None if that is refused."""
     if group is None:
         return None
     try:

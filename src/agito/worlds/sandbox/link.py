@@ -1,4 +1,4 @@
-"""One exchange over the socket to a pid 1: a trusted request, an answer that is only data."""
+"""One exchange over the socket to a pid 1: a trusted request, a reply that is only data."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Reply:
 
 
 class Exchange:
-    """One request and its answer. `finish` may be cancelled and called again: nothing is lost."""
+    """One request and its reply. `finish` may be cancelled and called again without loss."""
 
     def __init__(self, link: socket.socket, frame: bytes, handed: Sequence[int] = ()) -> None:
-        """`handed` are descriptors that go with the request. Raises `OSError` when the other side is gone."""
+        """`handed` are descriptors sent with the request. Raises `OSError` if the other side is gone."""
         self._link = link
         self._frame = frame
         self._sent = socket.send_fds(link, [frame], handed) if handed else link.send(frame)
         self._data = b""
 
     async def finish(self) -> Reply:
-        """Raises `SandboxFailure` or `OSError` when the other side is gone."""
+        """Raises `SandboxFailure` or `OSError` if the other side is gone."""
         link, frame = self._link, self._frame
         while self._sent < len(frame):
             await anyio.wait_writable(link)
@@ -44,7 +44,7 @@ class Exchange:
         length = self._length()
         while len(self._data) < length:
             await anyio.wait_readable(link)
-            more = link.recv(1 << 17)  # descriptors that nobody asked for are closed by the kernel
+            more = link.recv(1 << 17)  # the kernel closes unrequested descriptors
             if not more:
                 raise SandboxFailure("pid 1 is gone")
             self._data = self._data + more if self._data else more
@@ -55,7 +55,7 @@ class Exchange:
         )
 
     def _length(self) -> int:
-        """Of the whole answer, or of its head as long as that is not there."""
+        """Length of the whole reply, or of its header until that has arrived."""
         if len(self._data) < wire.REPLY.size:
             return wire.REPLY.size
         length = wire.REPLY.size + wire.LENGTH.unpack_from(self._data)[0]
@@ -65,14 +65,14 @@ class Exchange:
 
 
 class Pulse:
-    """Tells a process that is kept waiting from one that has stopped: starvation is not death."""
+    """Tells a process that waits for a CPU from one that has stopped: starvation is not death."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._seen = b""
 
     def is_alive(self) -> bool:
-        """Whether it is ready to run, or has run or queued for a processor since the last look."""
+        """Whether it can run, or has run or queued for a CPU since the last check."""
         try:
             with open(f"/proc/{self._pid}/stat", "rb") as file:
                 state = file.read().rpartition(b")")[2].split()[0]

@@ -1,6 +1,4 @@
-"""Descriptors that came out of a sandbox: looked at before they are used, because what is inside may lie
-about anything.
-"""
+"""Checks descriptors that came out of a sandbox before use, as the inside may lie about anything."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ from agito.errors import SandboxFailure
 
 
 def port(number: int, *, least: int = 1) -> int:
-    """Raises `ValueError` for what is no port."""
+    """Raises `ValueError` for an invalid port."""
     if not least <= number <= 65_535:
         raise ValueError(f"port={number}: from {least} to 65535")
     return number
 
 
 def tcp(descriptor: int) -> socket.socket:
-    """Raises `SandboxFailure` for anything but a TCP socket: another kind could carry descriptors, or lead
+    """Raises `SandboxFailure` for anything but a TCP socket: other kinds could carry descriptors or lead
     elsewhere.
     """
     if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
@@ -37,8 +35,8 @@ def tcp(descriptor: int) -> socket.socket:
 
 
 async def is_connected(link: socket.socket) -> bool:
-    """Whether a connection that has begun succeeds. One to itself, which TCP can make on a free port, does
-    not count.
+    """Whether a connection in progress succeeds. A connection to itself, which TCP can make on a free port,
+    does not count.
     """
     await anyio.wait_writable(link)
     if link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):

@@ -1,5 +1,5 @@
-"""Where sandboxes come from: one zygote, a few sandboxes started ahead, and the immutable layers that forks
-stack upon.
+"""Where sandboxes come from: one zygote, a few sandboxes started ahead, and immutable layers on which forks
+are stacked.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from agito.worlds.sandbox.inside import wire
 from agito.worlds.sandbox.launch import HASH_SEED, Zygote, launch, stop
 
 COPY_S = 60.0
-MOST_LAYERS = 32  # of one sandbox: beyond, its next snapshot is whole
-COPIED_MB = 16  # forks of workspaces up to this size are copies
+MOST_LAYERS = 32  # of one sandbox; beyond that, its next snapshot is a full copy
+COPIED_MB = 16  # workspaces up to this size are copied by forks
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _ENV = {
     "HOME": "/work",
@@ -58,14 +58,14 @@ class Pool:
 
     @classmethod
     async def open(cls, *, warm: int = 8, limit_mb: int | None = None, hash_seed: int = HASH_SEED) -> Pool:
-        """Keeps `warm` sandboxes started ahead. `limit_mb` bounds the memory of all together: half of the
-        machine's by default.
+        """Keeps `warm` sandboxes started ahead. `limit_mb` limits the memory of all together; by default half
+        of the machine's.
 
-        `hash_seed` is Python's in all of them; another shows which programs depend on the order of a set.
-        Raises `NoIsolation`.
+        `hash_seed` is Python's in all of them; changing it reveals programs that depend on set order. Raises
+        `NoIsolation`.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != hard:  # four descriptors a sandbox
+        if soft != hard:  # four descriptors per sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         pool = cls(
             await launch(limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed),
@@ -77,24 +77,24 @@ class Pool:
 
     @property
     def tier(self) -> str:
-        """`native+cgroup` where the kernel bounds the memory of all sandboxes together; each one is watched
-        in either case.
+        """`native+cgroup` if the kernel limits the memory of all sandboxes together; each one is watched in
+        either case.
         """
         return "native+cgroup" if self.zygote.group is not None else "native+watchdog"
 
     @property
     def num_layers(self) -> int:
-        """Immutable layers that are kept, by snapshots or by sandboxes above them."""
+        """Number of immutable layers kept by snapshots or sandboxes."""
         return len(self._uses)
 
     async def start(self, spec: SandboxSpec) -> Box:
-        """At once when a warm one of the same sizes is there. Raises `SandboxFailure`."""
+        """Immediate if a warm sandbox of the same sizes exists. Raises `SandboxFailure`."""
         await self._revive()
         layers = () if spec.base is None else (await self._base(spec.base),)
         env = await self._environment(spec)
         are_tools_there = spec.tools is None or env["PATH"] in self._ready_tools
-        # The zygote works in order: what is spawned after the request for tools has them; a warm one may not
-        # have them yet.
+        # The zygote works in order: a sandbox spawned after the request for tools has them; a warm one may
+        # not.
         box = (self._take(spec) if are_tools_there else None) or await self._spawn(spec, layers)
         await self._refill(spec)
         handed = await self._hand_out(box, spec, env, "/work")
@@ -102,8 +102,8 @@ class Pool:
         return handed
 
     async def fork(self, snapshot: str) -> Box:
-        """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried.
-        Raises `SandboxFailure`.
+        """A new sandbox with the files, directory and variables of `snapshot`; processes are not carried
+        over. Raises `SandboxFailure`.
         """
         await self._revive()
         frozen = self._snapshots.get(snapshot)
@@ -113,7 +113,7 @@ class Pool:
         return await self._hand_out(box, frozen.spec, dict(frozen.env), frozen.cwd)
 
     async def drop(self, snapshot: str) -> None:
-        """Forgets a snapshot. Its layer goes when the last sandbox above it is closed. Idempotent."""
+        """Forgets a snapshot. Its layer is removed with the last sandbox that uses it. Idempotent."""
         frozen = self._snapshots.pop(snapshot, None)
         if frozen is not None:
             self._release(frozen.layers)
@@ -138,8 +138,7 @@ class Pool:
             await self.aclose()
 
     async def _revive(self) -> None:
-        """A new zygote in the place of one that was killed. The sandboxes and snapshots of the old one are
-        gone with it.
+        """Replaces a killed zygote. The sandboxes and snapshots of the old one are lost.
 
         Raises `NoIsolation`.
         """
@@ -190,7 +189,7 @@ class Pool:
         return box
 
     async def _request(self, *fields: Any, descriptors: tuple[int, ...] = ()) -> None:
-        """Raises `SandboxFailure` when the zygote is gone or takes nothing."""
+        """Raises `SandboxFailure` if the zygote is gone or accepts nothing."""
         with anyio.move_on_after(START_S):
             while True:
                 try:
@@ -227,13 +226,13 @@ class Pool:
                     pass  # too busy, or gone; the layer goes with the zygote
 
     async def _keep(self, box: Box, frozen: Frozen) -> str:
-        """Copies what a frozen sandbox added to its layers, or all where that is little or the layers are
+        """Copies what a frozen sandbox added to its layers, or everything if that is small or the layers are
         many, and remembers it.
         """
         adds = box.is_stacked and len(box.layers) < MOST_LAYERS
         layer, has_marks = await self._copy(box.upper if adds else box.work)
-        # What overlay takes for marks, and it did not make itself, would change a fork that lies above: that
-        # one is copied.
+        # Marks of the episode that overlay would take for its own would change a stacked fork: it is copied
+        # instead.
         is_stacked = adds or (self._stacks(frozen.spec) and not has_marks)
         frozen = replace(frozen, layers=(layer, *frozen.layers) if adds else (layer,), is_stacked=is_stacked)
         self._uses.update(frozen.layers)
@@ -241,15 +240,13 @@ class Pool:
         return layer
 
     def _stacks(self, spec: SandboxSpec) -> bool:
-        """Whether forks lie above their snapshot. Small workspaces are copied instead: their directories then
-        list as the original's do.
+        """Whether forks are stacked on their snapshot. Small workspaces are copied instead, so that their
+        directories list as the original's do.
         """
         return self.zygote.has_overlay and (spec.base is not None or spec.work_mb > COPIED_MB)
 
     async def _base(self, directory: str) -> str:
-        """The layer that holds a copy of a directory of the host, made once for the life of the pool. Raises
-        `NotFound`.
-        """
+        """The layer with a copy of a host directory, made once per pool. Raises `NotFound`."""
         if directory not in self._bases:
             try:
                 handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -291,7 +288,7 @@ class Pool:
         raise SandboxFailure(f"the workspace has not been copied for {COPY_S:.0f} s")
 
     async def _socket(self, name: str, kind: str, port: int) -> int:
-        """A socket in the network of the sandbox `name`: one that begins to connect, or a listener. Raises
+        """A socket in the network of the sandbox `name`: a connection in progress, or a listener. Raises
         `OSError`, `SandboxFailure`.
         """
         link, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -316,7 +313,7 @@ class Pool:
         raise SandboxFailure(f"no socket has been made for {START_S:.0f} s")
 
     def _take(self, spec: SandboxSpec) -> Box | None:
-        """The oldest warm sandbox of the same sizes; those of another shape make room."""
+        """The oldest warm sandbox of the same sizes; others are discarded."""
         if spec.base is not None:
             return None
         while self._warm:
@@ -343,5 +340,5 @@ class Pool:
 
 
 def _shape(spec: SandboxSpec) -> tuple[float, ...]:
-    """What is fixed when a sandbox starts; the rest is said with its first request."""
+    """What is fixed when a sandbox starts; the rest comes with its first request."""
     return (spec.work_mb, spec.tmp_mb, spec.mem_mb, spec.procs, spec.fsize_mb, spec.cpu_s)

@@ -1,6 +1,4 @@
-"""A workspace as it stood at one moment, to see later whether anything in it has changed; read by descriptor,
-never through a link.
-"""
+"""A workspace at one moment, to detect later changes; read by descriptor, never through a link."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import time
 from agito.worlds.sandbox.inside.kernel import open_beneath
 
 _PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-# a time of access in the future is not moved by reading, which so leaves no mark
+# reading does not move an access time in the future, so it leaves no mark
 _AHEAD_NS = 3_600_000_000_000
 
 
@@ -19,9 +17,9 @@ class Standing:
     """Names, kinds, modes, times, links and bytes of everything in the folder open at `work`, which must be
     small.
 
-    Nobody can set the time of a change back, so a folder whose times are the same has the same names in it;
-    bytes and attributes are compared all the same, as two changes within one tick of the kernel's clock look
-    like one. It costs the same whatever was made.
+    Change times cannot be set, so a folder with unchanged times has unchanged names. Bytes and attributes are
+    compared anyway, as two changes within one kernel clock tick look like one. The cost does not depend on
+    what changed.
     """
 
     def __init__(self, work: int) -> None:
@@ -70,7 +68,7 @@ def _told(handle: int) -> tuple[object, ...]:
     )
     try:
         attributes = tuple(os.listxattr(handle))
-    except OSError:  # a file system without them
+    except OSError:  # a file system without extended attributes
         attributes = ()
     return *kept, attributes, _content(handle)
 

@@ -1,6 +1,4 @@
-"""Users that belong to nobody: the kernel keeps many of its quotas per user, so that each sandbox should have
-its own.
-"""
+"""Unused uids: the kernel keeps many quotas per user, so each sandbox should have its own."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ from pathlib import Path
 
 _FIRST = 1_900_000_000  # outside the ranges of users, containers and services
 _LAST = 4_200_000_000
-_BLOCK = 1 << 14  # one for the zygote, the others for sandboxes that are alive at the same time
+_BLOCK = 1 << 14  # one for the zygote, the others for live sandboxes
 _TRIES = 64
-_MOST_PEOPLE = 1000  # up to here, users may be somebody's
+_MOST_PEOPLE = 1000  # lower uids may belong to people
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """`count` of them from `first` on, the zygote's first. A pool holds them by a name that the kernel
-    forgets when this process ends.
+    """`count` uids from `first` on; the zygote's first. A pool holds them by an abstract socket name, which
+    ends with this process.
     """
 
     first: int
@@ -33,8 +31,8 @@ class Users:
 
 
 def take_users(*, many: bool = True) -> Users:
-    """A block that no other pool has, or one user; where this process is not root, or nobody else is mapped
-    here, its own user.
+    """A block that no other pool has, or one user; this process's own user if it is not root, or no other uid
+    is mapped here.
     """
     own = Users(os.geteuid(), 1)
     if own.first:
@@ -54,7 +52,7 @@ def take_users(*, many: bool = True) -> Users:
 
 
 def _range() -> tuple[int, int]:
-    """Where to look: the far end of what is mapped here, and far from what a machine uses itself."""
+    """The range to use: the far end of the mapped uids, away from those the machine uses itself."""
     try:
         lines = [
             [int(field) for field in line.split()]

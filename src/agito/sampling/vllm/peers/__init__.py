@@ -1,1 +1,1 @@
-"""What runs in the environment of vLLM, which has no `agito`."""
+"""Code that runs in vLLM's own environment, which has no `agito`."""

@@ -1,7 +1,7 @@
-"""Runs inside vLLM's own processes, which import it by name: new weights from a file, between two steps of
-the engine.
+"""Runs inside vLLM's own processes, which import it by name: loads new weights from a file, between two
+engine steps.
 
-Not a part of the package `agito`, which vLLM's environment does not have.
+Not part of the package `agito`, which vLLM's environment does not have.
 """
 
 # pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
@@ -15,17 +15,14 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """What `--worker-extension-cls` adds to each worker; its methods are reached through
-    `/collective_rpc`.
-    """
+    """The class for `--worker-extension-cls`; its methods are called through `/collective_rpc`."""
 
     model_runner: Any
     vllm_config: Any
 
     def agito_load_weights(self, path: str) -> int:
-        """All weights of the model from a safetensors file, under the names of the Hugging Face layout.
-        Returns how many there were.
-        """
+        """Loads all weights of the model from a safetensors file with Hugging Face names. Returns the number
+        of tensors."""
         from safetensors import safe_open
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import (
@@ -52,9 +49,8 @@ class Weights:
 
 
 def _repack_tied_head(model: Any, config: Any) -> None:
-    """On the CPU the head of a model with tied embeddings is a packed copy of them, which a reload leaves as
-    it was.
-    """
+    """On the CPU, the head of a model with tied embeddings is a packed copy of them, which a reload does not
+    update."""
     head: Any = getattr(model, "lm_head", None)
     if not (getattr(config.hf_config, "tie_word_embeddings", False) and hasattr(head, "cpu_linear")):
         return

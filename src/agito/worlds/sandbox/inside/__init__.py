@@ -1,3 +1,3 @@
-"""What runs on the other side: the zygote and every sandbox's pid 1. Standard library only; imported there,
-not here.
+"""Code on the other side: the zygote and every sandbox's pid 1. Standard library only; imported there, not
+here.
 """

@@ -1,6 +1,6 @@
-"""From a fresh clone of the zygote to a closed box: maps, mounts, limits, and then nothing left to give up.
+"""Turns a fresh clone of the zygote into a closed box: maps, mounts, limits, and finally no capabilities.
 
-Everything here happens once per sandbox, so it is written for few system calls.
+This runs once per sandbox, so it is written for few system calls.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from agito.worlds.sandbox.inside.layers import copy_tree
 
 MIB = 1 << 20
 INODES_PER_MIB = 800
-ZYGOTE = 1000  # the zygote's user as it sees itself, and every sandbox's user as that sees itself
+ZYGOTE = 1000  # the zygote's uid as it sees itself, and every sandbox user's uid as that sees itself
 OPEN_FILES = 1024
-SIGNALS = 256  # queued, and timers; the kernel counts them for all sandboxes together as well
+SIGNALS = 256  # queued signals and timers; the kernel counts them for all sandboxes together as well
 _LANDLOCK_CREATE_VERSION = 1
 _READING = 1 << 0 | 1 << 2 | 1 << 3  # execute, read file, read directory
 _DEVICES = 1 << 1 | 1 << 14 | 1 << 15  # write, truncate, ioctl
@@ -25,10 +25,10 @@ _NEVER = 1 << 6 | 1 << 11  # make character and block devices
 
 
 class Features:
-    """What this machine offers beyond the mandatory layers; found out once, by the zygote."""
+    """Optional features of this machine, probed once by the zygote."""
 
     overlay: bool = False
-    roots: bool = False  # whether keepers have roots of their own
+    roots: bool = False  # keepers have roots of their own
     landlock: int = 0
     devices: int = -1  # an O_PATH descriptor of /dev, for landlock
 
@@ -44,9 +44,9 @@ def close_in(
     """
     work_mb, tmp_mb, mem_mb, procs, fsize_mb, cpu_s, is_stacked = shape
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
-    os.setsid()  # processors are shared among sessions, where no control group weighs them
+    os.setsid()  # without a control group, the kernel shares CPU time among sessions
     reset = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
-    # where this process may come before others, its children may not
+    # children must not inherit this process's priority
     os.sched_setscheduler(0, reset, os.sched_param(0))
     if identity != os.geteuid():
         os.setresgid(identity, identity, identity)
@@ -76,10 +76,9 @@ def close_in(
 
 
 def stack(layers: tuple[str, ...], user: int, flags: int) -> int:
-    """Mounts an overlay over /work: `layers`, uppermost first, under a directory on the tmpfs that is there
-    now.
+    """Mounts an overlay of `layers` (top first) over /work, with its upper directory on the tmpfs there.
 
-    Layers belong to the zygote; each is mounted once more so that in this sandbox they belong to its user.
+    Layers belong to the zygote; each is mounted again with its owner mapped to this sandbox's user.
     """
     if os.geteuid() != ZYGOTE:
         for name in layers:
@@ -105,7 +104,7 @@ def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
         (resource.RLIMIT_NPROC, procs + 1, procs + 1),  # pid 1 counts
         (resource.RLIMIT_DATA, mem_mb * MIB, mem_mb * MIB),
         (resource.RLIMIT_FSIZE, fsize_mb * MIB, fsize_mb * MIB),
-        # past a hard limit, pid 1 itself would be killed
+        # beyond a hard limit, pid 1 itself would be killed
         (resource.RLIMIT_CPU, seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]),
         (resource.RLIMIT_SIGPENDING, SIGNALS, SIGNALS),
     ):
@@ -113,8 +112,8 @@ def limit(mem_mb: int, procs: int, fsize_mb: int, cpu_s: float) -> None:
 
 
 def limit_files() -> None:
-    """After the last time that descriptors are sent: the kernel refuses those who may have fewer open than
-    their user has under way.
+    """Called after descriptors were sent for the last time: the kernel refuses senders whose limit is below
+    what their user has in flight.
     """
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
@@ -122,11 +121,11 @@ def limit_files() -> None:
 
 
 def restrict_files(work: int, features: Features) -> None:
-    """Landlock, behind the read-only mounts: writing beneath the workspace and /tmp only; no signals and
-    abstract sockets outside.
+    """Landlock, in addition to read-only mounts: writes only beneath the workspace and /tmp; no signals or
+    abstract sockets to the outside.
 
-    Reading is not restricted, as a rule for it would slow down every `open` and the mounts already decide
-    what is there.
+    Reading is unrestricted: a rule would slow down every `open`, and the mounts already decide what is
+    visible.
     """
     version = features.landlock
     rights = (1 << 13 + (version >= 2) + (version >= 3) + (version >= 5)) - 1 & ~_READING
@@ -160,7 +159,7 @@ _ruleset_address = ctypes.addressof(_ruleset)
 
 
 def landlock_version() -> int:
-    """0 where the kernel has none."""
+    """0 if the kernel has none."""
     try:
         return kernel.syscall("landlock_create_ruleset", 0, 0, _LANDLOCK_CREATE_VERSION)
     except OSError:
@@ -168,7 +167,7 @@ def landlock_version() -> int:
 
 
 def write(path: str, data: bytes) -> None:
-    """One write to a file that exists."""
+    """One write to an existing file."""
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(handle, data)

@@ -1,10 +1,10 @@
-"""Calling one function of an episode's code and sending one plain JSON value out; runs in the snippet's own
-process, beside that code.
+"""Calls one function of an episode's code and sends out one plain JSON value; runs in the snippet's own
+process.
 
-The code can reach all of this: the descriptor, the frames, the token. So it may forge its own answer, which
-helps nobody who does not know what is expected. The token tells an answer of this module from bytes that
-something else wrote, as long as the code does not go and read it; it is a sign, not a lock. Prints go
-nowhere. Nothing is imported after the code begins.
+The code can reach all of this: the descriptor, the frames, the token. So it can forge its own answer, which
+is useless without knowing the expected value. The token tells an answer of this module from other output,
+unless the code reads it; it is a sign, not a lock. Prints are discarded. Nothing is imported once the code
+runs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-OUT = 200  # where the answer leaves; far from what code opens by accident
-DIRTY = 77  # exit code: something ran in this box before, and left more than nothing
-MAX_DEPTH = 500  # of lists and dictionaries in one another
-_RECURSION = 4 * MAX_DEPTH  # frames that are enough to write an answer, whatever the code has set
-_DICTS = ("Counter", "OrderedDict", "defaultdict")  # equal to a plain dictionary, as Python's own `==` says
+OUT = 200  # descriptor of the answer; far from those that code opens by accident
+DIRTY = 77  # exit code: an earlier snippet of this box left something behind
+MAX_DEPTH = 500  # nesting of lists and dictionaries
+_RECURSION = 4 * MAX_DEPTH  # frames enough to write an answer, whatever limit the code has set
+_DICTS = ("Counter", "OrderedDict", "defaultdict")  # equal to a plain dictionary by Python's own `==`
 _ESCAPES = {code: f"\\u{code:04x}" for code in range(32)} | {34: '\\"', 92: "\\\\"}
 _EXCEPTIONS = {
     id(kind): kind.__name__
@@ -33,12 +33,12 @@ _type: Callable[[object], Any] = type
 
 
 def clean(pid: int) -> None:
-    """Leaves with `DIRTY` where an earlier snippet left something that lasts. The workspace is the host's to
-    compare, which did so last.
+    """Exits with `DIRTY` if an earlier snippet left something behind. The host compares the workspace itself,
+    just before.
 
-    What is seen here: a change in /tmp, which is shared memory too, since the workspace was prepared (nobody
-    can set the time of a change); how many processes there have been, as this must be number `pid`; and
-    packets on the loopback.
+    Checked here: changes in /tmp (which includes shared memory) since the workspace was prepared, as nobody
+    can set a change time; the number of processes so far, as this must be number `pid`; and packets on the
+    loopback.
     """
     if os.getpid() != pid or os.stat("/tmp").st_ctime_ns >= os.stat("/work").st_ctime_ns or _has_traffic():
         os._exit(DIRTY)
@@ -48,7 +48,7 @@ def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
     """Prints `token` and ["value", V], ["raises", TYPE], ["odd", TYPE] or ["missing", TYPE]. `path` is a
     dotted module beneath /work.
 
-    `packed` are the arguments, marshalled. An exception counts as the closest of the builtin ones that it is.
+    `packed` holds the marshalled arguments. An exception is reported as its closest builtin class.
     """
     out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, OUT)
     null = os.open("/dev/null", os.O_RDWR)
@@ -81,7 +81,7 @@ def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
         deepen(_RECURSION)
         lengthen(0)
         plain = text(value)
-    except BaseException as error:  # a value that is not plain, or that fights back
+    except BaseException as error:  # a value that is not plain, or that resists
         kind: Any = (
             error.args[0]
             if _type(error) is TypeError and error.args and isinstance(error.args[0], type)
@@ -92,9 +92,7 @@ def answer(token: bytes, path: str, name: str, packed: bytes) -> NoReturn:
 
 
 def load(path: str) -> Any:
-    """The module `path`. One at the top of the workspace is not searched for, which saves a third of a whole
-    call.
-    """
+    """The module `path`. A top-level module is loaded directly, which saves a third of the call."""
     if "." in path:
         return __import__(path, None, None, ["_"])
     name = f"/work/{path}.py"
@@ -108,10 +106,10 @@ def load(path: str) -> Any:
 
 
 def text(value: Any, depth: int = 0) -> str:
-    """JSON, without the `json` module, which is slow to import. Raises `TypeError` with the type that is not
-    plain, or is too deep.
+    """JSON without the `json` module, which is slow to import. Raises `TypeError` with the first type that is
+    not plain or nested too deeply.
 
-    Half characters stay halves: two that would make one are not joined, as an escape would join them.
+    Lone surrogates stay apart: two that would form a character are not joined, as an escape would join them.
     """
     kind = _type(value)
     if value is None:
@@ -144,7 +142,7 @@ def text(value: Any, depth: int = 0) -> str:
 
 
 def _has_traffic() -> bool:
-    """Whether a packet has passed through the loopback; there is no other network."""
+    """Whether a packet has passed through the loopback, the only network."""
     file = os.open("/proc/1/net/dev", os.O_RDONLY)
     line = os.read(file, 4096).rpartition(b"lo:")[2].split()
     os.close(file)

@@ -1,10 +1,10 @@
-"""What a command printed, bounded."""
+"""The output of a command, bounded."""
 
 from __future__ import annotations
 
 
 class Capture:
-    """Keeps the first and the last half of `limit` bytes and counts all of them."""
+    """Keeps the first and last half of `limit` bytes, and counts all of them."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -18,7 +18,7 @@ class Capture:
             self.head += data
             return
         half = self.limit // 2
-        if len(self.head) > half:  # the first overflow: until now everything was kept
+        if len(self.head) > half:  # first overflow: so far everything was kept
             self.tail = self.head[half:]
             self.head = self.head[:half]
         elif len(self.head) < half:

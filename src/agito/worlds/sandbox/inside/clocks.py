@@ -1,6 +1,4 @@
-"""CPU time of an episode's processes, watched from pid 1: what a program asks not to be told by a signal, it
-is told by its end.
-"""
+"""CPU limits enforced from pid 1, for processes that ignore the signal."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ def end_spenders(pids: Iterable[int], seconds: float) -> None:
     """Kills every process that has used more CPU time than `seconds`."""
     for pid in pids:
         try:
-            # the CPU clock of a process, as the kernel numbers it
+            # the kernel's number for a process's CPU clock
             if time.clock_gettime(~pid << 3 | 2) > seconds:
                 os.kill(pid, signal.SIGKILL)
         except OSError:

@@ -1,9 +1,7 @@
-"""Where no control group weighs processors: an episode with many busy processes takes no more than a few of
-them would.
+"""Limits an episode's share of the CPUs if no control group does.
 
-The kernel shares processors among sessions, and an episode can open as many of those as it has processes. So
-the processes that are ready to run, beyond as many as the machine has use for, stand still, and take turns.
-What an episode has stopped itself stays so.
+The kernel shares CPUs among sessions, and an episode can open a session per process. So runnable processes
+beyond the machine's needs are stopped and take turns. Processes that the episode stopped itself stay stopped.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ _PER_CPU = 2
 
 is_watched = False  # whether there is any need
 _most = _PER_CPU * len(os.sched_getaffinity(0))
-# in the order in which they were stopped; whether they have been seen to stand still since
+# in the order of stopping; whether each has been seen to stand still since
 _held: dict[int, bool] = {}
 
 
 def keep_small() -> None:
-    """One look, and the next turn. Cheap while there are few processes."""
+    """One check and the next turn. Cheap if there are few processes."""
     if not is_watched:
         return
     pids = memory.others()
@@ -39,7 +37,7 @@ def keep_small() -> None:
     for pid, has_stood in list(_held.items()):
         if states[pid] != "R":
             _held[pid] = True
-        elif has_stood:  # somebody makes the others go on
+        elif has_stood:  # another process resumed it
             del _held[pid]
             _signal(pid, signal.SIGKILL)
     running = [pid for pid, state in states.items() if state == "R" and pid not in _held]

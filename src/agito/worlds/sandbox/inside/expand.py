@@ -1,9 +1,9 @@
-"""Pathname expansion as bash does it in the C locale, for words with `*` and `?` and nothing else that is
-special.
+"""Pathname expansion as bash does it in the C locale, for words with `*` and `?` and no other special
+characters.
 
-The names belong to the episode and this process does the work, so it looks at few of them, follows no link,
-and lists nothing that it may see and a command may not. What is beyond that is left to bash, which works
-under the deadline of its command.
+The names are the episode's but this process does the work, so it inspects few of them, follows no links, and
+lists nothing that only it may see. Anything beyond that is left to bash, which works under its command's
+deadline.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from collections.abc import Mapping
 
 from agito.worlds.sandbox.inside import kernel
 
-_CHANGES = ("GLOBIGNORE", "BASHOPTS", "SHELLOPTS")  # variables that change what bash would do
-_MOST_STEPS = 100_000  # of matching, in all: some 20 ms
-_LOOK = 50  # what it costs to look for one name, in steps
+_CHANGES = ("GLOBIGNORE", "BASHOPTS", "SHELLOPTS")  # variables that change bash's behaviour
+_MOST_STEPS = 100_000  # of matching in total: some 20 ms
+_LOOK = 50  # cost of one lookup, in steps
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 
 
 class Beyond(Exception):
-    """A pattern whose meaning is left to bash."""
+    """A pattern that is left to bash."""
 
 
 class _Effort:
-    """What is left of the work that a pattern may make."""
+    """The remaining effort for a pattern."""
 
     def __init__(self) -> None:
         self.left = _MOST_STEPS
@@ -37,7 +37,7 @@ class _Effort:
 
 
 def expand(words: tuple[str, ...], globs: tuple[int, ...], env: Mapping[str, str]) -> tuple[str, ...]:
-    """`words` with those at the positions `globs` replaced by the names that they match, if any. Raises
+    """`words`, with the words at indices `globs` replaced by the names that they match, if any. Raises
     `Beyond`.
     """
     if not globs:
@@ -55,7 +55,7 @@ def expand(words: tuple[str, ...], globs: tuple[int, ...], env: Mapping[str, str
 
 
 def is_of_proc(descriptor: int) -> bool:
-    """Whether it leads into /proc, which shows this process more than it shows to others."""
+    """Whether it leads into /proc, which shows this process more than others."""
     return os.fstat(descriptor).st_dev == os.stat("/proc").st_dev
 
 
@@ -84,7 +84,7 @@ def _join(base: bytes, name: bytes) -> bytes:
 
 
 def _matching(base: bytes, pattern: bytes, effort: _Effort) -> list[bytes]:
-    """The names in the directory `base` that fit."""
+    """The matching names in the directory `base`."""
     directory = _open(base or b".", _LIST, effort)
     if directory < 0:
         return []
@@ -112,7 +112,7 @@ def _exists(path: bytes, effort: _Effort) -> bool:
 
 
 def _open(path: bytes, flags: int, effort: _Effort) -> int:
-    """-1 where there is nothing of the kind. Raises `Beyond` for a link on the way."""
+    """-1 if there is no such thing. Raises `Beyond` for a link on the way."""
     effort.spend(_LOOK + len(path))
     try:
         return kernel.open_beneath(kernel.AT_FDCWD, os.fsdecode(path), flags, 0, kernel.NO_LINKS)
@@ -123,8 +123,8 @@ def _open(path: bytes, flags: int, effort: _Effort) -> int:
 
 
 def _matches(name: bytes, pattern: bytes) -> bool:
-    """Whether all of `name` fits: `*` is any run of bytes, `?` any one. Linear but for the product of the two
-    lengths.
+    """Whether the whole `name` matches: `*` is any run of bytes, `?` any one. Takes at most the product of
+    the two lengths.
     """
     at = mark = 0
     star, here = -1, 0

@@ -1,6 +1,4 @@
-"""The control groups of the pool as its keepers see them: by descriptor, without the file system that they
-are in.
-"""
+"""The pool's control groups as its keepers see them: by descriptor, without the file system they are in."""
 
 from __future__ import annotations
 
@@ -13,10 +11,10 @@ _PAUSE_S = 0.002
 
 
 class Groups:
-    """Where a keeper makes a group of its own, and that group once it is made."""
+    """Where a keeper makes its own group, and then that group itself."""
 
     def __init__(self, places: list[tuple[bool, tuple[str, ...], int]]) -> None:
-        """For each: whether it is of version 1, the controllers there, a descriptor of the directory."""
+        """For each place: whether it is version 1, its controllers, and a descriptor of the directory."""
         self.places = places
         self.bounds = (0, 0)
 
@@ -24,8 +22,8 @@ class Groups:
         return any(controller in controllers for _, controllers, _ in self.places)
 
     def enter(self, name: str) -> None:
-        """Makes `name` and takes the calling process into it. Takes a grace period of the kernel, about 10
-        ms. Raises `OSError`.
+        """Makes `name` and moves the calling process into it. Takes a kernel grace period, about 10 ms.
+        Raises `OSError`.
         """
         inner: list[tuple[bool, tuple[str, ...], int]] = []
         for is_v1, controllers, place in self.places:
@@ -41,9 +39,7 @@ class Groups:
         self.places = inner
 
     def account(self) -> int:
-        """A descriptor of the file that says how many processes the kernel has killed for memory; -1 where
-        nobody counts.
-        """
+        """A descriptor of the file that counts the kernel's out-of-memory kills; -1 if there is none."""
         for is_v1, controllers, place in self.places:
             if "memory" in controllers:
                 return os.open(
@@ -54,7 +50,7 @@ class Groups:
         return -1
 
     def bound(self, memory_bytes: int, procs: int) -> None:
-        """What the group may hold from now on. Raises `OSError`."""
+        """Sets the group's limits. Raises `OSError`."""
         if self.bounds == (memory_bytes, procs):
             return
         for is_v1, controllers, place in self.places:
@@ -66,7 +62,7 @@ class Groups:
 
 
 def _bound_memory(place: int, name: str, memory_bytes: int) -> None:
-    """What the last sandbox held may take the kernel a moment to give back."""
+    """The kernel may take a moment to release what the last sandbox held."""
     for left in range(_TRIES, -1, -1):
         try:
             _write(place, name, b"%d" % memory_bytes)

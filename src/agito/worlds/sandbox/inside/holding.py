@@ -1,10 +1,10 @@
-"""How much memory an episode holds, as far as pid 1 can see it in /proc.
+"""An episode's memory use, as far as pid 1 can see it in /proc.
 
-Seen: what processes have written, once where they share it; page tables; shared memory that was written and
-then given back by the process alone, which only the length of its mapping tells; processes whose first thread
-has ended. Not seen: socket and pipe buffers, and what is left of a shared mapping that was cut down between
-two looks. Where the machine runs short, an episode with many mappings of unknown content counts as holding
-too much. Files in /work and /tmp are bounded by their own sizes.
+Seen: written pages, counted once where shared; page tables; shared memory that was written and then given
+back by the process alone, which only the length of its mapping reveals; processes whose first thread has
+ended. Not seen: socket and pipe buffers, and remains of a shared mapping that was truncated between two
+checks. If the machine runs short, an episode with many mappings of unknown content counts as exceeding its
+limit. Files in /work and /tmp are limited by their own sizes.
 """
 
 from __future__ import annotations
@@ -25,39 +25,37 @@ else:
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
-_SHARED = b"/dev/zero (deleted)"  # how the kernel names shared memory that is in no file
+_SHARED = b"/dev/zero (deleted)"  # the kernel's name for shared memory without a file
 _LARGEST_MAP = 1 << 22
-_COST = 20  # as long as nothing has grown past the limit, a thorough look costs at most this part of the time
-_SHORT = 0.06  # of the machine's memory that is available
+_COST = 20  # a thorough check takes at most 1/20 of the time, unless memory has grown beyond the limit
+_SHORT = 0.06  # share of the machine's memory that must stay available
 _MANY = 16
 _LOOK_S = 0.25
 
-account = -1  # where the kernel says how many processes of this sandbox it has killed for memory
+account = -1  # descriptor of the kernel's count of out-of-memory kills in this sandbox
 
 
 class Holding:
-    """One episode's memory, look after look."""
+    """One episode's memory over repeated checks."""
 
     def __init__(self) -> None:
-        # by inode: the longest that a piece of shared memory has been seen to be
+        # longest observed length of each piece of shared memory, by inode
         self.segments: dict[bytes, int] = {}
         self.not_before = 0.0
-        self.used = self.own = 0  # as found by the last thorough look
+        self.used = self.own = 0  # from the last thorough check
         self.num_killed = _num_killed()
 
     def has_killed(self) -> bool:
-        """Whether the kernel has killed a process of this sandbox for memory since the last time."""
+        """Whether the kernel has killed a process of this sandbox for memory since the last check."""
         before, self.num_killed = self.num_killed, _num_killed()
         return self.num_killed > before
 
     def used_mb(self, limit_mb: float) -> float:
-        """Memory of every process but this one. Exact only near `limit_mb`; elsewhere what is
-        cheap to know.
-        """
+        """Memory of all processes but this one. Exact only near `limit_mb`; otherwise a cheap estimate."""
         limit = limit_mb * _MIB
         pids = [pid for pid in map(_living, others()) if pid]
         if sum(map(_reach, pids)) <= limit:
-            return 0.0  # they could not hold more if they wanted
+            return 0.0  # they could not hold more
         own = tables = 0
         for pid in pids:
             status = read(f"/proc/{pid}/status")
@@ -73,25 +71,23 @@ class Holding:
         return guess / _MIB if not (len(self.segments) > _MANY and _is_short()) else 2 * limit_mb
 
     def _sum(self, proportional: int, shared: int, mapped: dict[bytes, int]) -> int:
-        """With what shared memory may hold beyond what is mapped of it at this moment and so
-        counted already.
-        """
+        """Adds shared memory beyond what is currently mapped and so already counted."""
         self.segments = {inode: max(length, self.segments.get(inode, 0)) for inode, length in mapped.items()}
         return proportional + max(0, sum(self.segments.values()) - shared)
 
 
 def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
-    """What `_look` finds; None where that takes too long.
+    """The result of `_look`; None if it takes too long.
 
-    The kernel lets a process make whoever looks at its pages wait. So a child looks, and this process waits
-    for it no longer than it wants to.
+    A process can make readers of its pages wait. So a child reads, and this process waits only for a limited
+    time.
     """
     reading, writing = os.pipe()
     try:
-        looker = os.fork()
+        reader = os.fork()
     except OSError:
-        looker = -1
-    if not looker:
+        reader = -1
+    if not reader:
         try:
             data = marshal.dumps(_look(pids), wire.FORMAT)
             while data:
@@ -102,24 +98,23 @@ def _look_closely(pids: list[int]) -> tuple[int, int, dict[bytes, int]] | None:
     said, until = b"", time.monotonic() + _LOOK_S
     poller = select.poll()
     poller.register(reading, select.POLLIN)
-    while looker > 0 and poller.poll(max(0.0, until - time.monotonic()) * 1000):
+    while reader > 0 and poller.poll(max(0.0, until - time.monotonic()) * 1000):
         more = os.read(reading, 1 << 16)
         if not more:
             break
         said += more
     os.close(reading)
-    if looker > 0:
-        os.kill(looker, signal.SIGKILL)
+    if reader > 0:
+        os.kill(reader, signal.SIGKILL)
     try:
         return marshal.loads(said)
     except (EOFError, ValueError, TypeError):
-        return None  # it was not done, or the episode has ended it
+        return None  # not finished, or the episode killed it
 
 
 def _look(pids: list[int]) -> tuple[int, int, dict[bytes, int]]:
-    """Shared pages divided among those who share them (all that it could hold where a process hides that);
-    how much of it is shared memory that is in no file; and how long each piece of that is, as far as it is
-    mapped, by its inode.
+    """Proportional set size (all that a process could hold, if it hides it); the part that is shared memory
+    without a file; and the mapped length of each piece of it, by inode.
     """
     proportional = shared = 0
     mapped: dict[bytes, int] = {}
@@ -138,9 +133,7 @@ def _look(pids: list[int]) -> tuple[int, int, dict[bytes, int]]:
 
 
 def _living(pid: int) -> int:
-    """A thread of the process that has its memory: not the first one where that has ended. 0
-    where all have.
-    """
+    """A thread that still has the process's memory: not the first one if that has ended. 0 if all have."""
     if _reach(pid):
         return pid
     try:
@@ -151,7 +144,7 @@ def _living(pid: int) -> int:
 
 
 def _reach(pid: int) -> int:
-    """All that a process could hold, in bytes."""
+    """The most that a process could hold, in bytes."""
     fields = read(f"/proc/{pid}/statm").split()
     return int(fields[0]) * _PAGE if fields else 0
 

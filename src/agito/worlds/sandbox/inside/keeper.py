@@ -1,11 +1,11 @@
 """A keeper: a copy of the zygote that starts one sandbox after another, always in the same control group and
-under the same user.
+as the same user.
 
-Joining a control group makes the kernel wait for a grace period; what is started from inside is there
-already. A keeper runs nothing of any episode. It also makes the sockets in its sandbox's network that the
-host asks for: the only way in, and there is none out. They are TCP only: unlike a unix socket TCP can carry
-neither descriptors nor credentials, so all that ever crosses them is bytes. A network that had such a socket
-is never given to another sandbox, because the host may hold the socket longer than the sandbox lives.
+Joining a control group waits for a kernel grace period; whatever a keeper starts is already inside. A keeper
+runs no code of an episode. It also makes the sockets that the host requests in its sandbox's network: the
+only way in, and there is no way out. They are TCP only, which unlike Unix sockets carries no descriptors or
+credentials, only bytes. A network that had such a socket is never reused, as the host may hold the socket
+longer than the sandbox lives.
 """
 
 from __future__ import annotations
@@ -29,26 +29,24 @@ _NAMESPACES = (
     | kernel.CLONE_NEWCGROUP
 )  # user and network namespaces come from a slot
 _MIB = 1 << 20
-_OWN_MB = 48  # for pid 1, page tables, the kernel's own records, and what a watchdog is late by
-_OWN_PROCESSES = 16  # the keeper, pid 1, and what has ended and is not yet gone; the rlimit is what counts
+_OWN_MB = 48  # for pid 1, page tables, kernel records, and the watchdog's delay
+_OWN_PROCESSES = 16  # the keeper, pid 1, and zombies; the rlimit is what counts
 
 
 class Keeper:
-    """Runs in a process of its own; `number` says which one it is."""
+    """Runs in its own process, with its own `number`."""
 
     def __init__(self, requests: _socket.socket, freed: int, number: int, identity: int) -> None:
         self.requests = requests
         self.freed = freed
         self.number = number
         self.identity = identity
-        self.name = ""  # of the sandbox that is alive
+        self.name = ""  # of the live sandbox
         self.pid = 0
         self.slot: slots.Slot | None = None
 
     def run(self, groups: Groups, features: box.Features) -> NoReturn:
-        """Until the zygote is gone, or something cannot be made: then whoever asked for the first sandbox
-        hears why.
-        """
+        """Runs until the zygote is gone. If setup fails, the first request gets the reason."""
         try:
             self.settle(groups, features)
         except OSError as error:
@@ -76,8 +74,8 @@ class Keeper:
                 self.renew()
 
     def settle(self, groups: Groups, features: box.Features) -> None:
-        """All that outlives a sandbox. Raises `OSError`."""
-        os.setsid()  # processors are shared among sessions, where no control group weighs them
+        """Makes everything that outlives a sandbox. Raises `OSError`."""
+        os.setsid()  # without a control group, the kernel shares CPU time among sessions
         groups.enter(f"{self.number:x}")
         if features.roots:
             roots.move_in(self.number)
@@ -92,7 +90,7 @@ class Keeper:
         groups: Groups,
         features: box.Features,
     ) -> None:
-        """One sandbox; `link` becomes its pid 1's socket."""
+        """Starts one sandbox; `link` becomes its pid 1's socket."""
         assert self.slot is not None
         work_mb, tmp_mb, mem_mb, procs = shape[:4]
         try:
@@ -111,13 +109,13 @@ class Keeper:
             work, upper = box.close_in(shape, layers, self.slot.user, self.identity, features)
             kernel.key = 0
             pid1.run(link, work, upper)
-        except BaseException as error:  # a half-built sandbox never goes on; the host hears why
+        except BaseException as error:  # a half-built sandbox never goes on; the host gets the reason
             os.write(link, wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode()))
         finally:
             os._exit(1)
 
     def wait(self) -> None:
-        """Until there is a request, or the sandbox is dead."""
+        """Waits for a request, or the sandbox's death."""
         pidfd = os.pidfd_open(self.pid)
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
@@ -128,7 +126,7 @@ class Keeper:
         os.close(pidfd)
 
     def renew(self) -> None:
-        """Makes ready for the next sandbox, and says so."""
+        """Prepares for the next sandbox, and reports that it is free."""
         assert self.slot is not None
         if not self.slot.is_unused():
             self.slot.close()
@@ -159,9 +157,7 @@ class Keeper:
 
 
 def receive(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
-    """The next request and the descriptors that came with it. Ends the process when the other
-    side is gone.
-    """
+    """The next request with its descriptors. Ends the process if the other side is gone."""
     message, ancillary, _, _ = control.recvmsg(1 << 18, 64)
     if not message:
         os._exit(0)
@@ -170,7 +166,7 @@ def receive(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
 
 
 def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors in what came beside a message, none of them inheritable."""
+    """Descriptors from ancillary data, none of them inheritable."""
     descriptors: list[int] = []
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -183,7 +179,7 @@ def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def close_all_but(*kept: int) -> None:
-    """Closes every descriptor above the standard ones; other sandboxes' among them."""
+    """Closes every descriptor above the standard ones, including those of other sandboxes."""
     at = 3
     for descriptor in sorted({descriptor for descriptor in kept if descriptor >= 0}):
         os.closerange(at, descriptor)

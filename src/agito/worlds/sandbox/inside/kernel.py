@@ -1,6 +1,4 @@
-"""System calls that Python has no name for; standard library only, shared by the zygote and by
-every pid 1.
-"""
+"""System calls that Python does not wrap; standard library only, shared by the zygote and every pid 1."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1
 BENEATH = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
 NO_LINKS = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 
-key = 0  # the sixth argument that the seccomp filter wants to see in calls that make namespaces and mounts
+key = 0  # sixth argument that the seccomp filter requires for namespace and mount calls
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -62,7 +60,7 @@ _no_capabilities_address = ctypes.addressof(_no_capabilities)
 
 
 def syscall(name: str, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0, f: int = 0) -> int:
-    """Pointers go in as addresses; the caller keeps what they point to alive. Raises `OSError`."""
+    """Pointers are passed as addresses; the caller keeps their targets alive. Raises `OSError`."""
     result = _syscall(NR[name], a, b, c, d, e, f)
     if result < 0:
         number = ctypes.get_errno()
@@ -71,12 +69,12 @@ def syscall(name: str, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 
 
 
 def address(buffer: bytes) -> int:
-    """Where the bytes of `buffer` lie; valid while the caller holds it."""
+    """The address of `buffer`'s bytes; valid while the caller holds it."""
     return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
 
 
 def clone(flags: int) -> int:
-    """Like `fork`, into the namespaces that `flags` name. The caller has one thread."""
+    """Like `fork`, into the namespaces in `flags`. The caller must be single-threaded."""
     return syscall("clone", flags | 17, 0, 0, 0, 0, key)
 
 
@@ -123,14 +121,14 @@ def make_read_only(path: str, *, recursive: bool) -> None:
 
 
 def detached_copy(path: str) -> int:
-    """A descriptor of a second, unattached mount of the directory `path`, with the flags it has now."""
+    """A descriptor of a second, unattached mount of the directory `path`, with its current flags."""
     name = os.fsencode(path)
     return syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC)
 
 
 def shift_owner(path: str, user: int) -> None:
-    """Mounts the directory `path` over itself: what belongs to the zygote there then belongs to the one user
-    of the namespace `user`.
+    """Mounts the directory `path` over itself, mapping the zygote's ownership to the one user of the
+    namespace `user`.
     """
     name, empty = os.fsencode(path), b"\0"
     tree = syscall("open_tree", AT_FDCWD, address(name), 1 | os.O_CLOEXEC, 0, 0, key)
@@ -146,7 +144,7 @@ def shift_owner(path: str, user: int) -> None:
 
 
 def hide() -> None:
-    """Nobody may look into the calling process any more."""
+    """Makes the calling process non-dumpable, so that no other can inspect it."""
     syscall("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0, key)
 
 
@@ -160,17 +158,17 @@ def set_hostname(name: str) -> None:
 
 
 def set_filter(header: int) -> None:
-    """Installs the seccomp program whose header lies at this address."""
+    """Installs the seccomp program whose header is at this address."""
     _check(_prctl(PR_SET_SECCOMP, 2, header, 0, 0), "seccomp")
 
 
 def drop_capabilities() -> None:
-    """All of them; no_new_privs and a user that is not root keep them away."""
+    """Drops all; no_new_privs and a non-root user keep them away."""
     syscall("capset", _capabilities_header_address, _no_capabilities_address)
 
 
 def open_beneath(directory: int, path: str, flags: int, mode: int = 0, resolve: int = BENEATH) -> int:
-    """`openat2`: never leaves `directory`, never follows a link, never crosses a mount."""
+    """`openat2`: never leaves `directory`, follows no link, crosses no mount."""
     name = os.fsencode(path)
     if b"\0" in name:
         raise ValueError(f"path={path!r}: contains a NUL")

@@ -1,9 +1,9 @@
-"""Copying a directory tree that an episode wrote, by descriptors only, into an immutable layer.
+"""Copies a directory tree written by an episode into an immutable layer, by descriptors only.
 
-Hard links stay links, holes stay holes, extended attributes are kept, overlay's own marks (whiteouts, opaque
-directories) among them. Sockets are left out. Directories of a copy list their entries in the order of the
-original. Neither depth nor length of a path matters: one directory is open at a time, and its parent is found
-again by `..`, which leads nowhere else while nothing in the tree moves.
+Keeps hard links, holes and extended attributes, including overlay's own marks (whiteouts, opaque
+directories). Skips sockets. Directories of a copy list their entries in the original order. Depth and path
+length do not matter: one directory is open at a time, and `..` leads back to its parent, because nothing in
+the tree moves.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY = _READ | os.O_DIRECTORY
 _USER = "user."
 _OVERLAY = "user.overlay."
-_NUM_NAMES = 15  # of a path in one call: at most 255 bytes each
+_NUM_NAMES = 15  # names per path in one call: at most 255 bytes each
 
 Entry = tuple[str, os.stat_result]
 
 
 def copy_tree(source: int, target: int) -> bool:
-    """From the directory open at `source` into the empty one open at `target`. Raises `OSError`.
+    """Copies the directory open at `source` into the empty one open at `target`. Raises `OSError`.
 
-    Returns whether anything in it is what overlay takes for a mark of its own.
+    Returns whether it contains anything that overlay would take for its own mark.
     """
     return _Copy(source, target).run()
 
 
 def remove_tree(parent: int, name: str, *, most: int | None = None) -> bool:
-    """Removes `name` under the directory open at `parent`, or begins to: whether it is gone after `most`
-    entries. Raises `OSError`.
+    """Removes `name` under the directory open at `parent`, at most `most` entries. Returns whether it is
+    gone. Raises `OSError`.
     """
     os.chmod(name, 0o700, dir_fd=parent)
     here = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -66,7 +66,7 @@ def remove_tree(parent: int, name: str, *, most: int | None = None) -> bool:
 
 
 class _Copy:
-    """One copy under way: the pair of directories that it is in, and what is left to do in each one above."""
+    """A copy in progress: the current pair of directories, and the remaining entries at each level."""
 
     def __init__(self, source: int, target: int) -> None:
         self.root = target
@@ -77,7 +77,7 @@ class _Copy:
         self.top = os.fstat(self.source)
         self.above: list[Entry] = []  # the directories down to here
         self.pending = [_entries(self.source)]
-        self.linked: dict[int, tuple[str, ...]] = {}  # where the first of several links to a file lies
+        self.linked: dict[int, tuple[str, ...]] = {}  # path of the first link to each multiply linked file
         self.has_marks = False
 
     def run(self) -> bool:
@@ -176,10 +176,10 @@ def _copy_content(reading: int, writing: int, size: int) -> None:
 
 
 def _copy_attributes(source: int, target: int) -> bool:
-    """Whether one of them is what overlay would take for a mark of its own."""
+    """Whether overlay would take one of them for its own mark."""
     try:
         names = os.listxattr(source)
-    except OSError:  # a file system without them
+    except OSError:  # a file system without extended attributes
         return False
     for name in names:
         if name.startswith(_USER):
@@ -188,19 +188,19 @@ def _copy_attributes(source: int, target: int) -> bool:
 
 
 def _entries(directory: int) -> list[Entry]:
-    """In the order in which they are to be taken from the end."""
+    """To be popped from the end."""
     with os.scandir(directory) as entries:
         return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
 
 
 def _names(directory: int) -> list[tuple[str, bool]]:
-    """With whether it is a directory."""
+    """Names, and whether each is a directory."""
     with os.scandir(directory) as entries:
         return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
 
 
 def _descend(here: int, name: str, flags: int = _DIRECTORY) -> int:
-    """Closes `here` once the other is open."""
+    """Closes `here` once the next is open."""
     inner = os.open(name, flags, dir_fd=here)
     os.close(here)
     return inner

@@ -1,4 +1,4 @@
-"""Which processes an episode has, and how to stop them all; by looking into /proc from pid 1."""
+"""Lists and stops an episode's processes, through /proc from pid 1."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ else:
 
 
 def others() -> list[int]:
-    """Every process in the sandbox but this one."""
+    """Every process in the sandbox except this one."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
 
 
 def num_threads() -> int:
-    """Of every process in the sandbox, this one too; the kernel counts what has ended and is not reaped."""
+    """Threads of all processes in the sandbox, including this one; the kernel counts zombies too."""
     return 1 + sum(_num_threads(pid) for pid in others())
 
 
 def stop_others() -> list[int]:
-    """Stops every process, all at once, and waits until each of their threads stands still. Returns those to
-    be continued.
+    """Stops every process at once and waits until all threads stand still. Returns those to resume.
 
-    Raises `TimeoutError`, with everything running again, when some do not stop within a second.
+    Raises `TimeoutError`, with everything running again, if some do not stop within a second.
     """
     started = time.monotonic()
     stood = {pid for pid in others() if not _moving(pid)}
     while True:
         try:
-            os.kill(-1, signal.SIGSTOP)  # one after another, they could continue each other
+            os.kill(-1, signal.SIGSTOP)  # one by one, they could resume each other
         except ProcessLookupError:
             return []
         states = {pid: _moving(pid) for pid in others()}
         moving = "".join(states.values())
         waited = time.monotonic() - started
-        # a parent in vfork waits for a child that stands still
+        # a parent in vfork waits for a stopped child
         if not moving or (waited > 0.02 and set(moving) == {"D"}):
             return [pid for pid in states if pid not in stood]
         if waited > 1.0:
@@ -56,7 +55,7 @@ def resume(stopped: list[int]) -> None:
 
 
 def read(path: str, most: int = 4096) -> bytes:
-    """What a file of /proc says, up to `most` bytes; nothing where it cannot be read."""
+    """The content of a /proc file, up to `most` bytes; empty if it cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -73,7 +72,7 @@ def read(path: str, most: int = 4096) -> bytes:
 
 
 def state_of(pid: int) -> str:
-    """One letter; X where there is no such process."""
+    """One letter; X if there is no such process."""
     text = read(f"/proc/{pid}/stat")
     return text[text.rfind(b")") + 2 :][:1].decode() or "X"
 
@@ -86,8 +85,8 @@ def _num_threads(pid: int) -> int:
 
 
 def _moving(pid: int) -> str:
-    """The states of those threads of a process that do not stand still. The first may have ended, and the
-    process goes on.
+    """States of the threads that do not stand still. The first thread may have ended while the process goes
+    on.
     """
     try:
         threads = os.listdir(f"/proc/{pid}/task")

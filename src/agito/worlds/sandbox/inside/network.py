@@ -1,4 +1,4 @@
-"""Sockets of the caller's network, made to be handed to the host."""
+"""Sockets in the caller's network, to be passed to the host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _BACKLOG = 128
 
 
 def connecting(port: int) -> int:
-    """A socket that has begun to connect; the host waits for it, so that no service can make this process
-    wait.
+    """A socket with a connection in progress; the host waits for it, so that no service can block this
+    process.
     """
     link = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
     link.connect_ex((LOOPBACK, port))
@@ -18,7 +18,7 @@ def connecting(port: int) -> int:
 
 
 def listening(port: int) -> int:
-    """A listener; 0 lets the kernel choose. Raises `OSError` where the port is taken."""
+    """A listener; port 0 lets the kernel choose. Raises `OSError` if the port is taken."""
     listener = _socket.socket(
         _socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
     )

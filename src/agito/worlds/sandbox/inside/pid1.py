@@ -1,10 +1,9 @@
-"""A sandbox's first process: starts what it is asked to, waits for it, kills it, and tells the host what
-happened.
+"""A sandbox's first process: starts commands, waits for them, kills them, and reports to the host.
 
-It has no capabilities, cannot be traced and holds no secrets. What a command did is counted from outside the
-command; what the episode can write to (variables, working directory, output) is only data here, of bounded
-size. Nothing here waits for what an episode may withhold, and whatever still goes wrong ends a request, not
-this process.
+It has no capabilities, cannot be traced and holds no secrets. What a command did is measured from outside the
+command; everything the episode can write (variables, working directory, output) is only data here, of bounded
+size. Nothing here waits for something that an episode may withhold, and an unexpected error ends a request,
+not this process.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from agito.worlds.sandbox.inside import clocks, crowd, memory, state, usage, wir
 from agito.worlds.sandbox.inside.box import limit_files
 from agito.worlds.sandbox.inside.capture import Capture
 from agito.worlds.sandbox.inside.holding import Holding
-from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_request, take
+from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_available, read_request
 from agito.worlds.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
 from agito.worlds.sandbox.inside.writing import send, write_file
 
@@ -31,19 +30,19 @@ else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
 _QUICK_S = 0.004  # most commands end within it: one sleep, no polling
-_TICK_S = 0.05  # how often a longer command's memory is looked at
-_MOST_OUTPUT = 1 << 26  # a command that prints more is stopped
+_TICK_S = 0.05  # interval of memory checks of a longer command
+_MOST_OUTPUT = 1 << 26  # beyond which a command is stopped
 _MOST_STATE = 1 << 20
-_REST_S = 0.01  # how long the pipes of background processes are left alone after each look
-_ENDING_S = 1.0  # how long a killed command may take to be gone before its end is said
-_GONE_S = 20.0  # and before a sandbox is said not to be rid of it
+_REST_S = 0.01  # pause between two reads of background processes' pipes
+_ENDING_S = 1.0  # time for a killed command to be gone before its end is reported
+_GONE_S = 20.0  # time before a sandbox is reported as not empty
 _REAPED_AT_ONCE = 500
-_TRIES = 3  # to start a process: those that have just been killed count for a moment
+_TRIES = 3  # to start a process: processes just killed count for a moment
 _TRY_S = 0.005
 
 
 def run(link: int, work: int, upper: int) -> NoReturn:
-    """Serves one sandbox until the host closes `link`. `work` and `upper` are what the host may read."""
+    """Serves one sandbox until the host closes `link`. The host may read `work` and `upper`."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
     control = _socket.socket(fileno=link)
@@ -57,7 +56,7 @@ def run(link: int, work: int, upper: int) -> NoReturn:
         request = box.receive()
         try:
             answer = box.answer(request)
-        except Exception as error:  # the boundary: the host hears of it and judges
+        except Exception as error:  # the boundary: the host gets the error and decides
             answer = wire.reply(
                 wire.REFUSED, f"{type(error).__name__}: {error}".encode(errors="replace"), idle=box.is_idle
             )
@@ -65,9 +64,7 @@ def run(link: int, work: int, upper: int) -> NoReturn:
 
 
 class Pid1:
-    """The state of one episode: variables, working directory, and whether anything but this
-    process is alive.
-    """
+    """The state of one episode: variables, working directory, and whether other processes are alive."""
 
     def __init__(self, control: _socket.socket, work: int) -> None:
         self.control = control
@@ -75,26 +72,24 @@ class Pid1:
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.cpu_s = resource.getrlimit(resource.RLIMIT_CPU)[0]
         self.env: dict[str, str] = {}
-        self.adopted: dict[str, str] | None = None  # what of it is this process's own environment
+        self.adopted: dict[str, str] | None = None  # the part that is this process's own environment
         self.output_bytes = 64_000
         self.mem_mb = 0
         self.holding = Holding()
         self.is_idle = True  # nothing else is alive
-        self.output: tuple[int, int] | None = None  # a pipe that nobody else holds
+        self.output: tuple[int, int] | None = None  # a pipe that no other process holds
         self.state: tuple[int, int] | None = None
         self.retired: list[int] = []  # read ends that background processes still write to
-        self.handed: list[int] = []  # what came with the request
+        self.handed: list[int] = []  # descriptors that came with the request
         self.current = 0
         self.ended: tuple[int, Any] | None = None
         self.capture = Capture(0)
-        self.dumped = bytearray()  # what a shell says about the state it leaves
-
-    # requests
+        self.dumped = bytearray()  # state reported by a shell at its end
 
     def receive(self) -> tuple[Any, ...]:
-        """The next request. Reaps, drains and watches what runs in the background meanwhile."""
+        """The next request. Meanwhile reaps, drains and watches background processes."""
         looked = time.monotonic()
-        is_resting = False  # a background process may print faster than this reads, and nobody asked for it
+        is_resting = False  # a background process may print faster than this reads
         while not self.is_idle:
             poller = select.poll()
             poller.register(self.control.fileno(), select.POLLIN)
@@ -112,7 +107,7 @@ class Pid1:
                     if self.holds_too_much():
                         self.kill_all()
                 except (OSError, MemoryError):
-                    pass  # it is looked at again
+                    pass  # it is checked again
         request, self.handed = read_request(self.control)
         return request
 
@@ -126,7 +121,7 @@ class Pid1:
             self.env, self.output_bytes, self.mem_mb, cwd, first = fields
             try:
                 state.enter(cwd)
-            except OSError:  # a fork of an episode that stood in a directory that is gone
+            except OSError:  # a fork of an episode whose working directory is gone
                 self.env["PWD"] = "/work"
             return self.answer(first)
         if kind == "kill":
@@ -138,8 +133,6 @@ class Pid1:
             return self.launch(fields[0])
         return wire.reply(wire.REFUSED, b"unknown request", idle=self.is_idle)
 
-    # actions
-
     def act(
         self,
         command: str,
@@ -149,8 +142,8 @@ class Pid1:
         program: tuple[Any, ...] | None,
         allowed: tuple[float, float] | None = None,
     ) -> bytes:
-        """`allowed`: seconds of the processor and asleep for the whole tree of processes; None: `timeout`
-        alone counts.
+        """`allowed`: CPU seconds and seconds asleep for the whole process tree; None if only `timeout`
+        counts.
         """
         started = time.monotonic()
         meter = usage.Meter(*allowed) if allowed is not None else None
@@ -186,7 +179,7 @@ class Pid1:
         )
 
     def start(self, command: str, is_python: bool, carries: bool, program: tuple[Any, ...] | None) -> None:
-        """Raises `OSError`, after several tries where the episode has not used up its processes."""
+        """Raises `OSError`, after several tries unless the episode has used up its processes."""
         if time.process_time() >= self.cpu_s:  # the kernel moves a limit that was passed
             resource.setrlimit(resource.RLIMIT_CPU, (self.cpu_s, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         for left in reversed(range(_TRIES)):
@@ -220,8 +213,8 @@ class Pid1:
         self.current = start_shell(command, self.env, self.null, writing, dumping, is_alone=self.is_idle)
 
     def not_started(self, error: OSError) -> bytes:
-        """No process: as bash says it where the command is too long, the episode's affair where it holds all
-        that it may.
+        """Reports a failed start: as bash does if the command is too long, and as the episode's fault if it
+        has used up its limits.
         """
         text = f"bash: {os.strerror(error.errno or 0)}\n".encode()
         if error.errno == errno.E2BIG:
@@ -235,14 +228,12 @@ class Pid1:
         )
 
     def is_full(self) -> bool:
-        """Whether the episode has as many processes and threads as it may, or is about to."""
+        """Whether the episode has, or nearly has, all the processes and threads that it may."""
         most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
         return most != resource.RLIM_INFINITY and memory.num_threads() + 2 >= most
 
     def how_it_ended(self) -> tuple[int, float, float]:
-        """Its wait status, CPU seconds and peak in MiB; of one that is not gone yet, only that it
-        was killed.
-        """
+        """Wait status, CPU seconds and peak MiB; if it is not gone yet, only that it was killed."""
         if self.ended is None:
             self.current = 0
             return signal.SIGKILL, 0.0, 0.0
@@ -250,7 +241,7 @@ class Pid1:
         return status, spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 1024
 
     def watch(self, deadline: float, meter: usage.Meter | None) -> int:
-        """Waits for a command that takes longer. Returns what killed it, or 0."""
+        """Waits for a longer command. Returns what killed it, or 0."""
         poller = select.poll()
         pidfd = os.pidfd_open(self.current)
         for descriptor in (
@@ -263,7 +254,7 @@ class Pid1:
         looked, killer = time.monotonic(), 0
         while self.ended is None:
             for descriptor, _ in poller.poll(max(0.0, min(_TICK_S, deadline - time.monotonic())) * 1000):
-                self.take(descriptor, poller)
+                self.read_from(descriptor, poller)
             self.reap()
             if self.ended is not None:
                 break
@@ -281,12 +272,12 @@ class Pid1:
         os.close(pidfd)
         return killer
 
-    def take(self, descriptor: int, poller: select.poll) -> None:
-        """Reads from one descriptor that has something to say."""
+    def read_from(self, descriptor: int, poller: select.poll) -> None:
+        """Reads from one ready descriptor."""
         if self.output and descriptor == self.output[0]:
-            self.capture.add(take(descriptor))
+            self.capture.add(read_available(descriptor))
         elif self.state and descriptor == self.state[0]:
-            self.dumped += take(descriptor)
+            self.dumped += read_available(descriptor)
         elif descriptor == self.control.fileno():
             os._exit(0)  # the host is gone, or has given up on this sandbox
         elif descriptor in self.retired:
@@ -300,17 +291,17 @@ class Pid1:
         return self.mem_mb > 0 and self.holding.used_mb(self.mem_mb) > self.mem_mb
 
     def collect(self) -> None:
-        """Reads what is left in the pipes; keeps them for the next action unless somebody else still holds
-        them.
+        """Reads what is left in the pipes, and keeps them for the next action unless another process still
+        holds them.
         """
         assert self.output is not None
         reading, writing = self.output
         budget = 1 << 20  # a background process may write faster than this reads
-        while budget > 0 and (data := take(reading)):
+        while budget > 0 and (data := read_available(reading)):
             self.capture.add(data)
             budget -= len(data)
         if self.state:
-            while len(self.dumped) <= _MOST_STATE and (data := take(self.state[0])):
+            while len(self.dumped) <= _MOST_STATE and (data := read_available(self.state[0])):
                 self.dumped += data
             if not self.is_idle or len(self.dumped) > _MOST_STATE:
                 for descriptor in self.state:
@@ -324,7 +315,7 @@ class Pid1:
                 os.close(self.retired.pop(0))
 
     def carry(self, dumped: bytes) -> None:
-        """Takes over the working directory and the exported variables that a shell left behind."""
+        """Adopts the working directory and exported variables that a shell left."""
         try:
             cwd, env = state.parse(dumped)
         except state.NotKept as why:
@@ -349,7 +340,7 @@ class Pid1:
         return wire.reply(wire.DONE, idle=self.is_idle)
 
     def launch(self, command: str) -> bytes:
-        """A service on the pipes that came with the request."""
+        """Starts a service on the pipes that came with the request."""
         try:
             start_service(command, self.env, self.handed, is_alone=self.is_idle)
             self.is_idle = False
@@ -364,11 +355,9 @@ class Pid1:
                 os.close(descriptor)
         return wire.reply(wire.DONE, idle=self.is_idle)
 
-    # processes
-
     def reap(self) -> None:
-        """Collects the dead. Sets `is_idle` when nothing else is alive, `ended` when the current command is
-        dead.
+        """Collects dead processes. Sets `is_idle` if nothing else is alive, and `ended` if the current
+        command is dead.
         """
         for _ in range(_REAPED_AT_ONCE):  # they may end as fast as they are collected
             try:
@@ -384,11 +373,10 @@ class Pid1:
                 self.ended, self.current = (status, spent), 0
 
     def kill_all(self, patience_s: float = _ENDING_S) -> None:
-        """Ends everything but this process, stopped processes too, and waits until it is gone; `is_idle` says
-        whether it is.
+        """Kills everything but this process, stopped processes too, and waits until it is gone; `is_idle`
+        says whether it is.
 
-        Nothing that was killed runs another instruction of its own, but the kernel can take long to take
-        apart what it held.
+        Killed processes run no further instruction, but the kernel may take long to release what they held.
         """
         until = time.monotonic() + patience_s
         while not self.is_idle:
@@ -410,16 +398,14 @@ class Pid1:
         self.retired.clear()
 
     def drain_retired(self, ready: list[int]) -> None:
-        """Throws away what background processes print between actions, as nobody asked for it."""
+        """Discards what background processes print between actions."""
         for descriptor in ready:
             if is_ended(descriptor):
                 os.close(descriptor)
                 self.retired.remove(descriptor)
 
     def freeze(self) -> bytes:
-        """Stops everything else, says where the episode stands, and goes on when the host has
-        made its copy.
-        """
+        """Stops everything else, reports the episode's state, and resumes once the host has made its copy."""
         try:
             stopped = memory.stop_others() if not self.is_idle else []
         except TimeoutError as error:

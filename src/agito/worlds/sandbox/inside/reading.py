@@ -1,4 +1,4 @@
-"""Reading from the host's socket and from an episode's pipes."""
+"""Reads from the host's socket and from an episode's pipes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ _CLOSE_ON_EXEC = 0x40000000  # MSG_CMSG_CLOEXEC
 
 
 def read_request(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
-    """The next whole request, and the descriptors that came with it. Ends the process when the
-    host is gone.
-    """
+    """The next whole request with its descriptors. Ends the process if the host is gone."""
     data, ancillary, _, _ = control.recvmsg(1 << 16, _ROOM, _CLOSE_ON_EXEC)
     if not data:
         os._exit(0)
@@ -36,16 +34,16 @@ def read_request(control: _socket.socket) -> tuple[tuple[Any, ...], list[int]]:
 
 
 def pipe() -> tuple[int, int]:
-    """One whose end for reading never blocks: an episode can open it a second time, and take away what a poll
-    has promised.
+    """A pipe whose read end never blocks: an episode could open it again and take the data that a poll
+    announced.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     return reading, writing
 
 
-def take(descriptor: int) -> bytes:
-    """What is in a `pipe` at this moment, up to `AT_ONCE` bytes; nothing where it is empty or ended."""
+def read_available(descriptor: int) -> bytes:
+    """What is in a `pipe` now, up to `AT_ONCE` bytes; empty if nothing is there or it has ended."""
     try:
         return os.read(descriptor, AT_ONCE)
     except BlockingIOError:
@@ -53,7 +51,7 @@ def take(descriptor: int) -> bytes:
 
 
 def is_ended(descriptor: int) -> bool:
-    """Whether nobody can write into a `pipe` any more. What could be read is thrown away."""
+    """Whether a `pipe` has no writers left. Discards its content."""
     try:
         return not os.read(descriptor, AT_ONCE)
     except BlockingIOError:

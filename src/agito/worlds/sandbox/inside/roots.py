@@ -1,8 +1,8 @@
-"""A root of a keeper's own: the files that all sandboxes share, through mounts that they do not.
+"""A keeper's own root: the files that all sandboxes share, through mounts that they do not share.
 
-A lock on a file, or on a directory, is seen by all who open it through the same mount of an overlay, and by
-nobody else. The directories for tools and layers are the real ones, as they grow; they can be entered and not
-opened. Devices are the keeper's own where the host is root, and else the machine's.
+A lock on a file or directory is visible only through the same overlay mount. The directories for tools and
+layers are the real ones, as they grow; they can be entered but not opened. Devices are the keeper's own if
+the host is root, otherwise the machine's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from agito.worlds.sandbox.inside import kernel, template
 
 _NEW = "/run/root"
-_EMPTY = "/run/empty"  # an overlay needs two layers, and neither may be within the other
+_EMPTY = "/run/empty"  # overlay needs two layers, neither inside the other
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_RDONLY
 _REAL = ("proc", "run/tools", "run/layers")
 
@@ -28,7 +28,7 @@ def can_be_had() -> bool:
 
 
 def move_in(number: int) -> None:
-    """Takes the calling process, keeper `number`, into a mount namespace of its own with such a root. Raises
+    """Moves the calling process, keeper `number`, into its own mount namespace with such a root. Raises
     `OSError`.
     """
     kernel.unshare(kernel.CLONE_NEWNS)
@@ -39,7 +39,7 @@ def move_in(number: int) -> None:
         has_inner = any(other.startswith(f"{place}/") for other in mounted)
         if os.path.isdir(place) and place[1:] not in _REAL and not has_inner:
             _cover(place, _NEW + place)
-        else:  # an overlay does not show what is mounted inside
+        else:  # overlay does not show mounts inside
             own = f"{template.NODES}/{number % template.NUM_NODES}/{place[len('/dev/') :]}"
             source = own if place.startswith("/dev/") and os.path.exists(own) else place
             kernel.mount(source, _NEW + place, None, kernel.MS_BIND | kernel.MS_REC)

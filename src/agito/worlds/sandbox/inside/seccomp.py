@@ -2,13 +2,13 @@
 sandbox.
 
 Installing a filter costs more than all other layers together, so there is none per sandbox. The few calls
-that building a sandbox needs are refused unless their unused sixth argument is a number that only the zygote
-knows. (A Python snippet could find that number in its copy of pid 1's memory; it would gain nothing, having
-no capability in any namespace and no right to make one.)
+needed to build a sandbox are refused unless their unused sixth argument is a key that only the zygote knows.
+(A Python snippet could find the key in its copy of pid 1's memory, but without capabilities in any namespace
+it gains nothing.)
 
 The calls are found by binary search: the kernel evaluates a new filter once for every call number, so a
-linear list of the same rules costs ten times as much to install. A deny-list does not know what future
-kernels add; numbers beyond the newest call known here are answered with ENOSYS.
+linear list costs ten times as much to install. A deny-list does not know future calls; numbers beyond the
+newest known one return ENOSYS.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
 _LD, _JEQ, _JGE, _JSET, _JA, _RET = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-NEWEST = 469  # everything above is unknown here
+NEWEST = 469  # higher numbers are unknown here
 
-# name: (x86_64, aarch64); None where the machine has no such call
+# name: (x86_64, aarch64); None if the machine has no such call
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     # other processes' memory, descriptors and scheduling
     "ptrace": (101, 117),
@@ -111,7 +111,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "lsm_set_self_attr": (460, 460),
     "seccomp": (317, 277),
 }
-# answered as if the kernel had none, so that programs fall back
+# answered as if missing, so that programs fall back
 _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),
     "io_uring_setup": (425, 425),
@@ -119,14 +119,14 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "io_uring_register": (427, 427),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
-    # what others do with the files that all sandboxes and the host share, and a quota that they share too
+    # they reveal what others do with files shared by all sandboxes and the host, and share a quota
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "inotify_add_watch": (254, 27),
     "cachestat": (451, 451),
 }
-# Answered at once: whatever can be written here is memory, and the host's disk is not an episode's to wait
-# for.
+# Answered at once: everything writable here is in memory, and an episode has no business waiting for the
+# host's disk.
 _DONE: dict[str, tuple[int | None, int | None]] = {
     "sync": (162, 81),
     "syncfs": (306, 267),
@@ -154,7 +154,7 @@ _CHECKED: dict[str, tuple[int | None, int | None]] = {
     "prctl": (157, 167),
     "setsockopt": (54, 208),
 }
-# needed to build a sandbox; "clone" is free without namespaces
+# needed to build a sandbox; "clone" is allowed without namespaces
 _KEYED: dict[str, tuple[int | None, int | None]] = {
     "unshare": (272, 97),
     "setns": (308, 268),
@@ -170,10 +170,10 @@ _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag, time included
 
 
 def program(key: int) -> bytes:
-    """The filter for this machine; `key` is 64 bits, the sixth argument with which the zygote may make
+    """The filter for this machine. `key` is 64 bits: the sixth argument with which the zygote may make
     namespaces and mounts.
 
-    Raises `KeyError` on a machine that is neither x86_64 nor aarch64.
+    Raises `KeyError` on machines other than x86_64 and aarch64.
     """
     column = 0 if MACHINE == "x86_64" else 1
     leaves: dict[int, bytes] = {}
@@ -193,7 +193,7 @@ def program(key: int) -> bytes:
 
 
 def install(code: bytes) -> None:
-    """For the calling thread and all that it starts, for good. Needs no_new_privs. Raises `OSError`."""
+    """Permanent for the calling thread and everything it starts. Needs no_new_privs. Raises `OSError`."""
     buffer = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer)))
     set_filter(ctypes.addressof(header))
@@ -218,19 +218,19 @@ def _argument_check(name: str, key: int) -> bytes:
         )
         return knows if name != "clone" else _argument(0) + _op(_JSET, _NAMESPACES, 1, 0) + yes + knows
     if name in ("prlimit64", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"):
-        return _argument(0) + _op(_JEQ, 0, 1, 0) + no + yes  # the caller's own, never pid 1's
-    # of one process, by its number (0 or 1 says so), and never pid 1's
+        return _argument(0) + _op(_JEQ, 0, 1, 0) + no + yes  # only for itself, never pid 1
+    # for one process by number (0 or 1 says so), but never pid 1
     if name in ("setpriority", "ioprio_set"):
         which = 0 if name == "setpriority" else 1
         return _argument(0) + _op(_JEQ, which, 1, 0) + no + _argument(1) + _op(_JEQ, 1, 0, 1) + no + yes
-    # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ and what is newer: they make others wait, tell of them, or take their
-    # share
+    # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ and newer commands: they block others, reveal what they do, or take
+    # their share
     if name == "fcntl":
         return _any_of(_argument(1), (1024, 1026, 1031), _op(_JGE, 1039, 0, 1) + no + yes, no)
     if name == "fadvise64":  # POSIX_FADV_DONTNEED: others read the same files
         return _any_of(_argument(3), (4,), yes, _deny(0))
-    # PR_SET_SECCOMP: the room for filters is the whole machine's. PR_SET_DUMPABLE: pid 1 must see what is
-    # held
+    # PR_SET_SECCOMP: space for filters is shared by the whole machine. PR_SET_DUMPABLE: pid 1 must see memory
+    # use
     if name == "prctl":
         low, high = key & 0xFFFFFFFF, key >> 32
         knows = (
@@ -244,13 +244,13 @@ def _argument_check(name: str, key: int) -> bytes:
         of_others = _any_of(_argument(0), (22,), yes, _deny(errno.EINVAL))
         hiding = _argument(1) + _op(_JEQ, 0, 1, 0) + yes + knows
         return _argument(0) + _op(_JEQ, 4, 0, len(hiding) // 8) + hiding + of_others
-    # the same for filters of sockets; and no groups, whose reports would come after the sandbox is gone
+    # likewise for socket filters; and no multicast groups, whose reports would outlive the sandbox
     if name == "setsockopt":
         of_socket = _any_of(_argument(2), (26, 50, 51, 52), yes, no)
         of_group = _any_of(_argument(2), (20, 27, 35, 36, 39, 42, 46), yes, no)
         others = _any_of(_argument(1), (0, 41), yes, of_group)
         return _argument(1) + _op(_JEQ, 1, 0, len(of_socket) // 8) + of_socket + others
-    if name == "ioctl":  # TIOCSTI, TIOCLINUX, TIOCSETD, FIONREAD stays
+    if name == "ioctl":  # TIOCSTI, TIOCLINUX, TIOCSETD; FIONREAD stays
         return (
             _argument(1)
             + _op(_JEQ, 0x5412, 3, 0)
@@ -261,16 +261,16 @@ def _argument_check(name: str, key: int) -> bytes:
         )
     if name == "personality":
         return _argument(0) + _op(_JEQ, 0, 2, 0) + _op(_JEQ, 0xFFFFFFFF, 1, 0) + no + yes
-    if name in ("mknod", "mknodat"):  # no device but the one numbered 0, overlay's mark for a deleted file
+    if name in ("mknod", "mknodat"):  # no device except number 0, overlay's mark for a deleted file
         return _argument(3 if name == "mknodat" else 2) + _op(_JEQ, 0, 0, 1) + yes + no
-    # socket, socketpair: unix, inet, inet6, and netlink for routes only
+    # socket, socketpair: only unix, inet, inet6, and netlink for routes
     refused = _deny(errno.EAFNOSUPPORT)
     families = _op(_JEQ, 1, 5, 0) + _op(_JEQ, 2, 4, 0) + _op(_JEQ, 10, 3, 0) + _op(_JEQ, 16, 0, 3)
     return _argument(0) + families + _argument(2) + _op(_JEQ, 0, 0, 1) + yes + refused
 
 
 def _any_of(load: bytes, values: Sequence[int], otherwise: bytes, action: bytes) -> bytes:
-    """`action` where what `load` finds is one of `values`."""
+    """`action` if the value that `load` loads is one of `values`."""
     skip = len(otherwise) // 8
     tests = b"".join(_op(_JEQ, value, len(values) - 1 - at + skip, 0) for at, value in enumerate(values))
     return load + tests + otherwise + action

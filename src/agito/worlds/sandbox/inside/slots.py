@@ -1,9 +1,8 @@
-"""User and network namespaces that outlive a sandbox, because they cost more to make than all the rest of it.
+"""User and network namespaces that are reused, because they cost more to make than the rest of a sandbox.
 
-A slot serves one sandbox at a time. Its network has a loopback that is up and nothing else, and it is used
-again only when every counter and table of it that can be read inside is as it was when it was new; its user
-namespace holds one mapping and nothing else. The sandbox has no capability over either. So what the next
-sandbox finds cannot be told from a new one.
+A slot serves one sandbox at a time. Its network has only a loopback, and is reused only if every counter and
+table readable inside is as it was when new. Its user namespace holds only one mapping. The sandbox has no
+capability over either. So the next sandbox cannot tell them from new ones.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
-# What a sandbox could change in its network without a single packet: counters of failures, and what is kept
-# for a while after its owner.
+# What a sandbox could change in its network without sending a packet: failure counters, and entries that
+# outlive their owner.
 _TABLES = ("dev", "snmp", "snmp6", "dev_snmp6/lo", "netstat", "rt6_stats", "ip6_flowlabel", "igmp", "igmp6")
 _LARGEST = 1 << 14
 
@@ -31,7 +30,7 @@ class Slot:
     """One pair of namespaces. The maker is in the network; the user namespace is held open."""
 
     def __init__(self, identity: int) -> None:
-        """`identity` is what the user of the sandbox is outside it. Raises `OSError`."""
+        """`identity` is the sandbox user's uid outside. Raises `OSError`."""
         kernel.unshare(kernel.CLONE_NEWNET)
         raise_loopback()
         self.user = _user_namespace(identity)
@@ -39,7 +38,7 @@ class Slot:
         self.fresh = _tables()
 
     def is_unused(self) -> bool:
-        """Whether nothing that can be read in the network tells that a sandbox was there."""
+        """Whether nothing readable in the network reveals an earlier sandbox."""
         return not self.is_used and _tables() == self.fresh
 
     def close(self) -> None:
@@ -54,7 +53,7 @@ def raise_loopback() -> None:
 
 
 def _tables() -> list[bytes]:
-    """What is to be read in the network that the caller is in."""
+    """The readable tables of the caller's network."""
     directory = os.open("/proc/self/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     found: list[bytes] = []
     for name in _TABLES:
@@ -69,7 +68,7 @@ def _tables() -> list[bytes]:
 
 
 def _user_namespace(identity: int) -> int:
-    """One with a single mapping, in which no further user namespace can be made."""
+    """A user namespace with a single mapping, in which no further one can be made."""
     mapped, written = os.pipe(), os.pipe()
     child = kernel.clone(kernel.CLONE_NEWUSER)
     if not child:

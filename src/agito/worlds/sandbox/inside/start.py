@@ -1,8 +1,8 @@
-"""Starting what an episode asks for: a program, a shell, or a snippet in a fork of this interpreter.
+"""Starts what an episode asks for: a program, a shell, or a snippet in a fork of this interpreter.
 
-`vfork` is the fastest way, and makes this process wait until the new one runs its program; a process that
-sends it SIGSTOP before would make that for ever. So it is used only while nothing else of the episode is
-alive. Otherwise the new process is a fork.
+`vfork` is fastest, but makes this process wait until the child runs its program; another process that stops
+the child first would make it wait for ever. So it is used only while nothing else of the episode is alive.
+Otherwise a fork is used.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
-STATE_FD = 99  # where a shell says what directory and variables it leaves behind
+STATE_FD = 99  # where a shell reports its final directory and variables
 _RESET = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP)
 _NULL_DEVICE = os.makedev(1, 3)
 _LONGEST_SEARCH = 1000
-# what a search for a program looks through without a shell
+# directories where a program is searched for without a shell
 _SYSTEM = ("/usr/", "/bin", "/sbin", "/run/tools/")
 _NICE = 5
 _FIRST_TO_BE_KILLED = b"500"
 
-# a descriptor: what this process counts for when the kernel is short of memory and has to kill somebody
+# a descriptor: this process's score for the out-of-memory killer
 _score = -1
 _own_score = b""
 _own_nice = 0
 
 
 def take_precedence() -> None:
-    """What is started from now on is the first to be killed and comes second to a processor. Raises
+    """From now on, children are the first to be killed for memory and yield CPU time to this process. Raises
     `OSError`.
     """
     global _score, _own_score, _own_nice
@@ -57,8 +57,8 @@ def start_program(
     null: int,
     writing: int,
 ) -> int:
-    """What `bash -c` would start, while nothing else is alive. Returns 0 where bash has to do it after all,
-    or to say why it cannot.
+    """What `bash -c` would start while nothing else is alive. Returns 0 if bash has to do it, or to report
+    why it cannot.
     """
     path = find(words[0], env.get("PATH", ""))
     if not path:
@@ -81,21 +81,21 @@ def start_program(
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
         return spawn(path, words, {**env, "_": path, "SHLVL": "0"}, actions)
     except OSError:
-        return 0  # a script that names no interpreter, a directory that is not there, a pipe, no process left
+        return 0  # a script without an interpreter, a missing directory, a pipe, no process left
     finally:
         for descriptor in opened:
             os.close(descriptor)
 
 
 def find(name: str, search: str) -> str:
-    """Where a program is, or nothing. `echo` is always there, as it is in bash."""
+    """A program's path, or nothing. `echo` always exists, as in bash."""
     if "/" in name:
         return name if _is_plain_program(name) else ""
     if name == "echo":
         return "/bin/echo"
     for place in search[:_LONGEST_SEARCH].split(":"):
         if not place.startswith(_SYSTEM) or ".." in place:
-            return ""  # the episode's own folder; its links could make the search long
+            return ""  # the episode's own folder; links in it could make the search long
         path = f"{place}/{name}"
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
@@ -116,7 +116,7 @@ def _is_plain_program(path: str) -> bool:
 def start_shell(
     command: str, env: Mapping[str, str], null: int, writing: int, state: int, *, is_alone: bool
 ) -> int:
-    """`bash -c`; with a descriptor for `state`, it reports there when it ends. Raises `OSError`."""
+    """Runs `bash -c`; with a descriptor for `state`, it reports there when it ends. Raises `OSError`."""
     places = [(null, 0), (writing, 1), (writing, 2)]
     if state >= 0:
         places.append((state, STATE_FD))
@@ -125,12 +125,12 @@ def start_shell(
 
 
 def start_service(command: str, env: Mapping[str, str], pipes: Sequence[int], *, is_alone: bool) -> int:
-    """A shell with these pipes for input, output and errors. Raises `OSError`."""
+    """A shell with these pipes as input, output and errors. Raises `OSError`."""
     return _start_bash(command, env, [(pipe, target) for target, pipe in enumerate(pipes)], is_alone)
 
 
 def spawn(path: str, words: tuple[str, ...], env: Mapping[str, str], actions: list[tuple[Any, ...]]) -> int:
-    """A child in a session of its own, which counts for less than this process. Raises `OSError`."""
+    """A child in its own session, with lower priority than this process. Raises `OSError`."""
     os.write(_score, _FIRST_TO_BE_KILLED)
     try:
         child = os.posix_spawn(
@@ -138,13 +138,13 @@ def spawn(path: str, words: tuple[str, ...], env: Mapping[str, str], actions: li
         )
     finally:
         os.write(_score, _own_score)
-    if _own_nice >= 0:  # below it, the kernel resets what a child inherits
+    if _own_nice >= 0:  # below that, the kernel resets what a child inherits
         os.setpriority(os.PRIO_PROCESS, child, _own_nice + _NICE)
     return child
 
 
 def fork() -> int:
-    """Like `os.fork`; the child counts for less than this process. Raises `OSError`."""
+    """Like `os.fork`; the child has lower priority than this process. Raises `OSError`."""
     os.write(_score, _FIRST_TO_BE_KILLED)
     try:
         child = os.fork()
@@ -172,8 +172,8 @@ def _start_bash(command: str, env: Mapping[str, str], places: list[tuple[int, in
 
 
 def become_a_command(places: list[tuple[int, int]]) -> None:
-    """What a fork of this process gives up, whatever it runs: its session, signals and descriptors, and CPU
-    time that it may ask for.
+    """Drops what a fork of this process must not keep, whatever it runs: session, signals, descriptors, and
+    unlimited CPU time.
     """
     if _own_nice >= 0:
         os.nice(_NICE)
@@ -189,9 +189,9 @@ def become_a_command(places: list[tuple[int, int]]) -> None:
 
 
 def adopt(env: Mapping[str, str]) -> None:
-    """Makes `env` this interpreter's own, for the snippets that are forked from it: to do so in each of them
-    would cost a third of a millisecond. Programs are handed theirs. Raises `OSError` for what no process can
-    have as a variable.
+    """Makes `env` this interpreter's own environment for the snippets forked from it: doing so in each of
+    them would cost a third of a millisecond. Programs get theirs directly. Raises `OSError` for an invalid
+    variable.
     """
     try:
         os.environ.clear()
@@ -201,7 +201,7 @@ def adopt(env: Mapping[str, str]) -> None:
 
 
 def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
-    """A fresh copy of this warm interpreter, cut off from the host's socket before a line of `code` runs."""
+    """A fresh copy of this warm interpreter, cut off from the host's socket before any of `code` runs."""
     child = fork()
     if child:
         return child
@@ -244,11 +244,11 @@ def run_snippet(code: str) -> NoReturn:
 
 
 def open_plain(path: str, flags: int) -> int:
-    """Opens a regular file, or /dev/null, with no link on the way and without ever waiting. Raises `OSError`
-    for anything else.
+    """Opens a regular file, or /dev/null, following no link and never waiting. Raises `OSError` for anything
+    else.
 
-    This process opens it for a command, so what a pipe would mean to that command must not happen here, nor
-    what /proc shows to this one.
+    This process opens it on behalf of a command, so it must not block on a pipe, nor open what /proc shows
+    only to this process.
     """
     handle = kernel.open_beneath(
         kernel.AT_FDCWD,

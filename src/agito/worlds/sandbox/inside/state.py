@@ -1,8 +1,7 @@
-"""What a shell leaves behind for the next one: its directory and its exported variables, as the episode tells
-it.
+"""What a shell leaves for the next one: its directory and exported variables, as reported by the episode.
 
-All of it is the episode's own text. So it is read in one pass, within bounds, and what is not exactly as
-expected is not kept at all.
+All of it is the episode's own text. So it is parsed in one pass, within limits, and unexpected input is
+dropped as a whole.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from agito.worlds.sandbox.inside import kernel
 
 MAX_STATE = 1 << 18  # bytes
 MAX_VARIABLES = 1024
-MAX_VARIABLE = (1 << 17) - 1  # bytes of NAME=VALUE: what Linux lets one string of a new program have
+MAX_VARIABLE = (1 << 17) - 1  # bytes of NAME=VALUE: Linux's limit for one string of a new program
 _LONGEST = 1000  # characters of a path in one call: at most 4,000 bytes
 _DROPPED = frozenset(("_", "SHLVL", "BASH_ENV", "BASHOPTS", "SHELLOPTS"))
 _ESCAPES = {
@@ -32,7 +31,7 @@ _ODD = "it is not as bash writes it"
 
 
 class NotKept(Exception):
-    """Why a state is not taken over."""
+    """Why a state is not adopted."""
 
 
 def parse(dumped: bytes) -> tuple[str, dict[str, str]]:
@@ -65,7 +64,7 @@ def parse(dumped: bytes) -> tuple[str, dict[str, str]]:
 
 
 def _check(name: str, value: str) -> None:
-    """No program could be given another kind of variable."""
+    """No program could be given such a variable."""
     if "\0" in value:
         raise NotKept(f"{name} holds a NUL")
     if (
@@ -76,7 +75,7 @@ def _check(name: str, value: str) -> None:
 
 
 def _quoted(text: str, at: int) -> tuple[str, int]:
-    """One value as bash quotes it: "..." or $'...', and the position after it. Raises `NotKept`."""
+    """One value as bash quotes it, "..." or $'...', and the position after it. Raises `NotKept`."""
     is_ansi = text.startswith("$'", at)
     if not is_ansi and not text.startswith('"', at):
         raise NotKept(_ODD)
@@ -110,11 +109,11 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
 
 
 def enter(cwd: str) -> None:
-    """Makes `cwd` this process's directory, whatever the length of its path. Raises `OSError`, with the old
-    directory kept.
+    """Makes `cwd` this process's directory, whatever the length of its path. Raises `OSError`, keeping the
+    old directory.
 
-    This process goes where a command went, so it goes nowhere that the command could not: not through a magic
-    link, and not to what /proc shows of the process that looks.
+    This process follows a command, so it must go nowhere that the command could not: not through a magic
+    link, and not into /proc entries of the reading process.
     """
     directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -134,7 +133,7 @@ def enter(cwd: str) -> None:
 
 
 def _pieces(path: str) -> list[str]:
-    """`path` in pieces that one call can take, the later ones relative to the earlier."""
+    """`path` in pieces short enough for one call each, later ones relative to earlier ones."""
     pieces: list[str] = []
     while len(path) > _LONGEST:
         end = path.rfind("/", 1, _LONGEST)

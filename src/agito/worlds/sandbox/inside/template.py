@@ -10,7 +10,7 @@ import stat
 from agito.worlds.sandbox.inside import kernel
 
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}  # minor numbers, of major 1
-NODES = "/run/nodes"  # where keepers find devices of their own
+NODES = "/run/nodes"  # where keepers find their own devices
 NUM_NODES = 512
 _LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _FILES = {
@@ -20,18 +20,32 @@ _FILES = {
     "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "etc/hostname": "sandbox\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-    # Sourced through BASH_ENV by a shell whose directory and variables may change. Builtins only: no process
-    # is started.
+    # Sourced through BASH_ENV by shells whose directory and variables may change. Builtins only: starts no
+    # process.
     "run/carry": "unset BASH_ENV\n"
     'trap \'{ builtin printf "%s\\0" "$PWD"; builtin export -p; builtin printf "\\0"; } 2>/dev/null >&99 '
     "|| :' EXIT\n",
 }
-_COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC, whatever the host
-BASE = "/tmp"  # any directory that exists everywhere; hidden afterwards, in the zygote's own mount namespace
+_DIRECTORIES = (
+    "usr",
+    "etc/alternatives",
+    "dev",
+    "proc",
+    "work",
+    "tmp",
+    "run/tools",
+    "run/layers",
+    "run/empty",
+    "run/root",
+    NODES[1:],
+    "old",
+)
+_COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC
+BASE = "/tmp"  # any directory that exists everywhere; covered afterwards, in the zygote's own mount namespace
 
 
 def make_nodes() -> None:
-    """Devices for each of many keepers, in a mount namespace of the caller's own; only root can. Raises
+    """Makes devices for each of many keepers, in a mount namespace of the caller; needs root. Raises
     `OSError`.
     """
     kernel.unshare(kernel.CLONE_NEWNS)
@@ -46,8 +60,7 @@ def make_nodes() -> None:
 
 
 def build(interpreter_prefix: str) -> int:
-    """Replaces the root of the calling process. Returns a descriptor of the same root that can still be
-    written.
+    """Replaces the root of the calling process. Returns a descriptor of the same root that is still writable.
 
     Raises `OSError`.
     """
@@ -58,21 +71,25 @@ def build(interpreter_prefix: str) -> int:
     copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
     kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
     os.chdir(BASE)
-    for name in (
-        "usr",
-        "etc/alternatives",
-        "dev",
-        "proc",
-        "work",
-        "tmp",
-        "run/tools",
-        "run/layers",
-        "run/empty",
-        "run/root",
-        NODES[1:],
-        "old",
-    ):
+    for name in _DIRECTORIES:
         os.makedirs(name, 0o755)
+    _bind_system(interpreter_prefix)
+    _mount_devices(nodes)
+    _write_files(copied)
+    kernel.mount("proc", f"{BASE}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    kernel.pivot_root(".", "old")
+    os.chdir("/")
+    kernel.umount("/old")
+    os.rmdir("/old")
+    os.chmod("/run/tools", 0o111)
+    os.chmod("/run/layers", 0)
+    writable = kernel.detached_copy("/")
+    kernel.make_read_only("/", recursive=False)
+    return writable
+
+
+def _bind_system(interpreter_prefix: str) -> None:
+    """The host's programs and libraries, read-only."""
     _bind("/usr", "usr")
     for name in _LINKED:
         if os.path.islink(f"/{name}"):
@@ -83,6 +100,10 @@ def build(interpreter_prefix: str) -> int:
     if not interpreter_prefix.startswith("/usr"):
         os.makedirs(f".{interpreter_prefix}", 0o755)
         _bind(interpreter_prefix, f".{interpreter_prefix}")
+
+
+def _mount_devices(nodes: int) -> None:
+    """The host's devices, and with a descriptor of `nodes` those of keepers, which it closes."""
     if nodes >= 0:
         kernel.mount(f"/proc/self/fd/{nodes}", f"{BASE}{NODES}", None, kernel.MS_BIND)
         os.close(nodes)
@@ -104,26 +125,19 @@ def build(interpreter_prefix: str) -> int:
         ("shm", "/tmp"),
     ):
         os.symlink(target, f"dev/{name}")
+
+
+def _write_files(copied: dict[str, bytes]) -> None:
     for name, content in (*((name, text.encode()) for name, text in _FILES.items()), *copied.items()):
         with open(name, "wb") as file:
             file.write(content)
     for link in os.listdir("/etc/alternatives") if os.path.isdir("/etc/alternatives") else ():
         if os.path.islink(f"/etc/alternatives/{link}"):
             os.symlink(os.readlink(f"/etc/alternatives/{link}"), f"etc/alternatives/{link}")
-    kernel.mount("proc", f"{BASE}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-    kernel.pivot_root(".", "old")
-    os.chdir("/")
-    kernel.umount("/old")
-    os.rmdir("/old")
-    os.chmod("/run/tools", 0o111)
-    os.chmod("/run/layers", 0)
-    writable = kernel.detached_copy("/")
-    kernel.make_read_only("/", recursive=False)
-    return writable
 
 
 def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> None:
-    """Makes /run/tools/`name`: links to those of `programs` that `path` has; the others stay missing."""
+    """Makes /run/tools/`name`: links to those of `programs` that are found in `path`; others stay missing."""
     directory = f"run/tools/{name}"
     os.mkdir(directory, 0o755, dir_fd=root)
     for program in programs:
@@ -131,7 +145,7 @@ def add_tools(root: int, name: str, programs: tuple[str, ...], path: str) -> Non
             if os.access(f"{place}/{program}", os.X_OK):
                 os.symlink(f"{place}/{program}", f"{directory}/{program}", dir_fd=root)
                 break
-    # what can be opened can be locked, and others have the same tools
+    # what can be opened can be locked, and others share the same tools
     os.chmod(directory, 0o111, dir_fd=root)
 
 

@@ -1,10 +1,10 @@
-"""What the processes of one action use up: processor time of them all, and time in which none of them wanted
+"""Resource use of one action's processes: their total CPU time, and the time during which none of them wanted
 any.
 
-Neither depends on how busy the machine is. What is dead is counted exactly, threads, grandchildren and
-orphans too, as pid 1 is everybody's last parent; what lives is read from /proc, in hundredths of a second. A
-process whose parent ignores its end leaves no account of itself: who ignores or handles SIGCHLD without being
-a shell is charged the time on the wall.
+Neither depends on how busy the machine is. Dead processes are counted exactly, with threads, grandchildren
+and orphans, as pid 1 is the last parent of all; live ones are read from /proc, in hundredths of a second. A
+process whose parent ignores its end is not counted: so whoever ignores or handles SIGCHLD without being a
+shell is charged wall time.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _SHELLS = frozenset(("bash", "dash", "sh", "busybox"))
 
 
 class Meter:
-    """One action's account, from its start to its end."""
+    """One action's account, from start to end."""
 
     def __init__(self, cpu_s: float, asleep_s: float) -> None:
         self.most_cpu, self.most_asleep = cpu_s, asleep_s
         self.before = reaped_s()
         self.began = self.looked = time.monotonic()
         self.used = self.asleep = 0.0
-        self.is_blind = False  # somebody's end may have gone uncounted
+        self.is_blind = False  # some process's end may have gone uncounted
 
     def look(self) -> int:
-        """What to stop the action for, or 0. Call it often: between two looks nothing but processor time
-        shows that somebody was awake.
+        """The reason to stop the action, or 0. Call it often: between two checks, only CPU time shows that
+        something was awake.
         """
         now, before = time.monotonic(), self.used
         wants = self.take_stock()
@@ -44,9 +44,9 @@ class Meter:
         return wire.ASLEEP if self.asleep > self.most_asleep else 0
 
     def take_stock(self) -> bool:
-        """Whether somebody runs or waits for the processor."""
+        """Whether some process runs or waits for a CPU."""
         alive, wants = 0.0, False
-        # parents first: who is reaped meanwhile is then missed once, never counted twice
+        # parents first: a process reaped meanwhile is then missed once, never counted twice
         for pid in sorted(memory.others()):
             state, cpu_s = _standing(pid)
             alive += cpu_s
@@ -56,7 +56,7 @@ class Meter:
         return wants
 
     def settle(self, is_idle: bool) -> float:
-        """The account at the end, in seconds of the processor. `is_idle`: nothing is alive any more."""
+        """The final CPU seconds. `is_idle`: nothing is alive any more."""
         if is_idle:
             self.used = max(self.used, reaped_s() - self.before)
         else:
@@ -68,15 +68,13 @@ class Meter:
 
 
 def reaped_s() -> float:
-    """Processor time of all that has ended here."""
+    """CPU time of all processes that have ended here."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _standing(pid: int) -> tuple[str, float]:
-    """The state of its first thread, and the processor time of all its threads and of the children that it
-    saw end.
-    """
+    """The state of its first thread, and the CPU time of all its threads and reaped children."""
     text = memory.read(f"/proc/{pid}/stat")
     fields = text[text.rfind(b")") + 2 :].split()
     if len(fields) < 15:

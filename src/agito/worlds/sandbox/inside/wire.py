@@ -18,7 +18,7 @@ READY, RESULT, DONE, FROZEN, REFUSED = 1, 2, 3, 4, 5  # kinds of reply
 # what killed an action; START: it never began
 DEADLINE, MEMORY, OUTPUT, START, CPU, ASLEEP = 1, 2, 3, 4, 5, 6
 MAX_REPLY = 1 << 26
-FORMAT = 2  # marshal's; every Python reads it, whatever its version
+FORMAT = 2  # marshal format; every supported Python reads it
 
 
 def request(*fields: Any) -> bytes:

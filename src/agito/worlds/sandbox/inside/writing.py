@@ -1,4 +1,6 @@
-"""Writing files beneath the workspace from inside, as the episode's own user; and to the host's socket."""
+"""Writes files beneath the workspace from inside, as the episode's own user; and messages to the host's
+socket.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from agito.worlds.sandbox.inside import kernel
 
 
 def write_file(work: int, path: str, data: bytes, mode: int) -> None:
-    """A regular file that was there is replaced. Raises `OSError`: ELOOP for a link on the way, EEXIST for
-    another kind of thing.
+    """Replaces an existing regular file. Raises `OSError`: ELOOP for a link on the way, EEXIST for anything
+    else.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     parent, name = os.path.split(path)
@@ -41,7 +43,7 @@ def write_file(work: int, path: str, data: bytes, mode: int) -> None:
 
 
 def directory(work: int, path: str) -> int:
-    """An open descriptor of a directory beneath the workspace, made where it is missing."""
+    """An open descriptor of a directory beneath the workspace; creates missing ones."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     try:
         return kernel.open_beneath(work, path or ".", flags)
@@ -61,6 +63,6 @@ def directory(work: int, path: str) -> int:
 
 
 def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
-    """A short message, and descriptors that the host gets with it."""
+    """Sends a short message with descriptors."""
     rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
     control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])

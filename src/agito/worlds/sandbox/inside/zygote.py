@@ -1,9 +1,9 @@
-"""The zygote: one small process with no environment, no secrets and no capabilities outside, whose keepers
+"""The zygote: one small process with no environment, no secrets and no outside capabilities, whose keepers
 clone the sandboxes.
 
-It hears requests on one socket and never answers there again after its first message: every sandbox answers
-for itself. When the host dies, the socket closes, the zygote ends, and the kernel ends every keeper and every
-sandbox with it.
+It receives requests on one socket and, after its first message, never answers there: every sandbox answers
+for itself. If the host dies, the socket closes, the zygote ends, and the kernel ends every keeper and sandbox
+with it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _ALL_NAMESPACES = (
     | kernel.CLONE_NEWUSER
     | kernel.CLONE_NEWNET
 )
-_SPARE = 128  # keepers without a sandbox that stay
+_SPARE = 128  # idle keepers kept
 _REMOVED_AT_ONCE = 500  # entries of a layer
-_FIRST_IDENTITY = 100_000  # of the users of sandboxes, as the zygote sees them
-_NEVER_KILLED = b"-1000"  # by a kernel that is short of memory
+_FIRST_IDENTITY = 100_000  # of sandbox users, as the zygote sees them
+_NEVER_KILLED = b"-1000"  # by the out-of-memory killer
 _NICE = -5
 
 
 def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tuple[int, int, bytes]]) -> None:
-    """Runs until `control` closes. Reports over it either the features found or what is missing."""
+    """Runs until `control` closes. First reports on it the features found, or what is missing."""
     places = [
         (is_v1, names, handle)
         for (is_v1, names), handle in zip(settings["groups"], rights(ancillary), strict=True)
@@ -71,9 +71,9 @@ def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tupl
 
 
 def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
-    """Leaves root, the host's files, processes and network. Raises `OSError` naming the step."""
+    """Leaves root, and the host's files, processes and network. Raises `OSError` naming the step."""
     enter_namespaces(settings["uid"], settings["num_uids"])
-    if os.fork():  # the child is the first process of the new pid namespace: when it ends, all of them do
+    if os.fork():  # the child is the first process of the new pid namespace: all others end with it
         os._exit(0)
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
@@ -86,7 +86,7 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     ):
         resource.setrlimit(kind, (value, value))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one a keeper
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one per keeper
     kernel.set_hostname("sandbox")
     os.umask(0o022)
     root = template.build(settings["prefix"])
@@ -102,8 +102,8 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
 
 
 def enter_namespaces(uid: int, num_uids: int) -> None:
-    """Becomes `uid` in namespaces of its own. The `num_uids` after it are mapped too, for the sandboxes; only
-    root can have that done.
+    """Becomes `uid` in new namespaces. The next `num_uids` uids are mapped too, for the sandboxes; this needs
+    root.
     """
     if not num_uids:
         gid = os.getegid()
@@ -117,7 +117,7 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         box.write("/proc/self/oom_score_adj", _NEVER_KILLED)
     except OSError:
-        pass  # a root that lacks this privilege: sandboxes' processes are still killed before this one
+        pass  # a root without this privilege: sandbox processes are still killed before this one
     try:
         template.make_nodes()
     except OSError:
@@ -145,7 +145,7 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
 
 def drop_to(uid: int) -> None:
     with open("/proc/self/setgroups", encoding="ascii") as rule:
-        # as it is where an ordinary user made the namespace; the groups are then that user's
+        # "deny" if an ordinary user made the namespace; then the groups are that user's
         if rule.read().strip() != "deny":
             os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -160,7 +160,7 @@ def write_maps(process: str, users: bytes, groups: bytes) -> None:
 
 
 def has_overlay(root: int) -> bool:
-    """Whether an overlay with every mark it needs can be mounted over a tmpfs here."""
+    """Whether an overlay with all the marks it needs can be mounted over a tmpfs here."""
     try:
         os.mkdir("run/layers/probe", 0o755, dir_fd=root)
         kernel.mount("probe", "/work", "tmpfs", 0)
@@ -185,7 +185,7 @@ def has_overlay(root: int) -> bool:
 
 
 class Zygote:
-    """The keepers, and the sandboxes that they are at."""
+    """The keepers and their sandboxes."""
 
     def __init__(
         self, control: _socket.socket, root: int, features: box.Features, groups: Groups, num_uids: int
@@ -195,15 +195,15 @@ class Zygote:
         self.features = features
         self.groups = groups
         self.num_uids = num_uids
-        self.freed = os.pipe()  # where keepers say that they are free
+        self.freed = os.pipe()  # where keepers report that they are free
         os.set_blocking(self.freed[0], False)
         self.keepers: dict[int, _socket.socket] = {}
         self.free: list[int] = []
-        self.busy: dict[str, int] = {}  # by the name of the sandbox
+        self.busy: dict[str, int] = {}  # by sandbox name
         self.names: dict[int, str] = {}
 
     def serve(self, message: tuple[Any, ...], descriptors: list[int]) -> None:
-        """One request. What fails is reported on the descriptor that came with it."""
+        """Handles one request. Failures are reported on the descriptor that came with it."""
         self.reap()
         match message:
             case ("spawn", name, _, _):
@@ -221,7 +221,7 @@ class Zygote:
                 raise AssertionError(message[0])
 
     def reap(self) -> None:
-        """Collects dead children, and hears which keepers are free."""
+        """Collects dead children and reads which keepers are free."""
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -236,10 +236,10 @@ class Zygote:
         except BlockingIOError:
             pass
         while len(self.free) > max(_SPARE, len(self.busy)):
-            self.keepers.pop(self.free.pop(0)).close()  # it ends; its number is free for another
+            self.keepers.pop(self.free.pop(0)).close()  # it ends; its number can be reused
 
     def spawn(self, name: str, message: tuple[Any, ...], link: int) -> None:
-        """One sandbox; `link` becomes its pid 1's socket."""
+        """Starts one sandbox; `link` becomes its pid 1's socket."""
         while True:
             try:
                 number = self.free.pop() if self.free else self.add_keeper()
@@ -281,7 +281,7 @@ class Zygote:
             os._exit(1)
 
     def copy(self, source: int, link: int, name: str) -> None:
-        """A new layer `name` with the content of `source`, made by a child so that no sandbox
+        """Makes a new layer `name` with the content of `source`, in a child, so that no sandbox
         waits for it.
         """
         if os.fork():
@@ -299,7 +299,7 @@ class Zygote:
             os._exit(0)
 
     def drop(self, name: str) -> None:
-        """A large layer is removed by a child, so that no sandbox waits for it."""
+        """Removes a layer; a large one in a child, so that no sandbox waits for it."""
         parent = os.open("run/layers", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
         try:
             if layers.remove_tree(parent, name, most=_REMOVED_AT_ONCE) or os.fork():

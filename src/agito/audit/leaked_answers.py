@@ -1,8 +1,8 @@
-"""Whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools,
-answers to junk.
+"""Tests whether the answer, or what an answer would earn, can be read before it is earned: in prompts, tools,
+replies to junk.
 
-What an agent reads because it did what the task wants is earned. So calls that honest agents make are left
-out, and where one look is all that a task needs, so are answers to calls that look.
+What an agent reads by doing the task is earned. So calls that honest agents make are left out; if one look is
+all a task needs, so are replies to looking calls.
 """
 
 from __future__ import annotations
@@ -13,80 +13,44 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agito.audit import limits
 from agito.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
+from agito.audit.answer_checks import answer_checks
 from agito.audit.attacks import Attackers
-from agito.audit.blindly import Memory
 from agito.audit.card import Case, Gate
-from agito.audit.checking import checking
 from agito.audit.episode import Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
+from agito.audit.open_loop import Memory
 from agito.audit.reading import Shown, readings
-from agito.audit.stage import Stage
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 
-ASKED = "asked: "  # what the names of these attacks begin with
+ASKED = "asked: "  # prefix of these attacks' names
 _PROBED, _LEAST, _WORDS, _LEAST_WORDS = 150, 12, 60, 12
-_ARGUMENTS = 8  # words of the prompt that calls are made with
-_EARLY = 5  # observations of a solution, of those that are followed by two more
+_ARGUMENTS = 8  # words of the prompt used as arguments
+_EARLY = 5  # observations of a solution checked, of those followed by at least two more
 _IN_CODE = ", in code"
 _AT_FIRST = ("the descriptions of the tools", "the task's id and tags")
 _FIRST_OF_TWO = "the first observation of two"
 _LOOKING = " (of a tool that agents look with)"
-# in so many tasks such a look may show the answer: sensors are noisy, and later looks can be to make sure
+# such a look may show the answer in up to this share of tasks: sensors are noisy, and later looks may only
+# confirm
 _OFTEN = 0.7
 _MARGIN = 0.05
 
 
-async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) -> Gate:
-    secrets = _secrets(stage.environment, solved)
+async def leak_gate(runner: EpisodeRunner, solved: Sequence[Episode], cases: list[Case]) -> Gate:
+    """The gate `told`: how many places reveal the answer."""
+    secrets = _secrets(runner.environment, solved)
     distinct = {(*episode.task.prompt.values(), *secrets[episode.task.id]): episode for episode in solved}
     known = [episode for episode in distinct.values() if secrets[episode.task.id]]
-    shown: dict[str, list[Shown]] = defaultdict(list)
-    for episode in known:
-        for place, text in _before(episode):
-            cue = () if place in _AT_FIRST or place.startswith("the prompt") else _cue(episode.task)
-            shown[place] += [
-                Shown(text=text, answer=secret, task=episode.task.id, cue=cue)
-                for secret in secrets[episode.task.id]
-            ]
-    for episode, place, text in await _probed(stage, known):
-        cue = _cue(episode.task)
-        shown[place] += [
-            Shown(text=text, answer=secret, task=episode.task.id, cue=cue)
-            for secret in secrets[episode.task.id]
-        ]
-    ways = _ways(solved)
-    for episode in solved:
-        for place, text in _before(episode) if episode.task.id in ways else ():
-            shown[f"{place}{_IN_CODE}"] += [
-                Shown(text=text, answer=way, task=episode.task.id) for way in ways[episode.task.id]
-            ]
-    needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
-    commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
-    chance = max(stage.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
-    found = 0
-    for place, texts in shown.items():
-        is_all_there_is = needs_no_world and place.startswith("the prompt")
-        least = max(chance, _OFTEN if place.endswith((_LOOKING, _FIRST_OF_TWO)) else 0.0)
-        read = readings(texts, least, is_all_there_is=is_all_there_is, is_coded=place.endswith(_IN_CODE))
-        found += bool(read)
-        cases += [
-            Case(
-                what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks",
-                where=one.task,
-            )
-            for one in read[:1]
-        ]
-    checks = await checking(stage, solved)
+    shown = await _texts_shown(runner, solved, known, secrets)
+    found = _readable(shown, known, _chance(runner, known, secrets), cases)
+    checks = await answer_checks(runner, solved)
     for check, read in checks:
         found += read is not None
         if read is not None:
-            cases.append(
-                Case(
-                    what=f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks",
-                    where=read.task,
-                )
-            )
+            what = f"{check} tells right from wrong: {read.how}, in {read.hits} of {read.num} tasks"
+            cases.append(Case(what=what, where=read.task))
     told = f"the answer can be read before it is earned in {found} of {len(shown) + len(checks)} places"
     if not shown and not checks:
         told = "no solution ends with an answer that another task does not have: there is nothing to tell"
@@ -101,8 +65,65 @@ async def telling(stage: Stage, solved: Sequence[Episode], cases: list[Case]) ->
     )
 
 
+async def _texts_shown(
+    runner: EpisodeRunner,
+    solved: Sequence[Episode],
+    known: Sequence[Episode],
+    secrets: Mapping[str, Sequence[str]],
+) -> Mapping[str, list[Shown]]:
+    """Texts that an agent can read before it earns the answer, by place, each with the secret it may hold."""
+    shown: dict[str, list[Shown]] = defaultdict(list)
+    for episode in known:
+        for place, text in _before(episode):
+            cue = () if place in _AT_FIRST or place.startswith("the prompt") else _cue(episode.task)
+            shown[place] += _with_secrets(text, episode, secrets, cue)
+    for episode, place, text in await _probed(runner, known):
+        shown[place] += _with_secrets(text, episode, secrets, _cue(episode.task))
+    ways = _ways(solved)
+    for episode in solved:
+        for place, text in _before(episode) if episode.task.id in ways else ():
+            shown[f"{place}{_IN_CODE}"] += _with_secrets(text, episode, ways, ())
+    return shown
+
+
+def _with_secrets(
+    text: str, episode: Episode, secrets: Mapping[str, Sequence[str]], cue: tuple[str, ...]
+) -> list[Shown]:
+    task = episode.task.id
+    return [Shown(text=text, answer=secret, task=task, cue=cue) for secret in secrets[task]]
+
+
+def _chance(runner: EpisodeRunner, known: Sequence[Episode], secrets: Mapping[str, Sequence[str]]) -> float:
+    """The share of tasks in which always naming the most common answer is right, and a margin."""
+    commonest = Counter(secrets[episode.task.id][0] for episode in known).most_common(1)
+    return max(runner.environment.chance_level, commonest[0][1] / len(known) if known else 0.0) + _MARGIN
+
+
+def _readable(
+    shown: Mapping[str, Sequence[Shown]], known: Sequence[Episode], chance: float, cases: list[Case]
+) -> int:
+    """The number of places whose texts give the answer away more often than `chance`."""
+    needs_no_world = bool(known) and all(len(episode.calls) <= 1 for episode in known)
+    found = 0
+    for place, texts in shown.items():
+        is_all_there_is = needs_no_world and place.startswith("the prompt")
+        least = max(chance, _OFTEN if place.endswith((_LOOKING, _FIRST_OF_TWO)) else 0.0)
+        read = readings(texts, least, is_all_there_is=is_all_there_is, is_coded=place.endswith(_IN_CODE))
+        found += bool(read)
+        cases += [
+            Case(
+                what=f"{place}: the answer can be read {one.how} in {one.hits} of {one.num} tasks",
+                where=one.task,
+            )
+            for one in read[:1]
+        ]
+    return found
+
+
 def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, list[str]]:
-    """What tells a task: what its solution submits, unless most do, and what the environment says would."""
+    """The answers of each task: what its solution submits, unless most submit the same, and the environment's
+    declared answers.
+    """
     common = Counter(episode.submitted for episode in solved)
     found: dict[str, list[str]] = {}
     for episode in solved:
@@ -118,7 +139,7 @@ def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, l
 
 
 def _ways(solved: Sequence[Episode]) -> dict[str, list[str]]:
-    """What else tells a task: what its solution says to each tool, in order."""
+    """Other secrets of each task: what its solution sends to each tool, in order."""
     found: dict[str, list[str]] = {}
     for episode in solved:
         said: dict[str, list[str]] = defaultdict(list)
@@ -134,7 +155,7 @@ def _cue(task: Task) -> tuple[str, ...]:
 
 
 def _before(episode: Episode) -> Iterable[tuple[str, str]]:
-    """What is shown before the first call, and long before the last."""
+    """What is shown before the first call, and well before the last."""
     task = episode.task
     for dialect, text in task.prompt.items():
         yield f"the prompt ({dialect})", text
@@ -150,16 +171,16 @@ def _before(episode: Episode) -> Iterable[tuple[str, str]]:
         yield f"observation {at + 1}, long before the last{_LOOKING}", event.text
 
 
-async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
-    """What the world answers to mistakes and to calls that no honest agent makes."""
-    made = {_name(call) for episode in stage.honest for call in episode.calls}
-    used = {call.tool for episode in stage.honest for call in episode.calls}
-    words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
+async def _probed(runner: EpisodeRunner, known: Sequence[Episode]) -> list[tuple[Episode, str, str]]:
+    """Replies to mistakes and to calls that no honest agent makes."""
+    made = {_name(call) for episode in runner.honest for call in episode.calls}
+    used = {call.tool for episode in runner.honest for call in episode.calls}
+    words = words_in(runner.environment, runner.depth.of(_WORDS, least=_LEAST_WORDS))
     found: list[tuple[Episode, str, str]] = []
 
     async def work(job: tuple[Episode, Sequence[tuple[str, Call]]]) -> None:
         episode, probes = job
-        played = await stage.play(
+        played = await runner.play(
             (episode.task, episode.target), replay([call for _, call in probes]), provokes=True
         )
         is_long = sum(not event.ended for event in episode.events) > 1
@@ -169,11 +190,11 @@ async def _probed(stage: Stage, known: Sequence[Episode]) -> list[tuple[Episode,
                 found.append((episode, place if is_junk else f"{place}{_LOOKING}", event.text))
 
     jobs: list[tuple[int, int, tuple[Episode, Sequence[tuple[str, Call]]]]] = []
-    for order, episode in enumerate(known[: stage.depth.of(_PROBED, least=_LEAST)]):
+    for order, episode in enumerate(known[: runner.depth.of(_PROBED, least=_LEAST)]):
         probes = [(place, call) for place, call in _probes(episode.task, words) if _name(call) not in made]
         most = max(min(episode.task.limits.calls, episode.task.limits.turns), 1)
         jobs += [(at, order, (episode, probes[at : at + most])) for at in range(0, len(probes), most)]
-    await stage.each([job for _, _, job in sorted(jobs, key=lambda each: each[:2])], work, least=_LEAST)
+    await runner.each([job for _, _, job in sorted(jobs, key=lambda each: each[:2])], work, least=_LEAST)
     return found
 
 
@@ -198,7 +219,7 @@ def _probes(task: Task, words: Sequence[str]) -> Iterable[tuple[str, Call]]:
 
 
 def _argument_words(task: Task) -> Iterable[tuple[str, str]]:
-    """Words of the shortest prompt, and the numbers in them: what a call could be about."""
+    """Words of the shortest prompt and the numbers in them: likely arguments of a call."""
     words = words_of(min(task.prompt.values(), key=len))[-_ARGUMENTS:]
     for at, word in enumerate(reversed(words)):
         yield f"word {at + 1} from the end", word
@@ -211,11 +232,11 @@ def _name(call: Call) -> str:
     return json.dumps([call.tool, call.arguments], sort_keys=True, default=str)
 
 
-def asking(stage: Stage, solved: Sequence[Episode]) -> Attackers:
-    """Whoever asks a tool that no honest agent uses about one answer after the other, and submits the one
-    that it answers differently.
+def secret_requests(runner: EpisodeRunner, solved: Sequence[Episode]) -> Attackers:
+    """Attacks that ask a tool unused by honest agents about each known answer, and submit the one with the
+    unusual reply.
     """
-    used = {call.tool for episode in stage.honest for call in episode.calls}
+    used = {call.tool for episode in runner.honest for call in episode.calls}
     answers = Memory(list(solved)).commonest()
 
     def attacks(environment: Environment, task: Task) -> Mapping[str, ScriptFactory]:

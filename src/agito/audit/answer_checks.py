@@ -1,12 +1,11 @@
-"""Whether a tool that answers can be checked with tells right ones from wrong ones: then it is the key, to be
-asked as often as one likes.
+"""Finds tools that reveal whether an answer is right: an oracle that the agent could query as often as it
+likes.
 
-A tool, or a command of one, checks answers when honest agents say to it what they submit afterwards and
-nothing else, or do not use it at all. It is told right answers and wrong ones of the same form, which are
-those of demonstrators that failed at the same task, or the right one with a part of theirs or of what else
-was read. A rule that tells the replies apart is found on one half of the tasks and tried on the other. Where
-there are no wrong ones, answers of other tasks stand in. These may be refused for not being there at all, so
-that only a number counts that is larger, or smaller, for the right one.
+A candidate is a tool or command that honest agents send their later submission, and nothing else, or never
+use. It is sent right answers and wrong ones of the same form: those of demonstrators that failed at the same
+task, or the right answer with one part exchanged. A rule that tells the replies apart is found on one half of
+the tasks and tried on the other. If there are no wrong answers, answers of other tasks stand in; these may be
+refused for not existing at all, so then only a larger or smaller number in the reply counts.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from dataclasses import dataclass
 from agito.audit.agents import ending, fill, strings
 from agito.audit.codes import decoded
 from agito.audit.episode import Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import commands_of
 from agito.audit.numbers import earns_more
 from agito.audit.reading import Reading, features
-from agito.audit.stage import Stage
 from agito.protocols import Environment
 from agito.types import Call, Event, Task
 
 _PAIRS, _LEAST, _TRIES, _COMMANDS = 150, 40, 6, 8
-_STOCK = 3  # tasks in which an answer is given that is right in none
-_USED = 6  # episodes in which agents check, so that it is no accident
+_STOCK = 3  # an answer given in this many tasks and right in none is a default answer
+_USED = 6  # episodes in which agents use the check, so that it is no accident
 _SKILLS = (0.5, 0.2)
 _SURE, _RELIABLE, _RULES = 1e-5, 0.9, 40
 _TOKEN = re.compile(r"\w+")
@@ -40,7 +39,7 @@ Rule = tuple[str, Hashable, str]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Check:
-    """A call with which an answer can be checked: what is said before it and after it."""
+    """A call that might check an answer: the text before and after the answer."""
 
     tool: str
     name: str
@@ -57,24 +56,26 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """What a check says to a right and to a wrong answer of one task, by features."""
+    """Features of the replies to a right and to a wrong answer of one task."""
 
     right: Mapping[Hashable, str]
     wrong: Mapping[Hashable, str]
     task: str
-    is_foreign: bool  # the wrong one was right in another task
+    is_foreign: bool  # the wrong answer was right in another task
 
 
-async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check, Reading | None]]:
-    """Every way to check answers, and how it tells right from wrong, if it does."""
-    ends_at = time.monotonic() + stage.seconds_left / 2
+async def answer_checks(
+    runner: EpisodeRunner, solved: Sequence[Episode]
+) -> list[tuple[Check, Reading | None]]:
+    """Every candidate check, with the rule that tells right from wrong, if there is one."""
+    ends_at = time.monotonic() + runner.seconds_left / 2
     common = Counter(_answer(each) for each in solved)
     asked = [each for each in solved if _answer(each) and common[_answer(each)] < 0.5 * len(solved)]
-    checks = _checks(stage.environment, stage.honest, asked)
+    checks = _checks(runner.environment, runner.honest, asked)
     pairs: dict[Check, list[Pair]] = defaultdict(list)
 
-    tried = asked[: stage.depth.of(_PAIRS, least=_LEAST)] if checks else []
-    failed = await stage.each(tried, lambda first: _failed(stage, first), least=_LEAST)
+    tried = asked[: runner.depth.of(_PAIRS, least=_LEAST)] if checks else []
+    failed = await runner.each(tried, lambda first: _failed(runner, first), least=_LEAST)
     times, rights = Counter(text for texts in failed for text in set(texts)), set(map(_answer, solved))
 
     async def work(job: tuple[Episode, Sequence[str]]) -> None:
@@ -84,7 +85,7 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
         wrong = _wrong(first, [text for text in texts if text in rights or times[text] < _STOCK])
         other = _of_another_task(first, asked)
         answers = _answer(first), wrong or other or ""
-        told = [await _ask(stage, first, checks, answer) for answer in answers] if answers[1] else []
+        told = [await _ask(runner, first, checks, answer) for answer in answers] if answers[1] else []
         for check in checks:
             if told and all(check in each for each in told):
                 right, spoilt = (
@@ -94,12 +95,12 @@ async def checking(stage: Stage, solved: Sequence[Episode]) -> list[tuple[Check,
                     Pair(right=right, wrong=spoilt, task=first.task.id, is_foreign=wrong is None)
                 )
 
-    await stage.each(list(zip(tried, failed, strict=False)), work, least=_LEAST)
+    await runner.each(list(zip(tried, failed, strict=False)), work, least=_LEAST)
     return [(check, _telling(pairs[check])) for check in checks]
 
 
 def _answer(episode: Episode) -> str:
-    """What was said last, where that is one text."""
+    """The last submission, if it is a single text."""
     texts = (
         [value for value in episode.calls[-1].arguments.values() if isinstance(value, str)]
         if episode.calls
@@ -109,7 +110,7 @@ def _answer(episode: Episode) -> str:
 
 
 def _checks(environment: Environment, honest: Sequence[Episode], asked: Sequence[Episode]) -> list[Check]:
-    # what was told to a tool, and what was submitted then
+    # for each parameter: texts sent, with the answer submitted later
     said: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for episode in honest:
         answer = _answer(episode)
@@ -146,20 +147,18 @@ def _unused(
         )
 
 
-async def _failed(stage: Stage, first: Episode) -> list[str]:
-    """What demonstrators answer when they fail at the same task."""
+async def _failed(runner: EpisodeRunner, first: Episode) -> list[str]:
+    """Answers of demonstrators that fail at the same task."""
     found: list[str] = []
     for seed in range(_TRIES):
-        script = stage.environment.demonstrator(first.task, first.target, skill=_SKILLS[seed % 2], seed=seed)
-        played = await stage.play((first.task, first.target), script, noise=seed)
+        script = runner.environment.demonstrator(first.task, first.target, skill=_SKILLS[seed % 2], seed=seed)
+        played = await runner.play((first.task, first.target), script, noise=seed)
         found += [_answer(played)] if _answer(played) and not played.is_success else []
     return found
 
 
 def _wrong(first: Episode, failed: Sequence[str]) -> str | None:
-    """A wrong answer of the right one's form. `failed` holds none that is given wherever an agent does not
-    know better.
-    """
+    """A wrong answer with the form of the right one. `failed` holds no default answers."""
     right, read = _answer(first), " ".join(event.text for event in first.events)
     parts = [*failed, *([read] if all(word in read for word in _TOKEN.findall(right)) else [])]
     spoilt = (other for text in parts if (other := _with_a_part(right, text)) is not None)
@@ -178,13 +177,13 @@ def _shape(text: str) -> str:
 
 
 def _kinds(text: str) -> list[str]:
-    """Of its words: numbers, words, others."""
+    """The kind of each word: number, letters, mixed."""
     return [_shape(word)[:1] if len(set(_shape(word))) == 1 else "?" for word in _TOKEN.findall(text)]
 
 
 def _with_a_part(right: str, wrong: str) -> str | None:
-    """The right answer with one of its words exchanged for one of the wrong answer's, of the same shape, in
-    the order that it had.
+    """The right answer with one word replaced by a word of the same shape from the wrong answer; a sorted
+    list stays sorted.
     """
     ours = _TOKEN.findall(right)
     for new in _TOKEN.findall(wrong):
@@ -203,8 +202,10 @@ def _with_a_part(right: str, wrong: str) -> str | None:
     return None
 
 
-async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: str) -> dict[Check, Event]:
-    """After all that the solution looked at; some checks an episode."""
+async def _ask(
+    runner: EpisodeRunner, first: Episode, checks: Sequence[Check], answer: str
+) -> dict[Check, Event]:
+    """Asks after all looks of the solution, in batches that fit into an episode."""
     known = {check.tool for check in checks if not check.before}
     looks = [call for call in first.calls[:-1] if call.tool not in known]
     most = max(min(first.task.limits.calls, first.task.limits.turns) - len(looks), 0)
@@ -213,7 +214,7 @@ async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: st
     for at in range(0, len(calls), most) if most else ():
         batch = calls[at : at + most]
         script = replay([*looks, *(call for _, call in batch)])
-        played = await stage.play(
+        played = await runner.play(
             (first.task, first.target), script, attempt=first.attempt, noise=first.noise, provokes=True
         )
         found |= {check: event for (check, _), event in zip(batch, played.events[len(looks) :], strict=False)}
@@ -221,7 +222,7 @@ async def _ask(stage: Stage, first: Episode, checks: Sequence[Check], answer: st
 
 
 def _features(event: Event, answer: str) -> Mapping[Hashable, str]:
-    """Of a reply, without what it repeats of the answer."""
+    """Features of a reply, without its echo of the answer."""
     text = event.text.replace(answer, "_")
     parts = {word for word in _TOKEN.findall(answer) if len(word) > 1}
     text = _TOKEN.sub(lambda found: "_" if found[0] in parts else found[0], text)
@@ -233,7 +234,7 @@ def _features(event: Event, answer: str) -> Mapping[Hashable, str]:
 
 
 def _telling(pairs: Sequence[Pair]) -> Reading | None:
-    """The best rule of either half, tried on the other."""
+    """The best rule found on each half, tried on the other half."""
     own = [pair for pair in pairs if not pair.is_foreign]
     pairs = own if 2 * len(own) >= len(pairs) else pairs
     hits, decided, best = list[Pair](), 0, ""
@@ -272,7 +273,7 @@ def _rules(pair: Pair) -> Iterable[Rule]:
 
 
 def _holds(pair: Pair, rule: Rule) -> int:
-    """1 where the rule picks the right one, -1 where the wrong one, 0 where neither."""
+    """1 if the rule picks the right answer, -1 if the wrong one, 0 if neither."""
     how, where, value = rule
     right, wrong = pair.right.get(where), pair.wrong.get(where)
     if how == "it says":

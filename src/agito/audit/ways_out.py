@@ -1,8 +1,8 @@
 """Ways out: whatever a policy says, an attempt must come to a verdict.
 
-Every tool is called with arguments that are missing, of every wrong type, huge, deep, odd, and with every
-word that the environment's own source compares with. What leaves an attempt without a verdict, twice, is a
-way out. Meanwhile other episodes stand open, and must go on as they would have gone alone.
+Calls every tool with arguments that are missing, of every wrong type, huge, deep or odd, and with every
+literal that the environment's source compares with. A call that leaves an attempt without a verdict twice is
+a way out.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from agito.audit import limits
 from agito.audit.agents import ending, exploring, fill, kind_of, parameters
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
-from agito.audit.stage import Stage
 from agito.types import Call, Json, ToolSpec
 
 _WORDS, _LEAST_WORDS = 160, 40
 _TASKS = 4
 _CONFIRMED = 8
-_EXPLORED, _SPOILT = 12, 6  # explorers on each task; solved episodes whose last calls are spoilt
+_EXPLORED, _SPOILT = 12, 6  # explorers on each task; solved episodes whose last calls are altered
 
 
 def _deep(kind: str, depth: int) -> Json:
@@ -88,14 +88,14 @@ def odd_values() -> list[Json]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provocation:
-    """Calls of one episode, and what they try."""
+    """The calls of one episode, and what they try."""
 
     drawn: Drawn
     calls: tuple[Call, ...]
-    explores: int | None = None  # the seed of a script that explores instead, and says what it has read
+    explores: int | None = None  # seed of an exploring script that replaces the calls
 
 
-async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
+async def ways_out(runner: EpisodeRunner, cases: list[Case]) -> Gate:
     tried = 0
     suspects: list[tuple[Provocation, Episode]] = []
 
@@ -104,17 +104,17 @@ async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
         tried += len(job.calls)
         script = replay(job.calls)
         if job.explores is not None:
-            script = exploring(job.drawn[0], job.explores, stage.environment.solutions(*job.drawn)[0])
-        episode = await stage.play(job.drawn, script, provokes=True)
+            script = exploring(job.drawn[0], job.explores, runner.environment.solutions(*job.drawn)[0])
+        episode = await runner.play(job.drawn, script, provokes=True)
         if _is_way_out(episode):
             suspects.append((job, episode))
 
-    tasks = _one_per_toolset(stage)
-    each_of_them = [provocations(stage, drawn) for drawn in tasks]
+    tasks = _one_per_toolset(runner)
+    each_of_them = [provocations(runner, drawn) for drawn in tasks]
     jobs = [job for group in zip_longest(*each_of_them) for job in group if job is not None]
-    await stage.each(jobs, work, least=len(tasks))
-    ways = await _confirmed(stage, suspects, cases)
-    ways |= await _seen_before(stage, cases)
+    await runner.each(jobs, work, least=len(tasks))
+    ways = await _confirmed(runner, suspects, cases)
+    ways |= await _seen_before(runner, cases)
     return Gate(
         name="void",
         value=float(len(ways)),
@@ -129,20 +129,20 @@ async def ways_out(stage: Stage, cases: list[Case]) -> Gate:
     )
 
 
-def _one_per_toolset(stage: Stage) -> list[Drawn]:
-    """One task of every family, or of every set of tools."""
+def _one_per_toolset(runner: EpisodeRunner) -> list[Drawn]:
+    """One task of every family and tool set."""
     seen: dict[object, Drawn] = {}
-    for drawn in stage.draw(
-        "train", max(_TASKS, len(stage.environment.families) * len(stage.environment.levels)), first=300
+    for drawn in runner.draw(
+        "train", max(_TASKS, len(runner.environment.families) * len(runner.environment.levels)), first=300
     ):
         seen.setdefault((drawn[0].family, tuple(tool.name for tool in drawn[0].tools)), drawn)
     return list(seen.values())
 
 
-def provocations(stage: Stage, drawn: Drawn) -> list[Provocation]:
-    """The likeliest first. Calls that do not end the episode share one."""
+def provocations(runner: EpisodeRunner, drawn: Drawn) -> list[Provocation]:
+    """Likeliest ways out first. Calls that do not end the episode share one."""
     task = drawn[0]
-    words = words_in(stage.environment, stage.depth.of(_WORDS, least=_LEAST_WORDS))
+    words = words_in(runner.environment, runner.depth.of(_WORDS, least=_LEAST_WORDS))
     end = ending(task)
     others = [tool for tool in task.tools if end is None or tool.name != end.name]
     found: list[Provocation] = []
@@ -159,16 +159,14 @@ def provocations(stage: Stage, drawn: Drawn) -> list[Provocation]:
         Call(tool="\0", arguments={}),
     )
     found[20:20] = [Provocation(drawn=drawn, calls=(), explores=seed) for seed in range(_EXPLORED)]
-    found[20:20] = [Provocation(drawn=drawn, calls=(call,)) for call in _spoilt_ends(stage.solved)]
+    found[20:20] = [Provocation(drawn=drawn, calls=(call,)) for call in _spoilt_ends(runner.solved)]
     found.append(Provocation(drawn=drawn, calls=odd[:most]))
     found.append(Provocation(drawn=drawn, calls=odd[:1] * most))
     return found
 
 
 def _calls(tool: ToolSpec, words: Sequence[str]) -> Iterable[Call]:
-    """Missing arguments, then words, then odd texts and values for every parameter, all at once and one by
-    one.
-    """
+    """Missing arguments, then words, odd texts and odd values: for all parameters at once, and one by one."""
     names = list(parameters(tool))
     yield Call(tool=tool.name, arguments={}, raw=tool.name)
     texts = [*words[:40], *odd_texts(), *words[40:]]
@@ -195,7 +193,7 @@ def _calls(tool: ToolSpec, words: Sequence[str]) -> Iterable[Call]:
 
 
 def _spoilt_ends(solved: Sequence[Episode]) -> list[Call]:
-    """Last calls of solutions, each text in them spoilt in every way that keeps its form."""
+    """Last calls of solutions, with each text altered in ways that keep its form."""
     found: dict[str, Call] = {}
     for episode in solved[:_SPOILT]:
         call = episode.calls[-1]
@@ -229,9 +227,9 @@ def _spoilt(text: str) -> Iterable[str]:
 
 
 async def _confirmed(
-    stage: Stage, suspects: Sequence[tuple[Provocation, Episode]], cases: list[Case]
+    runner: EpisodeRunner, suspects: Sequence[tuple[Provocation, Episode]], cases: list[Case]
 ) -> set[str]:
-    """Those that are without a verdict again, alone, by what did it; one of each kind of evidence."""
+    """Ways out that repeat when the calls are made alone, one for each kind of evidence."""
     ways: dict[str, str] = {}
     for job, first in suspects:
         evidence = first.problem or first.verdict.evidence
@@ -239,14 +237,14 @@ async def _confirmed(
             continue
         whole = tuple(first.calls) or job.calls
         for calls in ((call,) for call in whole):
-            episode = await stage.play(job.drawn, replay(calls), provokes=True)
+            episode = await runner.play(job.drawn, replay(calls), provokes=True)
             if _is_way_out(episode):
                 ways[evidence] = _told(calls)
                 break
         else:
-            episode = await stage.play(job.drawn, replay(whole), attempt=first.attempt, provokes=True)
+            episode = await runner.play(job.drawn, replay(whole), attempt=first.attempt, provokes=True)
             if not _is_way_out(episode):
-                continue  # it did not happen again: an accident, which is counted as one
+                continue  # it did not repeat: counted as an accident
             ways[evidence] = _told(whole)
         cases.append(
             Case(what=f"without a verdict after {ways[evidence]}: {evidence}"[:240], where=job.drawn[0].id)
@@ -254,13 +252,13 @@ async def _confirmed(
     return set(ways.values())
 
 
-async def _seen_before(stage: Stage, cases: list[Case]) -> set[str]:
-    """Episodes of the rest of the audit without a verdict, though nothing broke: the same calls once more."""
+async def _seen_before(runner: EpisodeRunner, cases: list[Case]) -> set[str]:
+    """Replays earlier episodes that had no verdict though nothing broke."""
     ways: dict[str, str] = {}
-    for first in stage.voids:
+    for first in runner.voids:
         if first.verdict.evidence in ways or len(ways) >= _CONFIRMED:
             continue
-        again = await stage.play(
+        again = await runner.play(
             (first.task, first.target),
             replay(first.calls),
             attempt=first.attempt,
@@ -279,9 +277,7 @@ async def _seen_before(stage: Stage, cases: list[Case]) -> set[str]:
 
 
 def _is_way_out(episode: Episode) -> bool:
-    """A sandbox that failed is not: whether the attempt brought that about is found out where episodes are
-    driven.
-    """
+    """A failed sandbox is no way out: the driver finds out whether the attempt caused it."""
     return episode.is_void or episode.problem.startswith("env")
 
 

@@ -1,9 +1,8 @@
-"""The other process of an audit: it makes the environment anew, under another hash seed and clocks that are
-set, and does the same work.
+"""The subprocess of an audit: remakes the environment under another hash seed and a shifted clock, and
+repeats the work.
 
-A program: a JSON request on standard input, a JSON answer on standard output. See `elsewhere.py` for what is
-asked and compared. It is run by its path and imports nothing of the audit but the clock, so that it starts
-fast.
+A program: JSON request on standard input, JSON answer on standard output. `other_process.py` defines what is
+asked and compared. It is run by path and imports nothing of the audit but the clock, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from agito.protocols import Script
 from agito.rollout import EpisodeDriver, scripted
 from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Target, Task
 
-_ANY = random.Random(7)  # not the one of the process, which an environment may use
+_ANY = random.Random(7)  # not the global generator, which an environment may use
 _JUMP_S = 600.0  # between the last call and the verdict
 
 
 def main() -> None:
-    # what an environment prints is no answer
+    # an environment's own prints must not mix with the answer
     request, answers, sys.stdout = json.load(sys.stdin), sys.stdout, sys.stderr
     os.environ["TZ"] = request["zone"]
     time.tzset()
@@ -42,13 +41,13 @@ def main() -> None:
     clock.install()
     try:
         answer = anyio.run(_work, request, clock)
-    except Exception as error:  # the boundary: an environment that cannot be made here is a finding
+    except Exception as error:  # the boundary: failing to make the environment here is a finding
         answer = {"problem": f"{type(error).__name__}: {error}", "place": traceback.format_exc(limit=-3)}
     json.dump(answer, answers)
 
 
 def _clocks() -> ModuleType:
-    """By path: the package would import the whole audit."""
+    """Loaded by path: importing the package would import the whole audit."""
     spec = importlib.util.spec_from_file_location("audit_clocks", Path(__file__).with_name("clocks.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -57,7 +56,7 @@ def _clocks() -> ModuleType:
 
 
 def _load(target: str) -> Any:
-    """`module:Class` or `path.py:Class`."""
+    """Loads `module:Class` or `path.py:Class`."""
     where, _, name = target.rpartition(":")
     if not where.endswith(".py"):
         return getattr(importlib.import_module(where), name)()
@@ -115,7 +114,7 @@ async def _trace(
 async def _verdicts(
     environment: Any, request: dict[str, Any], drawn: list[tuple[Task, Target]], clock: Any, ends_at: float
 ) -> list[tuple[int, float, str]]:
-    """Every capture once; then, the first ones, at every time that was asked for."""
+    """Grades every capture once; then grades the first few at every requested time shift."""
     captures = request["captures"]
     jobs = [(at, _ANY.uniform(0, 1e7)) for at in range(len(captures))]
     jobs += [(at, shift) for shift in request["shifts"] for at in range(min(request["timed"], len(captures)))]
@@ -133,7 +132,7 @@ async def _verdicts(
 
 
 def essence(event: Event) -> str:
-    """What must be equal wherever an episode is acted: everything but the measured times."""
+    """What must be equal wherever an episode is replayed: everything but the measured times."""
     return canonical(
         [event.index, event.text, event.exit_code, event.fault, event.ended, event.truncated_bytes]
     )
@@ -144,7 +143,7 @@ def canonical(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON for anything; sets, which have no order, are put into one."""
+    """JSON-ready form of any value; sets, which have no order, are sorted."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in cast("dict[object, object]", value).items()}
     if isinstance(value, set | frozenset):

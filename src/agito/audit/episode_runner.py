@@ -1,5 +1,5 @@
-"""Where an audit plays its episodes: one environment, driven as in training, timed, and with a record of
-whatever broke.
+"""Plays the audit's episodes: one environment, driven as in training, timed, with a record of everything that
+broke.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 GRADE_SEED = 7
-_FIRST_GROUP = 900_000_000  # attempts of an audit have numbers that no run uses
+_FIRST_GROUP = 900_000_000  # group ids that no run uses
 _PATIENCE = 2.0
-_WIDTH = 4  # episodes at the same time where nothing is timed
+_WIDTH = 4  # concurrent episodes where nothing is timed
 
 
 def _waited_s() -> float:
-    """For how long this process has stood ready and was given no core; 0 where the kernel does not say."""
+    """How long this process was runnable but had no core; 0 if the kernel does not say."""
     try:
         return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -44,9 +44,7 @@ def _waited_s() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
-    """How hard to look. `seconds` is what the whole may take; `share` of the numbers that a full audit aims
-    at.
-    """
+    """Effort of an audit: `seconds` is its total time, `share` scales the sample sizes of a full audit."""
 
     name: str
     seconds: float
@@ -60,8 +58,8 @@ FULL = Depth(name="full", seconds=100.0, share=1.0)
 SHORT = Depth(name="short", seconds=25.0, share=0.4)
 
 
-class Stage:
-    """Plays episodes of `environment`; `make` gives another one like it."""
+class EpisodeRunner:
+    """Plays episodes of `environment`; `make` makes another instance."""
 
     def __init__(
         self,
@@ -72,10 +70,10 @@ class Stage:
         on_event: OnEvent = ignore,
     ) -> None:
         self.environment, self.make, self.depth, self.seed = environment, make, depth, seed
-        self.incidents: Counter[str] = Counter()  # what broke, by its first line and its place
-        self.num_episodes = self.num_provoked = 0  # the latter: of those that try to break something
-        self.arguments: dict[str, dict[str, Any]] = {}  # of the tasks that were drawn, by their ids
-        self.honest: list[Episode] = []  # of solvers and demonstrators, for the parts that look at them later
+        self.incidents: Counter[str] = Counter()  # what broke, by first line and place
+        self.num_episodes = self.num_provoked = 0  # the latter: episodes that try to break something
+        self.arguments: dict[str, dict[str, Any]] = {}  # arguments of the drawn tasks, by task id
+        self.honest: list[Episode] = []  # by solvers and demonstrators, for later parts
         self.solved: list[Episode] = []  # by solutions, with full marks, on tasks of every split
         self.voids: list[Episode] = []  # episodes without a verdict in which nothing broke
         self._events = EventLog(on_event)
@@ -85,14 +83,14 @@ class Stage:
         self._sources = {str(path.resolve()) for path in sources_of(type(environment))}
 
     def begin(self, name: str, part: float) -> None:
-        """The next part of the audit may take `part` of the time that is left."""
+        """The next part of the audit may take the share `part` of the time left."""
         now = self._now()
         self._late_at = now + max(self._ends_at - now, 0.0) * part
         self._events.begin(name, 0)
 
     def _now(self) -> float:
-        """The time that neighbours on this machine take is not the audit's, up to `_PATIENCE` times what the
-        whole may take.
+        """Monotonic time, without what other processes on this machine took, up to `_PATIENCE` times the
+        total.
         """
         return time.monotonic() - min(_waited_s() - self._began_waited_s, _PATIENCE * self.depth.seconds)
 
@@ -102,14 +100,14 @@ class Stage:
 
     @property
     def seconds_left(self) -> float:
-        """Of this part."""
+        """Seconds left for this part."""
         return max(self._late_at - self._now(), 0.0)
 
     def draw(
         self, split: str, number: int, *, first: int = 0, seed: int | None = None, within_s: float = 1e9
     ) -> list[Drawn]:
-        """`number` tasks of a split, families and levels in turn; fewer, but one for every cell, when that
-        takes longer than `within_s`.
+        """`number` tasks of a split, cycling through families and levels. Stops early after `within_s`, but
+        with at least one task per cell.
         """
         least, ends_at = (
             len(self.environment.families) * len(self.environment.levels),
@@ -125,7 +123,7 @@ class Stage:
     def draw_cells(
         self, split: str, number: int, *, seed: int | None = None, within_s: float = 1e9
     ) -> list[Drawn]:
-        """As `draw`, but of every cell each index, as a curriculum asks for them."""
+        """As `draw`, but asks for every index of every cell, as a curriculum does."""
         cells, ends_at = (
             list(product(self.environment.families, self.environment.levels)),
             time.monotonic() + within_s,
@@ -143,15 +141,13 @@ class Stage:
         return found
 
     def _task(self, split: str, index: int, seed: int, **cell: Any) -> Drawn:
-        """Of the last split there is, under another seed, where `split` is missing. Raises
-        `BadEnvironment`.
-        """
+        """If `split` is missing, draws from the last split with another seed. Raises `BadEnvironment`."""
         known = self.environment.splits
         where = {"split": split, "seed": seed} if split in known else {"split": known[-1], "seed": seed + 1}
         arguments: dict[str, Any] = {**where, "index": index, **cell}
         try:
             drawn = self.environment.task(**arguments)
-        except Exception as error:  # the boundary: it is somebody else's code
+        except Exception as error:  # the boundary: third-party code
             raise BadEnvironment(
                 f"{self.environment.name}: task({arguments}) raises {type(error).__name__}: {error} "
                 f"({self._place(error)})"
@@ -165,8 +161,8 @@ class Stage:
     async def each(
         self, items: Sequence[T], work: Callable[[T], Awaitable[R]], *, least: int = 1, width: int = _WIDTH
     ) -> list[R]:
-        """Works through `items`, a few at a time; ends early when the part's time is up, but not before the
-        first `least`, unless the whole audit's time is up: then after the first.
+        """Processes `items`, a few at a time. Stops when the part's time is up, but not before the first
+        `least`; when the whole audit's time is up, after the first.
         """
         done: dict[int, R] = {}
         todo = iter(enumerate(items))
@@ -194,7 +190,7 @@ class Stage:
         environment: Environment | None = None,
         provokes: bool = False,
     ) -> Episode:
-        """One episode of a script, as training drives it."""
+        """One episode of a script, driven as in training."""
         episode = Episode(task=drawn[0], target=drawn[1], attempt=attempt or self.attempt(), noise=noise)
         act = scripted(script, episode.task, episode.attempt)
         await self.drive(episode, act, num_digests=num_digests, environment=environment, provokes=provokes)
@@ -210,10 +206,10 @@ class Stage:
         provokes: bool = False,
         is_graded: bool = True,
     ) -> None:
-        """Whatever breaks is an incident, unless the script is there to break something; only what ends every
-        episode alike, such as a machine without isolation, ends the audit. The audit goes by what the
-        environment does by itself: a grader that gave no verdict stays without one, though the driver, which
-        asked again beside a solved episode, knows what the work is worth.
+        """Anything that breaks is an incident, unless the script tries to break something; only what ends
+        every episode alike, such as a machine without isolation, ends the audit. The audit keeps the grader's
+        own first result: an episode without a verdict stays without one, even if the driver found a verdict
+        by asking again.
         """
         self.num_episodes += 1
         self.num_provoked += provokes
@@ -233,17 +229,17 @@ class Stage:
             self.voids += [] if provokes else [episode]
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int = GRADE_SEED) -> Verdict:
-        """A capture graded once more, or one that was altered. Void where the grader fails."""
+        """Grades a capture once more, or an altered one. Void if the grader fails."""
         return await ask(self.environment.grade, sealed, target, grade_seed)
 
     def _problem(self, watched: Watched, finished: Finished, is_graded: bool) -> str:
-        """What broke, in one line; empty when nothing did, or when it was the work's own doing."""
+        """One line on what broke; empty if nothing did, or if the work itself caused it."""
         error = watched.error
         is_own = error is not None and not isinstance(error, SandboxFailure | TimeoutError)
         is_unjudged = is_graded and watched.said is None and finished.verdict.status is Status.VOID
         if not is_own and not is_unjudged and finished.trajectory.fault not in (Fault.ENV, Fault.INFRA):
             return ""
-        if error is None:  # a deadline passed
+        if error is None:
             return f"infra: {finished.trajectory.detail or finished.verdict.evidence}"
         text = f"{error}".splitlines() or ["without a message"]
         return (
@@ -251,7 +247,7 @@ class Stage:
         )
 
     def _place(self, error: Exception) -> str:
-        """Where the environment's own source raised it; else where anybody did."""
+        """Where the environment's own source raised it; else the innermost frame."""
         frames = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in frames if str(Path(frame.filename).resolve()) in self._sources]
         frame = (ours or frames or [None])[-1]

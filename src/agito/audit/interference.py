@@ -1,10 +1,9 @@
-"""Whether what one episode does is seen by another: one tool is used at a time, so that no other undoes what
-it did.
+"""Tests whether one tool's use in an episode affects other episodes, one tool at a time, so that no tool
+undoes another's effect.
 
-A lock that is taken and given back in one episode leaves nothing behind. So every tool, and every word that a
-tool is told to begin with, has an episode of its own, in which it is said with whatever it may be about: what
-solutions say to it, and the words of the prompt. Before and after it an episode is opened that was acted
-alone long ago, and is acted again.
+A lock that is taken and given back within one episode leaves nothing behind. So every tool, and every command
+word of a tool, gets an episode of its own, with arguments from solutions and the prompt. A recorded episode
+is opened before it and continued after it, and replayed once more afterwards.
 """
 
 from __future__ import annotations
@@ -15,48 +14,48 @@ from collections.abc import Callable, Mapping, Sequence
 from agito.audit.agents import ending, fill, prompt_of, strings, words_of
 from agito.audit.card import Case
 from agito.audit.episode import Episode, replay
+from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import commands_of
-from agito.audit.stage import Stage
 from agito.audit.visit import visits
 from agito.types import Call, ToolSpec
 
 _EPISODES, _LEAST, _WORDS = 8, 2, 30
-_EVERY = 1 << 30  # digests: before the first call and after each
+_EVERY = 1 << 30  # number of digests: before the first call and after each
 
 Difference = Callable[[Episode, Episode], str]
 
 
-async def disturbed(
-    stage: Stage, episodes: Sequence[Episode], difference: Difference, cases: list[Case]
+async def count_disturbed(
+    runner: EpisodeRunner, episodes: Sequence[Episode], difference: Difference, cases: list[Case]
 ) -> tuple[int, int]:
-    """How many of how many episodes go differently after or beside such a one. `episodes` went alone, with
-    their digests.
+    """How many of how many episodes differ after or beside such a one. `episodes` were recorded alone, with
+    digests.
     """
-    ends_at = time.monotonic() + stage.seconds_left / 3
+    ends_at = time.monotonic() + runner.seconds_left / 3
     hits = num = 0
-    for at, first in enumerate(_one_per_toolset(episodes)[: stage.depth.of(_EPISODES, least=_LEAST)]):
-        for name, calls in _disturbers(stage, first).items():
+    for at, first in enumerate(_one_per_toolset(episodes)[: runner.depth.of(_EPISODES, least=_LEAST)]):
+        for name, calls in _disturbers(runner, first).items():
             if at >= 1 and time.monotonic() > ends_at:
                 return hits, num
-            found = await _after(stage, first, calls, difference)
+            found = await _after(runner, first, calls, difference)
             num += 1
             hits += bool(found)
             if found:
                 cases.append(Case(what=f"{found}, once another episode has used {name}", where=first.task.id))
-                break  # whatever comes after begins in a spoilt state
+                break  # later runs would start from the altered state
     return hits, num
 
 
-async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference: Difference) -> str:
+async def _after(runner: EpisodeRunner, first: Episode, calls: Sequence[Call], difference: Difference) -> str:
     drawn = first.task, first.target
-    async with visits(stage, are_graded=True) as open_one:
+    async with visits(runner, are_graded=True) as open_one:
         beside = await open_one(drawn, attempt=first.attempt, noise=first.noise)
-        await stage.play(drawn, replay(calls), provokes=True)
+        await runner.play(drawn, replay(calls), provokes=True)
         for call in first.calls:
             await beside.act(call)
         await beside.seal()
-    beside.episode.digests.clear()  # those of the first one were taken call by call
-    again = await stage.play(
+    beside.episode.digests.clear()  # the first recording has digests for every call
+    again = await runner.play(
         drawn,
         replay(first.calls),
         attempt=first.attempt,
@@ -68,7 +67,7 @@ async def _after(stage: Stage, first: Episode, calls: Sequence[Call], difference
 
 
 def _one_per_toolset(episodes: Sequence[Episode]) -> list[Episode]:
-    """Those of other families and tools first."""
+    """One episode of every family and tool set first."""
     seen: dict[object, int] = {}
     order = list[tuple[int, int]]()
     for at, each in enumerate(episodes):
@@ -78,8 +77,8 @@ def _one_per_toolset(episodes: Sequence[Episode]) -> list[Episode]:
     return [episodes[at] for _, at in sorted(order)]
 
 
-def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
-    """Calls of one tool, or of one of its commands, by what they are."""
+def _disturbers(runner: EpisodeRunner, first: Episode) -> Mapping[str, Sequence[Call]]:
+    """Calls of one tool, or of one of its commands, by name."""
     task, end = first.task, ending(first.task)
     most = max(min(task.limits.calls, task.limits.turns), 1)
     said = [value for call in first.calls for value in call.arguments.values() if isinstance(value, str)]
@@ -95,7 +94,7 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
             continue
         own = [call for call in first.calls if call.tool == tool.name]
         found[tool.name] = [*own, *_saying(tool, words)][:most]
-        for command in commands_of(stage.environment, tool, first.calls):
+        for command in commands_of(runner.environment, tool, first.calls):
             found[f"{tool.name} {command}"] = [fill(tool, f"{command} {word}") for word in ("", *words)][
                 :most
             ]
@@ -103,7 +102,7 @@ def _disturbers(stage: Stage, first: Episode) -> Mapping[str, Sequence[Call]]:
 
 
 def _saying(tool: ToolSpec, words: Sequence[str]) -> list[Call]:
-    """Each word for all of its texts, and for one of them."""
+    """For each word: a call with it in all texts, and calls with it in one text only."""
     names = strings(tool)
     if not names:
         return [fill(tool, "")]

@@ -1,8 +1,7 @@
-"""What can be earned without looking: constants, answers learned by heart, and the calls of other tasks,
-acted blindly.
+"""Open-loop attacks: constants, memorised answers, and replayed calls of other tasks.
 
-Everything here is made of solved tasks and tried on others. None of these agents reads what the world
-answers; what they earn, the prompt alone buys, or nothing does.
+They are built from solved tasks and tried on others. None reads an observation, so whatever they earn comes
+from the prompt alone, or from nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from agito.audit.literals import words_in
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Call, Dialect, Json, Task
 
-CONSTANT, BLIND = "constant: ", "blind: "  # what the names of these attacks begin with
+CONSTANT, BLIND = "constant: ", "blind: "  # prefixes of these attacks' names
 _CONSTANTS, _PLACES, _LISTED, _WORDS = 8, 3, 40, 12
 _EMPTY = (
     "[]",
@@ -50,13 +49,13 @@ Feature = Callable[[Task], object]
 
 @dataclass(slots=True)
 class Memory:
-    """Solved tasks, as somebody remembers them who saw their prompts and their calls."""
+    """Solved tasks, as remembered by someone who saw their prompts and calls."""
 
     solved: list[Episode] = field(default_factory=list[Episode])
     donors: list[tuple[Feature, Mapping[object, Episode]]] = field(
         default_factory=list["tuple[Feature, Mapping[object, Episode]]"]
     )
-    # the last calls, with names by which equal ones are equal
+    # last calls, with a name by which equal calls can be compared
     ends: list[tuple[str, Call]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,23 +64,23 @@ class Memory:
 
     @property
     def looks(self) -> bool:
-        """Whether solutions do anything before their last call. Where they do not, all is in the prompt, and
-        to work it out is the task.
+        """Whether solutions call anything before their last call. If not, the prompt holds everything, and
+        working the answer out is the task.
         """
         return any(len(each.calls) > 1 for each in self.solved)
 
     def commonest(self) -> list[Call]:
-        """The last calls of the solutions, the commonest first."""
+        """Last calls of the solutions, most common first."""
         first = dict(reversed(self.ends))
         return [first[name] for name, _ in Counter(name for name, _ in self.ends).most_common()]
 
     def shared_end(self) -> Call | None:
-        """The last call of nearly all solutions, such as `submit done`."""
+        """The last call shared by at least 90 % of solutions, such as `submit done`."""
         name, count = Counter(name for name, _ in self.ends).most_common(1)[0] if self.ends else ("", 0)
         return dict(self.ends)[name] if count >= 0.9 * len(self.ends) > 0 else None
 
     def by(self, feature: Feature) -> Mapping[object, Call]:
-        """The commonest last call of the solved tasks with the same feature."""
+        """The most common last call for each value of the feature."""
         counts: dict[object, Counter[str]] = defaultdict(Counter)
         for each, (name, _) in zip(self.solved, self.ends, strict=True):
             counts[feature(each.task)][name] += 1
@@ -89,7 +88,7 @@ class Memory:
         return {value: calls[found.most_common(1)[0][0]] for value, found in counts.items()}
 
     def donor(self, task: Task) -> Episode | None:
-        """A solved task with the same prompt, else with the same but for its numbers, else of the
+        """A solved task with the same prompt; else the same prompt but for its numbers; else the
         same cell.
         """
         if not self.donors:
@@ -131,9 +130,7 @@ _OF_A_WORD: Mapping[str, Callable[[str], object]] = {
 
 
 def word_at(place: int, part: str = "") -> Feature:
-    """One word of the prompt, or a part of it, counted from its beginning, or its end where `place` is
-    negative.
-    """
+    """One word of the prompt, or a part of it. `place` counts from the start, or from the end if negative."""
 
     def feature(task: Task) -> object:
         words = _words(prompt_of(task))
@@ -147,8 +144,8 @@ def _words(prompt: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(prompt))
 
 
-def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
-    """The battery, which knows `solved`."""
+def open_loop_attacks(environment: Environment, solved: Sequence[Episode]) -> Attackers:
+    """The battery of open-loop attacks built from `solved`."""
     memory = Memory(list(solved))
     commonest = memory.commonest()
     tables: dict[str, tuple[Feature, Mapping[object, Call]]] = {
@@ -194,8 +191,8 @@ def blindly(environment: Environment, solved: Sequence[Episode]) -> Attackers:
 
 
 def _telling_places(memory: Memory) -> list[tuple[int, str]]:
-    """The words of the prompt that say most about the answer: by how often one half of the tasks foretells
-    the other.
+    """The prompt words that best predict the answer: how often a table built on half of the tasks is right on
+    the other half.
     """
     half, rest = Memory(memory.solved[::2]), memory.solved[1::2]
     score: dict[tuple[int, str], int] = {}
@@ -217,7 +214,9 @@ def _same(one: Call | None, other: Call) -> bool:
 
 
 def _from_the_prompt(task: Task, answers: Collection[str]) -> Mapping[str, str]:
-    """What the prompt itself offers as an answer: what was one elsewhere, and what its numbers make."""
+    """Answers the prompt itself suggests: words that were answers elsewhere, and arithmetic on its
+    numbers.
+    """
     words = _words(prompt_of(task))
     numbers = [int(word) for word in words if word.isdigit() and len(word) < 10]
     found: dict[str, str] = {}
@@ -242,7 +241,7 @@ def _from_the_prompt(task: Task, answers: Collection[str]) -> Mapping[str, str]:
 
 
 def _all_at_once(task: Task, commonest: Sequence[Call]) -> Mapping[str, ScriptFactory]:
-    """Every answer that was ever right, in one submission, and one after another."""
+    """All known right answers at once: in one submission, and one after another."""
     end = ending(task)
     if end is None:
         return {}
@@ -272,7 +271,7 @@ def _saying(call: Call) -> ScriptFactory:
 
 
 def translated(donor: Episode, task: Task) -> list[Call]:
-    """The donor's calls, with every word of its prompt replaced by the one that stands there in this task's
+    """The donor's calls, with each word of its prompt replaced by the word at the same place in this task's
     prompt.
     """
     words: dict[str, str] = {donor.task.id: task.id}

@@ -1,8 +1,8 @@
-"""Whether an environment is the same elsewhere: in other processes, under other hash seeds and other clocks.
+"""Tests whether an environment behaves the same in other processes, under other hash seeds and clocks.
 
-What one process played and graded is done again in two more (see `away.py`), whose modules of the environment
-read a clock that is set: to every second of a minute, to the hours, days and months of years, and ten minutes
-on between the last call and the verdict.
+Two subprocesses (see `other_process_main.py`) replay and regrade what this process did. There the
+environment's modules read a shifted clock: by every second of a minute, by hours, days, months and years, and
+by ten minutes more between the last call and the verdict.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from typing import Any
 import anyio
 
 from agito.audit import limits
-from agito.audit.away import canonical, essence
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
-from agito.audit.stage import GRADE_SEED, Stage
+from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
+from agito.audit.other_process_main import canonical, essence
 from agito.protocols import Environment
 from agito.types import EpisodeArtifacts
 
-_AWAY = Path(__file__).with_name("away.py")
+_AWAY = Path(__file__).with_name("other_process_main.py")
 _YEAR_S = 365.25 * 86_400
 _PROCESSES: Sequence[tuple[int, float, str]] = (
     (1, 1.37 * _YEAR_S, "Pacific/Kiritimati"),
     (4_242, -2.61 * _YEAR_S, "Etc/GMT+12"),
 )
 _CAPTURES, _TIMED, _LEAST = 400, 4, 6
-_START_S = 20.0  # to start a process and make the environment in it
+_START_S = 20.0  # to start a process and make the environment there
 
 
 @dataclass(slots=True)
 class Compared:
-    """What was compared, and what came out differently."""
+    """How many comparisons were made, and how many differed."""
 
     num: int = 0
     differs: int = 0
@@ -54,12 +54,12 @@ class Compared:
             cases.append(case)
 
 
-async def elsewhere(
-    stage: Stage, acted: Sequence[Episode], episodes: Sequence[Episode], cases: list[Case]
+async def run_elsewhere(
+    runner: EpisodeRunner, acted: Sequence[Episode], episodes: Sequence[Episode], cases: list[Case]
 ) -> Gate:
-    """`episodes` are those whose captures are graded again; `acted` those that are acted again."""
+    """The captures of `episodes` are graded again; `acted` are replayed."""
     compared = Compared()
-    where = _where(type(stage.environment))
+    where = _where(type(runner.environment))
     if where is None:
         return _gate(
             compared,
@@ -70,20 +70,20 @@ async def elsewhere(
         episode
         for episode in episodes
         if episode.sealed is not None and not episode.problem and not episode.is_void
-    ][: stage.depth.of(_CAPTURES, least=_LEAST)]
+    ][: runner.depth.of(_CAPTURES, least=_LEAST)]
     drawn = list(
         {episode.task.id: (episode.task, episode.target) for episode in (*captures, *acted)}.values()
     )
-    arguments = [stage.arguments[task.id] for task, _ in drawn]
+    arguments = [runner.arguments[task.id] for task, _ in drawn]
     at = {task.id: number for number, (task, _) in enumerate(drawn)}
     request: dict[str, Any] = {
         **where,
         "tasks": arguments,
-        "seconds": stage.seconds_left,
+        "seconds": runner.seconds_left,
         "grade_seed": GRADE_SEED,
         "timed": _TIMED,
         "least": _LEAST,
-        "shifts": _shifts(stage.seed),
+        "shifts": _shifts(runner.seed),
         "traces": [_asked(each, at) for each in acted],
         "captures": [
             {"task": at[episode.task.id], **_packed(episode.sealed)} for episode in captures if episode.sealed
@@ -91,12 +91,12 @@ async def elsewhere(
     }
     found: dict[int, Mapping[str, Any]] = {}
 
-    async def away(number: int, hash_seed: int, shift_s: float, zone: str) -> None:
+    async def one_process(number: int, hash_seed: int, shift_s: float, zone: str) -> None:
         found[number] = await _ask({**request, "shift_s": shift_s, "zone": zone}, hash_seed)
 
     async with anyio.create_task_group() as processes:
         for number, (hash_seed, shift_s, zone) in enumerate(_PROCESSES):
-            processes.start_soon(away, number, hash_seed, shift_s, zone)
+            processes.start_soon(one_process, number, hash_seed, shift_s, zone)
     for number in sorted(found):
         _compare(found[number], drawn, acted, captures, compared, cases)
     return _gate(compared, "")
@@ -174,7 +174,7 @@ def _gate(compared: Compared, skipped: str) -> Gate:
 
 
 def _where(cls: type[Environment]) -> dict[str, str] | None:
-    """How another process finds the class. None: it cannot."""
+    """How another process finds the class; None if it cannot."""
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
     if path is None or not isinstance(getattr(module, cls.__qualname__, None), type):
@@ -193,8 +193,8 @@ def _where(cls: type[Environment]) -> dict[str, str] | None:
 
 
 def _shifts(seed: int) -> list[float]:
-    """From the seconds of a minute to years, with a fraction of a second each; in an order that visits every
-    scale early.
+    """Shifts from seconds to years, each with a fraction of a second, ordered so that every scale comes
+    early.
     """
     rng = random.Random(seed)
     scales = [

@@ -4,10 +4,12 @@ was sampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 
 from agito.render import policy_json
-from agito.types import Call
+from agito.render.formats.base import Found, named
+from agito.types import Call, ToolSpec
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _MOST_ENDS = 16  # closing tags tried for one call; a policy may write any number of them
@@ -63,23 +65,32 @@ def with_tools(template: str, *, has_system: bool) -> str:
     return _PRELUDE.replace("IN_USER", "false" if has_system else "true") + template
 
 
-def parse(text: str) -> tuple[Call, ...]:
-    """The calls in one turn, at least one: what cannot be read becomes a call with a `problem`.
-
-    The same tags within a string of the JSON mean nothing; a call whose closing tag is missing is read if its
-    JSON is whole.
+class Hermes:
+    """The same tags within a string of the JSON mean nothing; a call whose closing tag is missing is read if
+    its JSON is whole.
     """
-    return tuple(call for _, _, call in calls(text)) or (
-        Call(tool="", arguments={}, raw=text, problem=f"no {OPEN} in the turn"),
-    )
 
+    name = "hermes"
+    served_as = "hermes"
+    ends: tuple[str, ...] = ()
+    tags: tuple[str, ...] = (OPEN, CLOSE)
+    wanted = f'{OPEN}{{"name": ..., "arguments": {{...}}}}{CLOSE}'
 
-def calls(text: str) -> Iterator[tuple[int, int, Call]]:
-    """Where each call begins and ends, tags included, and the call."""
-    at = 0
-    while (start := text.find(OPEN, at)) >= 0:
-        call, at = _call(text, start + len(OPEN))
-        yield start, at, call
+    def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:
+        at = 0
+        while (start := text.find(OPEN, at)) >= 0:
+            call, at = _call(text, start + len(OPEN))
+            yield start, at, call
+
+    def begin(self, tool: str) -> str:
+        return f'{OPEN}\n{{"name": "' + (f'{tool}", "arguments": ' if tool else "")
+
+    def write(self, calls: Sequence[Call]) -> str:
+        said = (
+            json.dumps({"name": call.tool, "arguments": dict(call.arguments)}, ensure_ascii=False)
+            for call in calls
+        )
+        return "\n".join(f"{OPEN}\n{each}\n{CLOSE}" for each in said)
 
 
 def _call(text: str, start: int) -> tuple[Call, int]:
@@ -101,12 +112,6 @@ def read_call(block: str) -> Call:
     """Whatever is wrong with it goes back to the policy as its problem."""
     raw = block.strip()
     try:
-        parsed = policy_json.parse(raw)
+        return named(policy_json.parse(raw), raw, "arguments")
     except ValueError as error:
         return Call(tool="", arguments={}, raw=raw, problem=f"not JSON: {error}")
-    if not isinstance(parsed, dict) or not isinstance(name := parsed.get("name"), str):
-        return Call(tool="", arguments={}, raw=raw, problem='a call is {"name": ..., "arguments": {...}}')
-    arguments = parsed.get("arguments", {})
-    if not isinstance(arguments, dict):
-        return Call(tool=name, arguments={}, raw=raw, problem="arguments must be an object")
-    return Call(tool=name, arguments=arguments, raw=raw)

@@ -1,10 +1,10 @@
-"""Work that may take long, on a thread beside the event loop and under a deadline: a simulator's step, a
-query, somebody's own code.
+"""Runs slow work (a simulator's step, a query, third-party code) on a thread outside the event loop, with a
+deadline.
 
-What runs past its deadline is stopped: by what the caller knows of it, then by an exception in its thread.
-Only compiled code that never returns outlives both; it keeps its thread, which ends with the process. Code
-that holds the interpreter's lock throughout (one long match of a regular expression) holds up the loop too:
-it belongs into a process of its own.
+Work past its deadline is stopped, first by the caller's `stop`, then by an exception in its thread. Only
+compiled code that never returns survives both; it keeps its thread until the process ends. Code that never
+releases the GIL (such as one long regular-expression match) blocks the loop too; run it in a process of its
+own.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ import anyio.lowlevel
 
 T = TypeVar("T")
 _Jobs: TypeAlias = "SimpleQueue[_Job[Any] | None]"
-_GRACE_S = 0.25  # for what was told to stop
-_MOST_IDLE = 32  # threads that wait for the next job; never a limit on how many run
+_GRACE_S = 0.25  # time to stop after being told to
+_MOST_IDLE = 32  # idle threads kept; no limit on running ones
 
 
-class Overdue(Exception):
-    """The deadline has passed. `is_over`: the work has stopped, and nothing of it runs any more."""
+class DeadlinePassed(Exception):
+    """The deadline has passed. `is_over`: the work has stopped completely."""
 
     def __init__(self, *, is_over: bool) -> None:
         super().__init__("out of time")
         self.is_over = is_over
 
 
-class Aside:
-    """A thread of its own, for work that must always be done by the same one. It starts with the
-    first job.
-    """
+class WorkerThread:
+    """A dedicated thread, for work that must stay on one thread. It starts with the first job."""
 
     def __init__(self) -> None:
         self._jobs: _Jobs = SimpleQueue()
@@ -45,8 +43,9 @@ class Aside:
     async def run(
         self, work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None
     ) -> T:
-        """Raises `Overdue`, and what the work raises. `stop` is called in the loop when the deadline passes
-        or the caller is cancelled.
+        """Raises `DeadlinePassed`, and whatever the work raises.
+
+        `stop` is called in the loop if the deadline passes or the caller is cancelled.
         """
         job = _Job(work, anyio.lowlevel.current_token())
         thread = self._begin(job)
@@ -57,31 +56,33 @@ class Aside:
         except anyio.get_cancelled_exc_class():
             await self._stop(job, thread, stop)
             raise
-        raise Overdue(is_over=await self._stop(job, thread, stop))
+        raise DeadlinePassed(is_over=await self._stop(job, thread, stop))
 
     def wait(self, work: Callable[[], T]) -> T:
-        """Blocks the caller: for what a constructor has to do in this thread."""
+        """Blocks the caller, for work that a constructor must do on this thread."""
         job = _Job(work, None)
         self._begin(job)
         job.done.wait()
         return job.result()
 
     def close(self) -> None:
-        """What runs is not waited for."""
+        """Does not wait for running work."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread = None
 
     def _begin(self, job: _Job[Any]) -> threading.Thread:
         if self._thread is None:
-            self._thread = threading.Thread(target=_work, args=(self._jobs,), name="agito-aside", daemon=True)
+            self._thread = threading.Thread(
+                target=_work, args=(self._jobs,), name="agito-worker", daemon=True
+            )
             self._thread.start()
         self._jobs.put(job)
         return self._thread
 
     async def _stop(self, job: _Job[Any], thread: threading.Thread, stop: Callable[[], None]) -> bool:
-        """Whether it has stopped. The thread is given up either way: an exception that comes late must not
-        meet another job.
+        """Whether it has stopped. The thread is abandoned in either case, so that a late exception cannot hit
+        another job.
         """
         self._jobs.put(None)
         self._jobs, self._thread = SimpleQueue(), None
@@ -94,9 +95,9 @@ class Aside:
         return False
 
 
-async def aside(work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None) -> T:
-    """The same for one job that any thread may do."""
-    thread = _idle.pop() if _idle else Aside()
+async def in_thread(work: Callable[[], T], *, timeout_s: float, stop: Callable[[], None] = lambda: None) -> T:
+    """Runs one job on any thread; otherwise as `WorkerThread.run`."""
+    thread = _idle.pop() if _idle else WorkerThread()
     try:
         return await thread.run(work, timeout_s=timeout_s, stop=stop)
     finally:
@@ -106,11 +107,11 @@ async def aside(work: Callable[[], T], *, timeout_s: float, stop: Callable[[], N
             thread.close()
 
 
-_idle: list[Aside] = []
+_idle: list[WorkerThread] = []
 
 
 class _Stop(BaseException):
-    """Raised in a thread from outside; nothing that catches `Exception` keeps it."""
+    """Raised in a thread from outside; `except Exception` does not catch it."""
 
 
 class _Job(Generic[T]):
@@ -122,10 +123,10 @@ class _Job(Generic[T]):
         self._ending = threading.Lock()
 
     def do(self) -> None:
-        """In the thread."""
+        """Runs in the thread."""
         try:
             self._value = self._work()
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # handed to the waiter
             self._error = error
         with self._ending:
             self.done.set()
@@ -133,7 +134,7 @@ class _Job(Generic[T]):
             try:
                 anyio.from_thread.run_sync(self.over.set, token=self._token)
             except anyio.RunFinishedError:
-                return  # nobody is left to hear it
+                return  # the event loop has ended: nobody waits
 
     def result(self) -> T:
         if self._error is not None:
@@ -153,4 +154,4 @@ def _work(jobs: _Jobs) -> None:
         try:
             job.do()
         except _Stop:
-            return  # it came when the work was already done
+            return  # it came after the work was done
