@@ -9,7 +9,8 @@ import pytest
 
 from agito.errors import BadRecipe
 from agito.evaluation.checkpoint import Changes
-from agito.recipe import Recipe, absolute, label, read, shown
+from agito.plugins import absolute, label, shown
+from agito.recipe import Recipe, read
 from agito.runtime.fit import fit
 
 COIN = "agito.testing:FakeEnvironment"
@@ -123,3 +124,22 @@ def test_an_environment_without_held_out_tasks_is_refused_at_once(here: Path) ->
 
 def test_a_recipe_that_fits_is_left_as_it_is() -> None:
     assert fit(Recipe()).recipe == Recipe()
+
+
+def test_prompts_beside_another_environment_have_no_scripts_in_common(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text("".join(f'{{"prompt": "p{at}"}}\n' for at in range(10)))
+    (tmp_path / "mine.py").write_text("def reward(completion):\n    return 0\n")
+    prompts = {"name": f"{tmp_path}/tasks.jsonl,reward={tmp_path}/mine.py:reward"}
+    recipe = Recipe.model_validate(
+        {"model": {"path": str(tmp_path)}, "env": {"mix": [prompts, {"name": "shell"}]}, "sft": {"demos": 0}}
+    )
+    found = fit(recipe).recipe
+    assert (found.eval.baseline_tasks, found.eval.structural_tasks, found.eval.tasks) == (0, 0, 200)
+    alone = fit(recipe.model_copy(update={"env": recipe.env.model_copy(update={"mix": (), **prompts})}))
+    assert alone.recipe.eval.tasks == 1 and "all 1 held-out prompts" in alone.notes[0]
+
+
+def test_conversations_are_for_a_pre_trained_model(tmp_path: Path) -> None:
+    (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n')
+    with pytest.raises(BadRecipe, match=r"sft\.messages: conversations are for a pre-trained model"):
+        fit(read("smoke", (f"sft.messages={tmp_path}/talk.jsonl",)))

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from agito.concurrency import run
+from agito.config import build
+from agito.envs.prompts.given import Function, Prompts
+from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
 from agito.evaluation.checkpoint import Changes, Evaluation, evaluate_checkpoint
+from agito.plugins import label, reads_file
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
@@ -26,8 +30,15 @@ Item = TypeVar("Item")
 
 
 def train(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe | None = None,
     *,
+    prompts: Prompts | None = None,
+    reward: Function | None = None,
+    tools: Function | Sequence[Function] = (),
+    model: Path | str | None = None,
+    sft: Path | str | None = None,
+    turns: int = 0,
+    tokens: int = 0,
     overrides: Sequence[str] = (),
     out: Path | str | None = None,
     on_event: OnEvent | None = None,
@@ -36,16 +47,34 @@ def train(
     """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
     name>`.
 
+    Without a recipe: on `prompts`, a file, a folder or a list of texts or of mappings with a `prompt`, by a
+    `reward` function, from a pre-trained `model`; each turn has up to `tokens`, and with `tools` there are up
+    to `turns`. `sft`: conversations to imitate first.
+
     `overrides` are as on the command line: `["rl.steps=10"]`. A run that is already in `out` is moved aside
     under a dated name. An environment without a card is audited first, and refused (`NotAdmitted`) unless it
     passes or `admit_anyway`, which the run keeps. Raises `NotFound`, `BadRecipe`, and whatever keeps a run
     from ending; what is committed by then can be resumed. `on_event` gets every event that the run's
     `events.jsonl` holds, as it happens (`agito.record.events`).
     """
-    if isinstance(recipe, Recipe) and overrides:
-        raise BadRecipe("overrides go with a recipe's name or path; a Recipe is changed with model_copy")
+    if reads_file.get():
+        where = f"{reads_file.get()} calls agito.train while it is read for its functions"
+        raise BadRecipe(f"{where}: put the call under `if __name__ == '__main__':`")
+    given = _given(prompts, reward, tools, model, sft, turns, tokens)
+    if isinstance(recipe, Recipe) and (overrides or given):
+        raise BadRecipe(
+            "overrides, prompts and a model go with a recipe's name or path; a Recipe is changed with "
+            "model_copy"
+        )
+    overrides = (*given, *_listed("overrides", overrides))
+    if recipe is None and prompts is None:
+        raise BadRecipe("give a recipe, or prompts with a reward function")
     named = (
-        recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe), _listed("overrides", overrides))
+        recipe
+        if isinstance(recipe, Recipe)
+        else build(Recipe, {}, overrides)
+        if recipe is None
+        else read_recipe(str(recipe), overrides)
     )
     fitted = fit(named)
     found = fitted.recipe
@@ -54,6 +83,27 @@ def train(
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
     place(path)
     return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
+
+
+def _given(
+    prompts: Prompts | None,
+    reward: Function | None,
+    tools: Function | Sequence[Function],
+    model: Path | str | None,
+    sft: Path | str | None,
+    turns: int,
+    tokens: int,
+) -> tuple[str, ...]:
+    """As overrides. Raises `BadRecipe` and `BadEnvironment` for what does not go together."""
+    found = [f"{key}={value}" for key, value in (("model.path", model), ("sft.messages", sft)) if value]
+    if prompts is None:
+        if reward is not None or tools or turns or tokens:
+            raise BadRecipe("reward, tools, turns and tokens go with prompts")
+        return tuple(found)
+    if reward is None:
+        raise BadRecipe("prompts need a reward function: reward=...")
+    name = prompts_named(prompts, reward, tools, turns=turns, tokens=tokens)
+    return (f'name="{label(name)}"', f"env.name={name}", *found)
 
 
 def resume(path: Path | str, *, on_event: OnEvent | None = None) -> Summary:
@@ -88,12 +138,13 @@ def evaluate(
     families: Sequence[str] = (),
     levels: Sequence[int] = (),
     num_tasks: int | None = None,
+    num_attempts: int = 1,
     temperature: float | None = None,
     seed: int | None = None,
     baselines: bool = True,
     on_event: OnEvent | None = None,
 ) -> Evaluation:
-    """One attempt at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
+    """`num_attempts` at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
 
     What is not given is as in the checkpoint's run, so that the tasks are those of its own evaluation. Raises
     `NotFound`, `CorruptCheckpoint`, and `BadRecipe` for a split, family or level that the environment does
@@ -115,6 +166,7 @@ def evaluate(
             num_tasks=tasks,
             temperature=sampled_at,
             baselines=baselines,
+            num_attempts=num_attempts,
         )
     )
 

@@ -1,19 +1,179 @@
-"""Somebody else's class, by a bundled name or by `path.py:Class` from anywhere: environments and harnesses
-alike.
+"""Somebody else's code by name: classes and functions as `path.py:Name` from anywhere, and prompts with a
+reward function.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from agito.config import meant
-from agito.errors import AgitoError, NotFound
+from agito.errors import AgitoError, BadEnvironment, NotFound
+
+_REWARD = ",reward="  # what tells a prompt set's name from any other
+_live: dict[str, Callable[..., Any]] = {}  # functions that this process was given, by name
+reads_file: ContextVar[str] = ContextVar("reads_file", default="")  # whose top level is being run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet:
+    """Prompts and a reward function as the name of an environment:
+    `tasks.jsonl,reward=my_reward.py:reward,turns=4`.
+    """
+
+    data: str  # JSONL, JSON, Parquet, or a folder as the `datasets` library or a model hub has it
+    reward: str  # path.py:function
+    tools: str = ""  # path.py:first+second
+    heldout: str = ""  # data of its own for the held-out split; else a part of `data`
+    holdout: float = 0.1  # that part, and as much again for validation
+    turns: int = 0  # 0: one; with tools eight
+    tokens: int = 256  # of one turn
+    chance: float = -1.0  # what an answer that is always the same may earn; below 0: nothing is declared
+
+    @classmethod
+    def parse(cls, name: str) -> PromptSet | None:
+        """None for a name that is no prompt set's. Raises `BadEnvironment`."""
+        if _REWARD not in name:
+            return None
+        data, *options = name.split(",")
+        kinds: dict[str, Callable[[str], str | int | float]] = {field.name: str for field in fields(cls)}
+        kinds |= {"turns": int, "tokens": int, "holdout": float, "chance": float}
+        found: dict[str, Any] = {"data": data}
+        for option in options:
+            key, equals, text = option.partition("=")
+            if not equals or key not in kinds or key in found:
+                known = tuple(key for key in kinds if key != "data")
+                there = f"there are {', '.join(known)}{meant(key, known)}"
+                raise BadEnvironment(f"prompts {name!r}: {option!r} is no option, or comes twice; {there}")
+            try:
+                found[key] = kinds[key](text)
+            except ValueError:
+                raise BadEnvironment(f"prompts {name!r}: {key}={text}: need a number") from None
+        made = cls(**found)
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raises `BadEnvironment`."""
+        if any("," in each for each in (self.data, self.reward, self.tools, self.heldout)):
+            raise BadEnvironment(
+                f"prompts {str(self)!r}: a path with a comma cannot stand in this name; rename the file"
+            )
+        if not self.data or not self.reward:
+            raise BadEnvironment(f"prompts {str(self)!r}: write DATA,reward=FILE.py:FUNCTION")
+        if not 0 < self.holdout < 0.5:
+            raise BadEnvironment(f"holdout={self.holdout:g}: a share above 0 and below 0.5")
+        if self.turns < 0 or self.tokens < 1 or self.chance >= 1:
+            said = f"turns={self.turns} tokens={self.tokens} chance={self.chance:g}"
+            raise BadEnvironment(f"{said}: turns and tokens from 1 on, chance below 1")
+
+    def __str__(self) -> str:
+        given = [
+            (field.name, getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in ("data", "reward")
+        ]
+        default = {field.name: field.default for field in fields(self)}
+        return f"{self.data}{_REWARD}{self.reward}" + "".join(
+            f",{key}={value}" for key, value in given if value != default[key]
+        )
+
+    def with_paths(self, change: Callable[[str], str]) -> PromptSet:
+        """Every path in it changed, such as made absolute."""
+        files = {name: change(path) if (path := getattr(self, name)) else "" for name in ("data", "heldout")}
+        tools = "+".join(_with_path(each, change) for each in self.tools.split("+"))
+        return replace(self, **files, reward=_with_path(self.reward, change), tools=tools)
+
+    @property
+    def label(self) -> str:
+        """As a part of a run's name."""
+        return Path(self.data).stem or "prompts"
+
+
+def path_from_root(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def path_from_here(path: str) -> str:
+    """For people: a path as it is seen from the working directory, where it lies beneath it."""
+    here = os.path.relpath(path)
+    return path if here.startswith("..") else here
+
+
+def absolute(name: str) -> str:
+    """An environment's name that means the same from every folder."""
+    return _with_paths(name, path_from_root)
+
+
+def shown(name: str) -> str:
+    """An environment's name for people: its paths as they are seen from here."""
+    return _with_paths(name, path_from_here)
+
+
+def label(*names: str) -> str:
+    """Environments as a part of a run's name: `shell`, `hidden_number`, `own-Loose`, `shell+code`."""
+    return "+".join(map(_label, names))
+
+
+def _label(name: str) -> str:
+    if prompts := PromptSet.parse(name):
+        return prompts.label
+    path, colon, class_name = name.rpartition(":")
+    if not colon:
+        return name
+    stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
+    return stem if stem.replace("_", "").lower() == class_name.lower() else f"{stem}-{class_name}"
+
+
+def _with_paths(name: str, change: Callable[[str], str]) -> str:
+    if prompts := PromptSet.parse(name):
+        return str(prompts.with_paths(change))
+    path, colon, _ = name.rpartition(":")
+    return _with_path(name, change) if colon and path.endswith(".py") else name
+
+
+def _with_path(name: str, change: Callable[[str], str]) -> str:
+    path, colon, inner = name.rpartition(":")
+    return f"{change(path)}:{inner}" if colon else name
+
+
+def offer(name: str, function: Callable[..., Any]) -> None:
+    """`function` is what `name` means in this process, without reading its file."""
+    _live[name] = function
+
+
+def functions(kind: str, names: str, bad: type[AgitoError]) -> tuple[Callable[..., Any], ...]:
+    """Those of `path.py:first+second`. Raises `NotFound` for a missing file or function, and `bad` for a file
+    that fails.
+    """
+    found, modules, path = list[Callable[..., Any]](), dict[str, ModuleType](), ""
+    for each in names.split("+"):
+        before, colon, name = each.rpartition(":")
+        path = before if colon else path
+        if not path.endswith(".py"):
+            raise NotFound(f"{kind} {names!r}: write FILE.py:FUNCTION")
+        function = _live.get(f"{path}:{name}")
+        if function is None:
+            modules[path] = modules.get(path) or _from_file(kind, Path(path), bad)
+            function = getattr(modules[path], name, None)
+        if not callable(function):
+            known = [
+                key
+                for key, value in vars(modules[path]).items()
+                if callable(value) and not key.startswith("_")
+            ]
+            raise NotFound(f"{kind} {names!r}: {path} has no function {name}{meant(name, known)}")
+        found.append(function)
+    return tuple(found)
 
 
 def make(
@@ -74,10 +234,13 @@ def _from_file(kind: str, path: Path, bad: type[AgitoError]) -> ModuleType:
     module = ModuleType(f"agito_{'env' if kind == 'environment' else kind}_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
+    token = reads_file.set(str(path))
     try:
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:  # the boundary: it is somebody else's file
         raise bad(f"{kind} file {path}: {_explained(error)}") from error
+    finally:
+        reads_file.reset(token)
     return module
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agito import config
 from agito.config import Section, meant
 from agito.errors import NotFound
 from agito.learning.credit import CREDITS
 from agito.learning.trainer.config import TrainerConfig
-from agito.models.config import PROJECTIONS
+from agito.models.sections import DistillSection, ModelSection, PolicySection
 from agito.monitor import MonitorConfig
+from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.sampling.vllm.config import VllmSection
 from agito.types import Dialect
@@ -37,6 +37,8 @@ _PRETRAINED: dict[str, dict[str, Any]] = {
     },
     "eval": {"tasks": 200, "structural_tasks": 0, "baseline_tasks": 40},
 }
+# Of prompts with a reward function: nobody demonstrates, and free text is rounded far in bfloat16.
+_OF_PROMPTS: dict[str, Any] = {"sft": {"demos": 0}, "model": {"dtype": "float32"}}
 _OF_ONE_MODEL = ("model", "compute", "sft", "rl", "trainer")  # tables that mean nothing to another model
 _OF_ONE_ENVIRONMENT = ("env.families", "env.levels", "env.mix", "sft.weights")  # means nothing in another
 _BUNDLED = Path(__file__).parent / "recipes"
@@ -93,89 +95,7 @@ class EnvSection(Section):
         return " + ".join(map(shown, self.names))
 
 
-def _from_anywhere(path: str) -> str:
-    folder = Path(path).expanduser()
-    return str(folder.absolute()) if path and folder.is_dir() else path
-
-
-ModelPath: TypeAlias = Annotated[str, AfterValidator(_from_anywhere)]
-ToolFormatName: TypeAlias = Literal[
-    "auto",
-    "harmony",
-    "qwen3_coder",
-    "hermes",
-    "mistral_v11",
-    "mistral",
-    "llama4_pythonic",
-    "olmo3",
-    "lfm2",
-    "pythonic",
-    "llama3_json",
-]
 _POLICY_NAME = re.compile(r"[a-z][a-z0-9_-]*")  # it is a folder's, and begins the names of metrics
-
-
-class LoraSection(Section):
-    """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it
-    is.
-    """
-
-    rank: int = Field(default=16, ge=1, description="Of A and B.")
-    alpha: float = Field(default=32.0, gt=0, description="The adapter is scaled by alpha / rank.")
-    targets: tuple[str, ...] = Field(default=PROJECTIONS, description="Projections by name, in every layer.")
-
-
-class ModelSection(Section):
-    """The policy that learns: a pre-trained model where `path` names one, else a network from random weights.
-
-    The shape, and the vocabulary that is learned from the environment, are of the latter.
-    """
-
-    path: ModelPath = Field(
-        default="",
-        description="A Hugging Face folder, or a hub id; its tokenizer and chat template are used, and the "
-        "natural dialect.",
-    )
-    tool_format: ToolFormatName = Field(
-        default="auto",
-        description="How calls are written: `auto`, as the chat template writes them, else Hermes around it.",
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Of a pre-trained model's weights."
-    )
-    adapter: Literal["lora", "none"] = Field(
-        default="lora",
-        description="What learns of a pre-trained model: an adapter, or, with `none`, all of its weights.",
-    )
-    lora: LoraSection = LoraSection()
-    vocab_size: int = Field(
-        default=512, ge=300, description="Largest number of tokens; in the natural dialect 1280."
-    )
-    hidden_size: int = Field(default=128, ge=8, description="Width of the residual stream.")
-    intermediate_size: int = Field(default=192, ge=8, description="Width of the gated MLP.")
-    num_layers: int = Field(default=2, ge=1, description="Blocks.")
-    num_heads: int = Field(default=4, ge=1, description="Query heads.")
-    num_kv_heads: int = Field(
-        default=4, ge=1, description="Key and value heads, of which `num_heads` is a multiple."
-    )
-    head_dim: int = Field(default=32, ge=2, description="Width of a head; even.")
-    rope_theta: float = Field(default=10_000.0, gt=0, description="Base of the rotary positions.")
-    rms_norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in a norm.")
-    tie_embeddings: bool = Field(default=True, description="The head is the embedding.")
-
-    def shape(self) -> dict[str, Any]:
-        """Of a network from random weights, but for its vocabulary."""
-        return self.model_dump(exclude={"vocab_size", "path", "tool_format", "dtype", "adapter", "lora"})
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim}: must be even")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads={self.num_heads}: must be a multiple of num_kv_heads={self.num_kv_heads}"
-            )
-        return self
 
 
 class ComputeSection(Section):
@@ -244,22 +164,6 @@ class HarnessSection(Section):
         return self if folder == self.folder else self.model_copy(update={"folder": folder})
 
 
-class PolicySection(Section):
-    """Another policy of the run, beside `main`: frozen, such as an opponent or a teacher, or one that learns
-    too.
-    """
-
-    path: ModelPath = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
-    learns: bool = Field(default=False, description="By RL, from its own tokens, in step with `main`.")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
-    adapter: Literal["lora", "none"] | None = Field(
-        default=None,
-        description="What learns: an adapter, or all weights; by default an adapter for a pre-trained model, "
-        "all weights for a network of ours.",
-    )
-    lora: LoraSection = LoraSection()
-
-
 class AgentSection(Section):
     """Who plays a role of the harness."""
 
@@ -291,9 +195,19 @@ class SftSection(Section):
     batch: int = Field(
         default=8, ge=1, description="Demonstrations a step; in the natural dialect 4, which are longer."
     )
+    messages: str = Field(
+        default="",
+        description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the "
+        "assistant's counts.",
+    )
     tokenizer_episodes: int = Field(
         default=200, ge=1, description="Episodes that the vocabulary is learned from."
     )
+
+    @field_validator("messages")
+    @classmethod
+    def _holds_everywhere(cls, path: str) -> str:
+        return path_from_root(path) if path else path
 
 
 class RlSection(Section):
@@ -320,6 +234,7 @@ class RlSection(Section):
     )
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Latest ones, beside the first and the last.")
 
     @field_validator("credit")
     @classmethod
@@ -329,19 +244,6 @@ class RlSection(Section):
                 f"there is {', '.join(CREDITS)}; your own is path.py:Class{meant(name, tuple(CREDITS))}"
             )
         return absolute(name)
-
-
-class DistillSection(Section):
-    """On-policy distillation (arXiv:2306.13649): a token's advantage grows by how much more probable a
-    teacher finds it than the policy did.
-    """
-
-    teacher: str = Field(
-        default="",
-        description="A frozen policy of `[policies]`, with the tokenizer of `main`. Empty: nobody.",
-    )
-    weight: float = Field(default=1.0, gt=0, description="Of the teacher's part, in advantage a nat.")
-    keeps_reward: bool = Field(default=True, description="Whether rewards count too.")
 
 
 class PipelineSection(Section):
@@ -404,6 +306,8 @@ class Recipe(Section):
             return given
         tree = cast("dict[str, Any]", given)
         if _table(tree.get("model")).get("path"):
+            if any(PromptSet.parse(name) for name in _named(tree)):
+                tree = _under(_OF_PROMPTS, tree)
             tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
             tree = _under(_PRETRAINED, tree)
         if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
@@ -480,24 +384,6 @@ def _table(section: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
 
 
-def absolute(name: str) -> str:
-    """An environment's name that means the same from every folder."""
-    path, colon, class_name = name.rpartition(":")
-    return f"{Path(path).expanduser().absolute()}:{class_name}" if colon and path.endswith(".py") else name
-
-
-def shown(name: str) -> str:
-    """An environment's name for people: its path as it is seen from here."""
-    path, _, class_name = name.rpartition(":")
-    here = os.path.relpath(path) if path.endswith(".py") else path
-    return name if not path.endswith(".py") or here.startswith("..") else f"{here}:{class_name}"
-
-
-def label(*names: str) -> str:
-    """Environments as a part of a run's name: `shell`, `hidden_number`, `own-Loose`, `shell+code`."""
-    return "+".join(map(_label, names))
-
-
 def bundled() -> tuple[str, ...]:
     """Names of recipes."""
     return tuple(sorted(path.stem for path in _BUNDLED.glob("*.toml")))
@@ -544,13 +430,7 @@ def _named(tree: dict[str, Any]) -> tuple[str, ...]:
     """The environments that a recipe's table names."""
     section = _table(tree.get("env"))
     mix: Any = section.get("mix")
-    names = [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list) else []
+    names = (
+        [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list | tuple) else []
+    )
     return tuple(absolute(str(each)) for each in names or [section.get("name")] if each is not None)
-
-
-def _label(name: str) -> str:
-    path, colon, class_name = name.rpartition(":")
-    if not colon:
-        return name
-    stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
-    return stem if stem.replace("_", "").lower() == class_name.lower() else f"{stem}-{class_name}"

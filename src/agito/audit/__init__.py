@@ -7,7 +7,7 @@ from __future__ import annotations
 from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
 from agito.audit.digest import digest_of
 from agito.audit.episode_runner import FULL, SHORT, Depth
-from agito.audit.pool import SPLITS
+from agito.audit.pool import SPLITS, needed_splits
 from agito.audit.run import audit
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "Quality",
     "audit",
     "digest_of",
+    "needed_splits",
     "read_card",
 ]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from agito.protocols import Environment
+from agito.protocols import Environment, Sourced
 
 
 def digest_of(environment: Environment) -> str:
@@ -21,7 +21,10 @@ def digest_of(environment: Environment) -> str:
     found = hashlib.sha256(
         f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode()
     )
-    for path in sorted(sources_of(type(environment)), key=lambda path: (path.parent.name, path.name)):
+    sources = sources_of(
+        type(environment), *(environment.sources if isinstance(environment, Sourced) else ())
+    )
+    for path in sorted(sources, key=lambda path: (path.parent.name, path.name)):
         found.update(
             f"\n{path.parent.name if (path.parent / '__init__.py').exists() else ''}/{path.name}\n".encode()
         )
@@ -43,10 +46,15 @@ def _code_of(path: Path) -> str:
     return ast.dump(tree)
 
 
-def sources_of(environment: type) -> set[Path]:
-    """The source files covered by the digest."""
+def sources_of(environment: type, *others: Path) -> set[Path]:
+    """The source files covered by the digest: its class's, `others`, and what these import from their own
+    folders.
+    """
     found: set[Path] = set()
-    todo = [path for each in environment.__mro__ for path in _file_of(each)]
+    todo = [
+        *(path for each in environment.__mro__ for path in _file_of(each)),
+        *(path.resolve() for path in others),
+    ]
     while todo:
         path = todo.pop()
         if path not in found:

@@ -18,8 +18,10 @@ from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.numbers import differs
+from agito.protocols import Environment, Unscripted
 
 SPLITS = ("train", "heldout", "structural")
+_OF_PROMPTS = ("train", "heldout")  # nobody can say what another structure of somebody's prompts would be
 _TRAIN, _TEST, _OTHER_SEEDS, _PER_SEED = 3000, 400, (0, 1, 2, 3, 7, 42), 150
 _DIGITS = re.compile(r"\d+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -121,9 +123,13 @@ def _without(place: int) -> View:
     return view
 
 
+def needed_splits(environment: Environment) -> tuple[str, ...]:
+    return _OF_PROMPTS if isinstance(environment, Unscripted) else SPLITS
+
+
 def splits_gate(runner: EpisodeRunner) -> Gate:
     """Checked first: without a structural split, a run finds out only after training."""
-    missing = [split for split in SPLITS if split not in runner.environment.splits]
+    missing = [split for split in needed_splits(runner.environment) if split not in runner.environment.splits]
     return Gate(
         name="splits",
         value=float(len(missing)),

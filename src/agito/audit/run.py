@@ -24,10 +24,11 @@ from agito.audit.other_process import run_elsewhere
 from agito.audit.pool import duplicates, overlap, splits_gate
 from agito.audit.scale import scalability
 from agito.audit.stability import record, stability, with_incidents
+from agito.audit.unscripted import unscripted
 from agito.audit.ways_out import ways_out
 from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
-from agito.protocols import Environment
+from agito.protocols import Environment, Unscripted
 from agito.record.events import OnEvent, ignore
 
 SEED = 20_261
@@ -49,7 +50,9 @@ async def audit(
     began, environment = time.monotonic(), make()
     runner = EpisodeRunner(environment, make, depth, seed, on_event)
     try:
-        qualities = await _qualities(runner, attackers)
+        qualities = await (
+            unscripted(runner) if isinstance(environment, Unscripted) else _qualities(runner, attackers)
+        )
     except BaseExceptionGroup as group:
         raise first_error(group) from None
     finally:

@@ -14,6 +14,7 @@ from agito.cli.arguments import (
     AsJson,
     Baselines,
     Checkpoints,
+    Choose,
     Command,
     Endpoint,
     EndpointModel,
@@ -21,19 +22,24 @@ from agito.cli.arguments import (
     Group,
     Levels,
     MaybeRecipe,
+    NumAttempts,
     NumTasks,
     OnPlace,
     OtherEnv,
     OutDir,
+    Prompts,
     RecipeName,
     ResumeRun,
+    Reward,
     RunName,
     RunPath,
     Seed,
     Sets,
+    Sft,
     Split,
     Suite,
     Temperature,
+    Tools,
     TrainEnv,
     TrainModel,
     TrainSeed,
@@ -91,6 +97,10 @@ def train(
     recipe: MaybeRecipe = None,
     env: TrainEnv = None,
     model: TrainModel = None,
+    prompts: Prompts = None,
+    reward: Reward = None,
+    tools: Tools = None,
+    sft: Sft = None,
     sets: Sets = None,
     seed: TrainSeed = None,
     on: OnPlace = None,
@@ -110,33 +120,50 @@ def train(
       agito train smoke --set rl.steps=5 --seed 1
       agito train --env path/to/own.py:Own
       agito train shell-full --model smollm2-135m
+      agito train --prompts tasks.jsonl --reward my_reward.py:reward --model smollm2-135m
       agito train --resume runs/quickstart
     """
     from agito.cli.train import resume_run, train_run
-    from agito.recipe import label
+    from agito.plugins import label
 
     if resume is not None:
         given = {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on}
-        given |= {"--env": env, "--model": model, "--admit-anyway": admit_anyway}
+        given |= {"--env": env, "--model": model, "--admit-anyway": admit_anyway, "--prompts": prompts}
+        given |= {"--reward": reward, "--tools": tools, "--sft": sft}
         if taken := [option for option, value in given.items() if value]:
             raise typer.BadParameter(
                 f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out",
                 param_hint="--resume",
             )
         return resume_run(resume)
+    env = _with_prompts(prompts, reward, tools, env)
     if recipe is None and env is None:
         raise typer.BadParameter(
-            "give a recipe, such as quickstart, or --env ENV, or --resume RUN", param_hint="RECIPE"
+            "give a recipe, such as quickstart, --env ENV, --prompts DATA, or --resume RUN",
+            param_hint="RECIPE",
         )
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
     named = [f'name="{label(env)}"'] if env and recipe is None else []
     keys = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
+    keys["sft.messages"] = sft
     overrides = [f"{key}={value}" for key, value in keys.items() if value is not None]
     place = out or (Path("runs") / name if name else None)
-    return train_run(
-        recipe or "quickstart", (*named, *(sets or []), *overrides), place, admit_anyway=admit_anyway
-    )
+    base = None if prompts is not None else "quickstart"
+    return train_run(recipe or base, (*named, *(sets or []), *overrides), place, admit_anyway=admit_anyway)
+
+
+def _with_prompts(prompts: str | None, reward: str | None, tools: str | None, env: str | None) -> str | None:
+    """Prompts as an environment's name; `env` where none are given."""
+    if prompts is None:
+        if reward or tools:
+            raise typer.BadParameter(
+                "give the prompts too: --prompts DATA", param_hint="--reward" if reward else "--tools"
+            )
+        return env
+    if env is not None or reward is None:
+        raise typer.BadParameter("with --reward FILE.py:NAME, and without --env", param_hint="--prompts")
+    return ",".join([prompts, f"reward={reward}", *([f"tools={tools.replace(',', '+')}"] if tools else [])])
 
 
 @app.command(cls=Command)
@@ -164,6 +191,8 @@ def evaluate(
     level: Levels = None,
     family: Families = None,
     n: NumTasks = None,
+    attempts: NumAttempts = 1,
+    choose: Choose = False,
     temperature: Temperature = None,
     seed: Seed = None,
     baselines: Baselines = True,
@@ -185,11 +214,18 @@ def evaluate(
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
+    from agito.cli.choose import choose_checkpoint
     from agito.cli.evaluate import How, evaluate_checkpoint
     from agito.evaluation.checkpoint import Changes
 
-    changes = Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed)
-    how = How(changes=changes, split=split, num_tasks=n, temperature=temperature, as_json=as_json)
+    how = How(
+        changes=Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed),
+        split=split,
+        num_tasks=n,
+        temperature=temperature,
+        as_json=as_json,
+        num_attempts=attempts,
+    )
     given = checkpoints or []
     if suite is not None:
         from agito.cli.scorecard import score_checkpoints, score_endpoint
@@ -205,6 +241,8 @@ def evaluate(
         )
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
+    if choose:
+        return choose_checkpoint(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
 
 

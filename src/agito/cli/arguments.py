@@ -135,7 +135,9 @@ RecipeName: TypeAlias = Annotated[
 EnvName: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="ENV", help="A bundled environment, or path.py:Class.", autocompletion=environments
+        metavar="ENV",
+        help="A bundled environment, path.py:Class, or DATA,reward=FILE.py:NAME.",
+        autocompletion=environments,
     ),
 ]
 Split: TypeAlias = Annotated[
@@ -174,6 +176,23 @@ TrainModel: TypeAlias = Annotated[
         metavar="MODEL",
         help="Begin from this pre-trained model: a folder, a name of `agito models`, a hub id.",
     ),
+]
+Prompts: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Train on prompts: JSONL, Parquet, the folder of a data set. With --reward and --model.",
+    ),
+]
+Reward: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FILE.py:NAME", help="The reward function of --prompts.")
+]
+Tools: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FILE.py:NAME,NAME", help="Functions that the model may call.")
+]
+Sft: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Imitate these conversations first: JSONL with `messages`."),
 ]
 TrainSeed: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")]
 OnPlace: TypeAlias = Annotated[
@@ -218,6 +237,13 @@ Families: TypeAlias = Annotated[
 ]
 NumTasks: TypeAlias = Annotated[
     int | None, typer.Option("--n", metavar="N", min=1, help="Number of tasks. Default: as in the run.")
+]
+NumAttempts: TypeAlias = Annotated[
+    int, typer.Option(metavar="K", min=1, help="At each task; from 2 on pass@k and pass^k are told too.")
+]
+Choose: TypeAlias = Annotated[
+    bool,
+    typer.Option("--choose", help="Every checkpoint of the run, and which is best; on `validation`, say."),
 ]
 Temperature: TypeAlias = Annotated[
     float | None, typer.Option(metavar="T", min=0.0, help="0 is greedy. Default: as in the run.")

@@ -32,6 +32,7 @@ class How:
     num_tasks: int | None
     temperature: float | None
     as_json: bool
+    num_attempts: int = 1  # at each task
 
 
 def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
@@ -48,7 +49,7 @@ def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
     about = f"{recipe.env.title} · {split} · temperature {temperature:g} · seed {recipe.seed}{strange}"
     if how.changes.env is None:
         _tell_edited(directory, recipe)
-    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines)
+    evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines, how.num_attempts)
     if how.as_json:
         print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
     else:
@@ -74,11 +75,12 @@ def _follow(
     num_tasks: int,
     temperature: float,
     baselines: bool,
+    num_attempts: int,
 ) -> Evaluation:
     console = err()
     heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
     phases = [
-        Phase("policy", "policy", "tasks", num_tasks),
+        Phase("policy", "policy", "attempts" if num_attempts > 1 else "tasks", num_tasks * num_attempts),
         *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
     ]
     with shown(RunProgress(phases), console, heading) as view:
@@ -91,6 +93,7 @@ def _follow(
                 num_tasks=num_tasks,
                 temperature=temperature,
                 baselines=baselines,
+                num_attempts=num_attempts,
             )
         )
 
@@ -107,6 +110,13 @@ def _print(evaluation: Evaluation) -> None:
         table.add_section()
         for name, each in rates.items():
             table.add_row(f"  {title}{name}", rate_text(each), str(each.num))
+    if policy.passes is not None:
+        table.add_section()
+        for name, estimate in policy.passes.estimates.items():
+            said = Text.assemble(
+                f"{estimate.value:.2f}", (f" [{estimate.low:.2f}, {estimate.high:.2f}]", "dim")
+            )
+            table.add_row(f"  {name}", said, str(policy.passes.num_tasks))
     print_table(console, table)
     if evaluation.baselines:
         console.print()

@@ -13,12 +13,12 @@ from agito.cli.progress import heading_of, shown
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted
-from agito.config import read
+from agito.config import build, read
 from agito.envs import bundled as environments
 from agito.errors import NotFound
+from agito.plugins import shown as environment
 from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
-from agito.recipe import shown as environment
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent
 from agito.runtime.fit import fit
@@ -26,14 +26,17 @@ from agito.training import run as job
 from agito.training.admission import Admission, admit
 
 
-def train_run(name: str, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False) -> None:
+def train_run(
+    name: str | None, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False
+) -> None:
+    """By a recipe of this name, or by the defaults."""
     if name in environments() and name not in bundled():
         named = [each for each in bundled() if read_recipe(each).env.names == (name,)]
         raise NotFound(
             f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: "
             f"{', '.join(named)}"
         )
-    fitted = fit(read_recipe(name, overrides))
+    fitted = fit(read_recipe(name, overrides) if name is not None else build(Recipe, {}, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
     require_place(path)

@@ -1,4 +1,4 @@
-"""Environments by name, or by `path.py:Class` from any file."""
+"""Environments by name, by `path.py:Class` from any file, or as prompts with a reward function."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import cast
 
 from agito import plugins
 from agito.errors import BadEnvironment
+from agito.plugins import PromptSet
 from agito.protocols import Environment, Isolated
 
 _BUNDLED = {
@@ -32,4 +33,8 @@ def isolation_of(environment: Environment) -> str:
 def load(name: str) -> Environment:
     """Raises `NotFound` for an unknown name, a missing file or class; `BadEnvironment` for a class that is no
     environment, and for a file or class that fails."""
+    if prompts := PromptSet.parse(name):
+        from agito.envs.prompts import PromptsEnvironment  # its libraries take time to load
+
+        return PromptsEnvironment(prompts)
     return cast("Environment", plugins.make("environment", name, _BUNDLED, _MEMBERS, BadEnvironment))

@@ -11,8 +11,10 @@ from pathlib import Path
 from agito.envs import isolation_of
 from agito.errors import BadRecipe
 from agito.evaluation import policies as evaluation
-from agito.protocols import Environment
-from agito.recipe import Recipe, absolute
+from agito.evaluation.passes import Passes, passes
+from agito.plugins import absolute
+from agito.protocols import Environment, Finite
+from agito.recipe import Recipe
 from agito.record import Rate, rate, rate_over_all, rates_by_cell
 from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
@@ -36,11 +38,13 @@ class Scores:
     cells: Mapping[str, Rate]  # such as `find-2`, `find-2+fallback`
     void: int
     void_causes: Mapping[str, int]  # the commonest, with counts
+    passes: Passes | None = None  # if tasks were attempted several times
 
     def to_json(self) -> dict[str, Json]:
         return {
             **_json(self.overall),
             **{f"{name}_all": value for name, value in _json(self.over_all).items()},
+            **(self.passes.to_json() if self.passes else {}),
             "void": self.void,
             "void_causes": dict(self.void_causes),
             "by_family": {name: _json(each) for name, each in self.families.items()},
@@ -124,20 +128,23 @@ async def evaluate_checkpoint(
     num_tasks: int,
     temperature: float,
     baselines: bool = True,
+    num_attempts: int = 1,
 ) -> Evaluation:
-    """One attempt at each of `num_tasks` tasks. Raises `CorruptCheckpoint`, and `BadRecipe` for an unknown
-    split, family or level."""
-    began = time.monotonic()
-    check(environment_of(recipe), recipe, split)
+    """`num_attempts` at each of `num_tasks` tasks, or of all if there are fewer. Raises `CorruptCheckpoint`,
+    and `BadRecipe` for an unknown split, family or level."""
+    began, environment = time.monotonic(), environment_of(recipe)
+    check(environment, recipe, split)
+    num_tasks = min(num_tasks, environment.num_tasks(split)) if isinstance(environment, Finite) else num_tasks
     async with trained.open_trained(directory, recipe) as run_context:
         events = EventLog(on_event)
-        events.begin("policy", num_tasks)
+        events.begin("policy", num_tasks * num_attempts)
         attempts = await evaluation.policy(
             run_context,
             split,
             num_tasks,
             temperature=temperature,
             on_attempt=lambda attempt: events.advance(evaluation.metrics(attempt)),
+            num_attempts=num_attempts,
         )
         events.emit(evaluation.finished("policy", "policy", attempts))
         scripts: Mapping[str, Sequence[Attempt]] = {}
@@ -172,6 +179,7 @@ def _scores(attempts: Sequence[Attempt]) -> Scores:
         cells=rates_by_cell(attempts),
         void=sum(not attempt.is_scored for attempt in attempts),
         void_causes=causes(attempts),
+        passes=passes(attempts),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agito.monitor import Monitor
-from agito.protocols import ScriptFactory
+from agito.protocols import ScriptFactory, Unscripted
 from agito.record import rate
 from agito.record.events import EvaluationFinished
 from agito.record.trajectories import is_success
@@ -25,12 +25,13 @@ async def policy(
     num_tasks: int,
     *,
     temperature: float,
+    num_attempts: int = 1,
     on_attempt: Callable[[Attempt], None] = lambda _: None,
     monitor: Monitor | None = None,
     observed: Observed | None = None,
 ) -> tuple[Attempt, ...]:
-    """One attempt at each of the first `num_tasks` tasks of the split, in order, with the same tasks, random
-    draws and faults every time.
+    """`num_attempts` at each of the first `num_tasks` tasks of the split, in order, with the same tasks,
+    random draws and faults every time.
 
     With a monitor, the environment's validator judges as large a share of them as in training.
     """
@@ -42,7 +43,7 @@ async def policy(
     quotas = [
         Quota(
             ids=range(base + start, base + stop),
-            group_size=1,
+            group_size=num_attempts,
             max_live=run_context.recipe.compute.max_num_seqs,
         )
         for start, stop in itertools.pairwise(bounds)
@@ -90,10 +91,21 @@ async def scripts(
     ways: dict[str, Callable[[Task, Target, AttemptId], ScriptFactory]] = {
         name: control(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
     }
+    if isinstance(environment, Unscripted):
+        return await _each(run_context, split, num_tasks, ways)
     ways["demonstrator"] = lambda task, target, attempt: environment.demonstrator(
         task, target, skill=demonstrator_skill, seed=attempt.group
     )
     ways["oracle"] = lambda task, target, attempt: environment.solutions(task, target)[0]
+    return await _each(run_context, split, num_tasks, ways)
+
+
+async def _each(
+    run_context: RunContext,
+    split: str,
+    num_tasks: int,
+    ways: Mapping[str, Callable[[Task, Target, AttemptId], ScriptFactory]],
+) -> dict[str, tuple[Attempt, ...]]:
     found: dict[str, tuple[Attempt, ...]] = {}
     for number, (name, script) in enumerate(ways.items()):
         base = BASELINE_BASE + number * 100_000

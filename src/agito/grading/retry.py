@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import anyio
 
-from agito.errors import NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
+from agito.errors import EndpointFailed, NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
 from agito.types import EpisodeArtifacts, Flag, Status, Target, Verdict
 
 Grade: TypeAlias = Callable[[EpisodeArtifacts, Target, int], Awaitable[Verdict]]
@@ -61,6 +61,8 @@ async def judge(
         if isinstance(told, _Failure):
             broken.append(told)
     said = "; ".join(dict.fromkeys(str(failure) for failure in failures))
+    if elsewhere := [failure for failure in failures if failure.is_elsewhere]:
+        return Verdict.void(f"infra: the grader failed {len(failures)} times ({elsewhere[0]})")
     if broken:
         return Verdict.void(
             f"{first.kind}: the grader failed {len(failures)} times ({said}), and on a reference too "
@@ -96,6 +98,9 @@ class _Failure:
     kind: str  # apparent cause: "infra" or "env"
     detail: str
     is_machinery: bool = False
+    is_elsewhere: bool = (
+        False  # of somebody else's service, which is nobody's fault here whatever becomes of the reference
+    )
 
     def __str__(self) -> str:
         return self.detail
@@ -109,6 +114,8 @@ async def _ask(
             verdict = await grade(sealed, target, grade_seed)
     except (NoIsolation, WorkerDied):
         raise
+    except EndpointFailed as error:
+        return _Failure(kind="infra", detail=_told(error), is_elsewhere=True)
     except SandboxFailure as error:
         is_machinery = not isinstance(error, SandboxExhausted)
         return _Failure(kind="infra", detail=_told(error), is_machinery=is_machinery)

@@ -92,7 +92,8 @@ class ChatHarness:
         self, task: Task, session: Session, events: list[Event], turns: list[Turn]
     ) -> TerminationReason:
         limits, at = task.limits, 0
-        messages: list[Message] = [{"role": "user", "content": task.prompt[Dialect.NATURAL]}]
+        prompt: Message = {"role": "user", "content": task.prompt[Dialect.NATURAL]}
+        messages: list[Message] = [dict(message) for message in task.messages] or [prompt]
         for number in range(limits.turns):
             message, num_tokens = await self._ask(messages, task.tools)
             calls, ids = _calls(message, task.tools)
@@ -133,10 +134,11 @@ class ChatHarness:
         body = {
             "model": self._model,
             "messages": list(messages),
-            "tools": [tool.as_function() for tool in tools],
             "temperature": self._temperature,
             "max_tokens": self._turn_tokens,
         }
+        if offered := [tool.as_function() for tool in tools if not tool.is_speech]:
+            body["tools"] = offered
         answer = await self._client.post("chat/completions", json=body)
         answer.raise_for_status()
         try:
@@ -178,14 +180,11 @@ def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], lis
     """The calls and their ids; one call with a problem, and no ids, where there is none."""
     made = message.get("tool_calls")
     if not isinstance(made, list) or not made:
-        return [
-            Call(
-                tool=tools[0].name,
-                arguments={},
-                raw=policy_json.printable(str(message.get("content") or "")),
-                problem=_NO_TOOL,
-            )
-        ], []
+        said = policy_json.printable(str(message.get("content") or ""))
+        for speech in tools:
+            if speech.is_speech:
+                return [speech.spoken(said, said)], []
+        return [Call(tool=tools[0].name, arguments={}, raw=said, problem=_NO_TOOL)], []
     calls, ids = list[Call](), list[str]()
     for each in made:
         function = each.get("function") if isinstance(each, dict) else None

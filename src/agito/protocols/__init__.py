@@ -7,7 +7,18 @@ the trusted side and is never handed to a harness.
 from __future__ import annotations
 
 from agito.protocols.learning import Credit, StepStats, Trainer
-from agito.protocols.optional import Answered, Informed, Isolated, Measure, Measured, Ranged, Validated
+from agito.protocols.optional import (
+    Answered,
+    Finite,
+    Informed,
+    Isolated,
+    Measure,
+    Measured,
+    Ranged,
+    Sourced,
+    Unscripted,
+    Validated,
+)
 from agito.protocols.policy import (
     MAIN,
     Agent,
@@ -39,6 +50,7 @@ __all__ = [
     "Credit",
     "Engine",
     "Environment",
+    "Finite",
     "Harness",
     "Informed",
     "Isolated",
@@ -58,9 +70,11 @@ __all__ = [
     "ScriptFactory",
     "Service",
     "Session",
+    "Sourced",
     "Standing",
     "StepStats",
     "Trainer",
+    "Unscripted",
     "Validated",
     "WorldSnapshot",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from agito.types import (
@@ -51,6 +52,38 @@ class Informed(Protocol):
     def solutions_need_key(self) -> str:
         """The reason, in one sentence."""
         ...
+
+
+@runtime_checkable
+class Unscripted(Protocol):
+    """An environment without scripts that solve or demonstrate its tasks, such as prompts with a reward
+    function. Optional: its audit measures what can be measured without them, and says what it did not. Its
+    `solutions` only show that the grader works.
+    """
+
+    @property
+    def unscripted(self) -> str:
+        """Why, in a sentence."""
+        ...
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """An environment whose splits are finite sets: task `index` is the one at `index` modulo the split's
+    size, anew in every round.
+    """
+
+    def num_tasks(self, split: str) -> int:
+        """Distinct ones."""
+        ...
+
+
+@runtime_checkable
+class Sourced(Protocol):
+    """An environment that is made of files beside its class. Optional: they are part of its digest."""
+
+    @property
+    def sources(self) -> tuple[Path, ...]: ...
 
 
 @runtime_checkable

@@ -1,13 +1,14 @@
 """Confidence intervals for a success rate: exact (Clopper–Pearson) and Wilson's.
 
 Both assume independent attempts. Attempts of one group share their task, so across groups the true interval
-is wider.
+is wider; a `Rate` that knows the number of distinct tasks takes the interval over so many.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -16,10 +17,14 @@ from statistics import NormalDist
 class Rate:
     """`successes` out of `num` scored attempts, with its 95 % Clopper–Pearson interval. NaN when
     `num` is 0.
+
+    `num_tasks`: distinct ones, where some were attempted several times. The interval is then as wide as if
+    each had been attempted once: never too narrow, however much alike the attempts at one task are.
     """
 
     successes: int
     num: int
+    num_tasks: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _check(self.successes, self.num)
@@ -30,11 +35,19 @@ class Rate:
 
     @property
     def low(self) -> float:
-        return clopper_pearson(self.successes, self.num)[0]
+        return clopper_pearson(self._independent(math.floor), self.num_tasks or self.num)[0]
 
     @property
     def high(self) -> float:
-        return clopper_pearson(self.successes, self.num)[1]
+        return clopper_pearson(self._independent(math.ceil), self.num_tasks or self.num)[1]
+
+    def _independent(self, rounded: Callable[[float], int]) -> int:
+        """Successes among as many attempts as there are tasks."""
+        return (
+            self.successes
+            if not self.num_tasks or not self.num
+            else rounded(self.successes * self.num_tasks / self.num)
+        )
 
 
 @lru_cache(maxsize=4096)

@@ -148,6 +148,7 @@ def _task(row: Mapping[str, Any]) -> Task:
         level=row["level"],
         prompt={Dialect(name): text for name, text in rest["prompt"].items()},
         tools=tuple(ToolSpec(**tool) for tool in rest["tools"]),
+        messages=tuple(rest.get("messages", ())),
         limits=Limits(**rest["limits"]),
         tags=tuple(row["tags"]),
     )

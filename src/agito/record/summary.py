@@ -125,13 +125,17 @@ class Summary:
 
 def rate(attempts: Iterable[Attempt]) -> Rate:
     """Over scored attempts only; a penalised attempt is not a success."""
-    outcomes = [outcome for outcome in (is_success(attempt) for attempt in attempts) if outcome is not None]
-    return Rate(successes=sum(outcomes), num=len(outcomes))
+    scored = [attempt for attempt in attempts if is_success(attempt) is not None]
+    return rate_over_all(scored)
 
 
 def rate_over_all(attempts: Sequence[Attempt]) -> Rate:
     """Over all attempts: a void one counts as a failure, so that causing a void never beats failing."""
-    return Rate(successes=sum(bool(is_success(attempt)) for attempt in attempts), num=len(attempts))
+    num_tasks = len({attempt.trajectory.task.id for attempt in attempts})
+    successes = sum(bool(is_success(attempt)) for attempt in attempts)
+    return Rate(
+        successes=successes, num=len(attempts), num_tasks=num_tasks if num_tasks < len(attempts) else None
+    )
 
 
 def rates_by_cell(attempts: Iterable[Attempt], *, tags: tuple[str, ...] = ("fallback",)) -> dict[str, Rate]:

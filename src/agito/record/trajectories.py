@@ -168,17 +168,9 @@ def _gold(attempt: Attempt) -> dict[str, Any] | None:
 
 
 def _task_json(task: Task) -> str:
-    tools = [
-        {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-        for tool in task.tools
-    ]
-    return json.dumps(
-        {
-            "prompt": {key.value: text for key, text in task.prompt.items()},
-            "tools": tools,
-            "limits": asdict(task.limits),
-        }
-    )
+    tools = [asdict(tool) | {"parameters": dict(tool.parameters)} for tool in task.tools]
+    prompt, messages = {key.value: text for key, text in task.prompt.items()}, list(map(dict, task.messages))
+    return json.dumps({"prompt": prompt, "messages": messages, "tools": tools, "limits": asdict(task.limits)})
 
 
 def _segments(segments: Sequence[Segment]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from agito.render.conversation import Conversation
 from agito.render.formats import FORMATS
-from agito.render.formats.base import after_space
+from agito.render.formats.base import after_space, begins_call
 from agito.render.formats.hermes import with_tools
 from agito.render.messages import (
     Message,
@@ -27,8 +27,9 @@ from agito.render.messages import (
     with_tool_names,
 )
 from agito.render.policy_json import printable
-from agito.render.template import UnsupportedTemplate, dated
-from agito.render.tokenizer import ModelTokenizer
+from agito.render.template import Message as TemplateMessage
+from agito.render.template import UnsupportedTemplate, dated, strings
+from agito.render.tokenizer import ModelTokenizer, free_mark
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
 Tools: TypeAlias = Literal["auto", "own", "hermes"]
@@ -36,6 +37,7 @@ AUTO = "auto"
 KEEPING = "chat_template_keeping.jinja"
 _THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|channel|>analysis<|message|>", "<|end|>"))
 _GOES_ON = "<|start|>assistant"  # before a second thought, in channels
+_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
 
 
 class ChatRenderer:
@@ -71,6 +73,8 @@ class ChatRenderer:
         self._conversation = _fitting(dated(template), tokenizer, variables or {}, tools, tool_format)
         ends = [token for token in map(tokenizer.control, self._conversation.ends) if token is not None]
         self.stop_ids = tuple(dict.fromkeys((*ends, *end_ids)))
+        # What an assistant that is imitated may say as control tokens.
+        self._free = frozenset((*_THOUGHTS[0], *_THOUGHTS[1], *self._conversation.format.tags))
 
     @property
     def chat_template(self) -> str:
@@ -106,7 +110,10 @@ class ChatRenderer:
 
     def opening(self, task: Task) -> array[int]:
         prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
-        return self._encode(*self._conversation.opening(prompt, task.tools))
+        messages: list[TemplateMessage] = [dict(message) for message in task.messages]
+        return self._encode(
+            *self._conversation.opening(messages or [{"role": "user", "content": prompt}], task.tools)
+        )
 
     def observation(self, events: Sequence[Event]) -> array[int]:
         names = [printable(event.call.tool) or "tool" for event in events]
@@ -114,17 +121,44 @@ class ChatRenderer:
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
         """Raises `ValueError` for calls that the format cannot say."""
+        speech = _speech(tools)
+        for call in calls:
+            if speech is not None and call.tool == speech.name:
+                text = str(next(iter(call.arguments.values()), ""))
+                return self._encode(*self._conversation.speech(text, tools))
         return self._encode(*self._conversation.action(calls, tools))
 
+    def labelled(
+        self, messages: Sequence[TemplateMessage], tools: Sequence[Json] = ()
+    ) -> list[tuple[array[int], bytes]]:
+        """The tokens of a whole conversation, and 1 for each that the assistant said, its end included.
+
+        Where the template rewrites what was said as the conversation grows, a new stretch begins, with what
+        it then writes. Raises `UnsupportedTemplate`.
+        """
+        stretches: list[tuple[array[int], bytes]] = []
+        mark = free_mark(strings([*messages, *tools]))
+        for read, said, is_new in self._conversation.turns(messages, tools, mark, self._free):
+            if is_new:
+                stretches.append((array("i"), b""))
+            before, turn = self._encode(read, mark), self._encode(said, mark)
+            ids, trainable = stretches[-1]
+            stretches[-1] = (ids + before + turn, trainable + bytes(len(before)) + b"\1" * len(turn))
+        return stretches
+
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
-        if not ids or ids[-1] not in self.stop_ids:
-            return (Call(tool="", arguments={}, raw=self.text(ids), problem="the turn was cut off"),)
-        text = self.text(ids[:-1])
-        text = text[self._thought(text) :]
+        is_cut, speech = not ids or ids[-1] not in self.stop_ids, _speech(tools)
+        text = self.text(ids if is_cut else ids[:-1])
+        said = text[self._thought(text) :]
         tool_format = self._conversation.format
-        calls = tuple(call for _, _, call in tool_format.find(text, tools))
+        if speech is not None and (len(tools) == 1 or not begins_call(tool_format, said, tools)):
+            answer = said.rpartition(_FINAL)[2] if said.lstrip().startswith(_CHANNEL) else said
+            return (speech.spoken(answer, text),)
+        if is_cut:
+            return (Call(tool="", arguments={}, raw=text, problem="the turn was cut off"),)
+        calls = tuple(call for _, _, call in tool_format.find(said, tools))
         return calls or (
-            Call(tool="", arguments={}, raw=text, problem=f"no call in the turn: write {tool_format.wanted}"),
+            Call(tool="", arguments={}, raw=said, problem=f"no call in the turn: write {tool_format.wanted}"),
         )
 
     def channels(self, ids: Sequence[int]) -> bytes:
@@ -239,3 +273,8 @@ def _inside(thought: str) -> str:
     for begin, end in _THOUGHTS:
         thought = thought.removeprefix(begin).removesuffix(end)
     return thought
+
+
+def _speech(tools: Sequence[ToolSpec]) -> ToolSpec | None:
+    """The tool that a turn without a call calls."""
+    return next((tool for tool in tools if tool.is_speech), None)

@@ -7,11 +7,11 @@ conversation is checked at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from agito.render.formats import ToolFormat
 from agito.render.keeping import keeping
-from agito.render.template import ChatTemplate, Message, UnsupportedTemplate
+from agito.render.template import ChatTemplate, Message, UnsupportedTemplate, guarded
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Call, Json, ToolSpec
 
@@ -72,9 +72,9 @@ class Conversation:
     def source(self) -> str:
         return self.template.source
 
-    def opening(self, prompt: str, tools: Sequence[ToolSpec]) -> tuple[str, str]:
-        """The text, and the mark within what reads like a control token and is none; so with all three."""
-        return self.template.render([{"role": "user", "content": prompt}], offers(tools), prompts=True)
+    def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
+        """The text, and the mark within what reads like a control token and is none; so with all four."""
+        return self.template.render(messages, offers(tools), prompts=True)
 
     def whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
         """Any conversation, up to where the assistant's turn begins."""
@@ -113,18 +113,51 @@ class Conversation:
                 raise ValueError(f"{names}: cannot be called like this in the format {self.format.name}")
         return self._closing(turn) + turn, mark
 
+    def speech(self, text: str, tools: Sequence[ToolSpec]) -> tuple[str, str]:
+        """A turn that says this and calls nothing, its end included."""
+        whole, mark = self.template.render([_ASK, said(text)], offers(tools), prompts=False)
+        turn = whole[slice(*self.turn(whole, mark, tools))]
+        return self._closing(turn) + turn, mark
+
+    def turns(
+        self, messages: Sequence[Message], tools: Sequence[Json], mark: str, free: frozenset[str]
+    ) -> Iterator[tuple[str, str, bool]]:
+        """For each turn of the assistant's: what is read before it, its text with its end, and whether the
+        template rewrites what stood before, which is then read as a whole. In `free` are the control tokens
+        that the assistant may say. Raises `UnsupportedTemplate`.
+        """
+        safe = [guarded(message, self._tokenizer, mark, free=free) for message in messages]
+        so_far = ""
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = (
+                self.template.render(safe[:until], tools, prompts=prompts, mark=mark, is_trusted=True)[0]
+                for until, prompts in ((number, True), (number + 1, False))
+            )
+            least = max(_common(before, after) - len(END_THINK), 0)
+            begin, stop = self._within(before, after, least)
+            is_new = not so_far or not before.startswith(so_far)
+            turn = after[begin:stop]
+            yield before if is_new else before[len(so_far) :], self._closing(turn) + turn, is_new
+            so_far = after[:stop]
+
     def turn(self, text: str, mark: str, tools: Sequence[ToolSpec] = ()) -> tuple[int, int]:
         """Where the assistant's first turn begins, and where it ends, its end token included."""
         asked, opened = self._prefix(tools, mark)
+        return self._within(opened, text, asked)
+
+    def _within(self, opened: str, text: str, least: int) -> tuple[int, int]:
+        """Where the turn that `opened` opens begins in `text`, from `least` on, and where it ends."""
         begin = _common(opened, text)
         while opened[begin:].replace(_THINK, "").replace(END_THINK, "").strip():
             begin -= 1
-            if begin < asked:
+            if begin < least:
                 raise UnsupportedTemplate("the chat template opens a turn otherwise once it has been taken")
-        for end in (self.ends[0], self.said_end):
+        for end in (*self.ends, self.said_end):
             if (at := text.find(end, begin)) >= 0:
                 return begin, at + len(end)
-        raise UnsupportedTemplate(f"the chat template does not end a turn with calls by {self.ends[0]}")
+        raise UnsupportedTemplate(f"the chat template does not end a turn by {self.ends[0]}")
 
     def _closing(self, turn: str) -> str:
         """Ends a thought that the template has opened."""
@@ -192,7 +225,7 @@ class Conversation:
 
     def _check(self) -> None:
         """Tools are offered, and increments come to what rendering the whole comes to."""
-        opening, mark = self.opening(str(_ASK["content"]), [_PROBE])
+        opening, mark = self.opening([_ASK], [_PROBE])
         if _PROBE.name not in opening:
             raise UnsupportedTemplate("the chat template does not say which tools there are")
         parts, messages = [(opening, mark)], [_ASK]
@@ -247,7 +280,7 @@ class Conversation:
             opens_thinking=self.opens_thinking,
             num_before=asked.count(self.ends[0]),
         )
-        opening, mark = self.opening(str(_ASK["content"]), [_PROBE])
+        opening, mark = self.opening([_ASK], [_PROBE])
         text, messages = opening.replace(mark, ""), [_ASK]
         for call in _calls(2):
             turn, mark = self.action([call], [_PROBE])
@@ -272,17 +305,7 @@ def _common(one: str, other: str) -> int:
 
 
 def offers(tools: Sequence[ToolSpec]) -> list[Json]:
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": dict(tool.parameters),
-            },
-        }
-        for tool in tools
-    ]
+    return [tool.as_function() for tool in tools if not tool.is_speech]
 
 
 def said(content: str) -> Message:

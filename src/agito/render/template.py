@@ -65,7 +65,7 @@ class ChatTemplate:
         texts. `is_trusted`: the texts may hold control tokens. Raises `UnsupportedTemplate` for what the
         template does not take.
         """
-        mark = mark or free_mark(_strings([*messages, *tools]))
+        mark = mark or free_mark(strings([*messages, *tools]))
         guarded: Sequence[Json] = (
             messages if is_trusted else [_guarded(message, self._tokenizer, mark) for message in messages]
         )
@@ -94,6 +94,18 @@ def dated(source: str) -> str:
         f"{{%- if format == '{each}' -%}}{_DATE.strftime(each)}{{%- endif -%}}" for each in formats
     )
     return f"{_DATED}{cases}{{%- endmacro -%}}{source}"
+
+
+def guarded(
+    message: Message, tokenizer: ModelTokenizer, mark: str, *, free: frozenset[str] = frozenset()
+) -> Message:
+    """As `render` guards it; the control tokens in `free` may stand in what the assistant says."""
+    said = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(said, str) or not free:
+        return cast("Message", _guarded(message, tokenizer, mark))
+    parts = re.split(f"({'|'.join(map(re.escape, sorted(free)))})", said)
+    whole = "".join(part if part in free else tokenizer.guard(part, mark) for part in parts)
+    return cast("Message", _guarded({**message, "content": ""}, tokenizer, mark)) | {"content": whole}
 
 
 def _environment() -> Environment:
@@ -150,11 +162,11 @@ def _guarded(value: Json, tokenizer: ModelTokenizer, mark: str) -> Json:
     return value
 
 
-def _strings(value: Json) -> list[str]:
+def strings(value: Json) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
-        return [text for each in value for text in _strings(each)]
+        return [text for each in value for text in strings(each)]
     if isinstance(value, dict):
-        return [text for name, each in value.items() for text in (name, *_strings(each))]
+        return [text for name, each in value.items() for text in (name, *strings(each))]
     return []

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from agito.config import meant
 from agito.envs import load
+from agito.envs.prompts.data import read_conversations
 from agito.errors import BadRecipe
 from agito.harness import load as load_harness
 from agito.models.hub import folder_of
-from agito.protocols import MAIN, Environment
-from agito.recipe import Recipe, shown
+from agito.plugins import shown
+from agito.protocols import MAIN, Environment, Finite, Unscripted
+from agito.recipe import Recipe
 from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of
 from agito.runtime.sources import find
@@ -52,17 +54,50 @@ def fit(recipe: Recipe) -> Fit:
     RunContext(recipe, environment_of(recipe)).weights(recipe.sft.weights)
     recipe = _with_models(recipe)
     _require_roles(recipe)
+    recipe, notes = _with_prompts(recipe, environments)
     without = [
-        part.name for part, each in zip(parts, environments, strict=True) if _STRUCTURAL not in each.splits
+        part.name
+        for part, each in zip(parts, environments, strict=True)
+        if _STRUCTURAL not in each.splits and not isinstance(each, Unscripted)
     ]
     if not without or not recipe.eval.structural_tasks:
-        return Fit(recipe=recipe)
+        return Fit(recipe=recipe, notes=notes)
     note = (
         f"{', '.join(map(shown, without))} has no split `structural`: there will be no evaluation on "
         "another structure"
     )
     quiet = recipe.eval.model_copy(update={"structural_tasks": 0})
-    return Fit(recipe=recipe.model_copy(update={"eval": quiet}), notes=(note,))
+    return Fit(recipe=recipe.model_copy(update={"eval": quiet}), notes=(*notes, note))
+
+
+def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[Recipe, tuple[str, ...]]:
+    """What has no scripts cannot be demonstrated; a finite set is evaluated on as many tasks as it holds out,
+    and has no other structure.
+
+    Raises `BadRecipe`.
+    """
+    if recipe.sft.messages and not recipe.model.path:
+        raise BadRecipe("sft.messages: conversations are for a pre-trained model; name one by model.path")
+    if recipe.sft.messages and not read_conversations(recipe.sft.messages):
+        raise BadRecipe(f"sft.messages={recipe.sft.messages}: nothing is in this file")
+    unscripted = [each for each in environments if isinstance(each, Unscripted)]
+    if unscripted and not recipe.model.path:
+        raise BadRecipe(
+            f"{unscripted[0].name}: prompts are for a pre-trained model; name one by model.path (--model)"
+        )
+    if unscripted and recipe.sft.demos and not recipe.sft.messages:
+        remedy = "set it to 0, or name conversations by sft.messages"
+        raise BadRecipe(f"sft.demos={recipe.sft.demos}: nobody demonstrates {unscripted[0].name}; {remedy}")
+    changes, notes = dict[str, int](), tuple[str, ...]()
+    if unscripted:
+        changes["structural_tasks"] = 0
+    if unscripted and len(environments) > 1:  # no script plays in all of them
+        changes["baseline_tasks"] = 0
+    sizes = [each.num_tasks("heldout") for each in environments if isinstance(each, Finite)]
+    if len(sizes) == len(environments) and sum(sizes) < recipe.eval.tasks:
+        changes["tasks"] = sum(sizes)
+        notes = (f"each evaluation is on all {sum(sizes)} held-out prompts",)
+    return recipe.model_copy(update={"eval": recipe.eval.model_copy(update=changes)}), notes
 
 
 def _with_models(recipe: Recipe) -> Recipe:

@@ -17,8 +17,9 @@ from agito.concurrency import first_error
 from agito.errors import BadRecipe
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
+from agito.models.sections import ModelSection, PolicySection
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
-from agito.recipe import AgentSection, ModelSection, PolicySection, Recipe
+from agito.recipe import AgentSection, Recipe
 from agito.render import Vocabulary, renderer
 from agito.render.vocabulary import is_own
 from agito.runtime.placement import launcher

@@ -12,8 +12,9 @@ from agito.errors import CorruptCheckpoint, NotFound
 from agito.models.config import CONFIG_NAME
 from agito.models.families import read_config
 from agito.models.hub import folder_of
+from agito.models.sections import ModelSection
 from agito.protocols import Renderer
-from agito.recipe import ModelSection, Recipe
+from agito.recipe import Recipe
 from agito.record.commits import newest
 from agito.render import Vocabulary, read_chat, renderer
 from agito.render.vocabulary import is_own

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import anyio
 
-from agito.audit import FULL, SHORT, SPLITS, Card, Depth, audit, digest_of, read_card
+from agito.audit import FULL, SHORT, Card, Depth, audit, digest_of, needed_splits, read_card
 from agito.envs import load
 from agito.errors import NotAdmitted
+from agito.plugins import shown
 from agito.protocols import Environment
-from agito.recipe import shown
 from agito.types import Json
 
 SHIPPED = Path(__file__).parents[1] / "audit" / "cards"
@@ -90,7 +90,7 @@ async def admit_again(path: Path, names: Sequence[str], begun_with: Json) -> Non
 async def _admit(name: str, anyway: bool, begins: Callable[[str], None], depth: Depth) -> Admission:
     environment = load(name)
     try:
-        missing = [split for split in SPLITS if split not in environment.splits]
+        missing = [split for split in needed_splits(environment) if split not in environment.splits]
         if missing and not anyway:
             raise NotAdmitted(without_splits(name, environment, missing))
         digest = digest_of(environment)

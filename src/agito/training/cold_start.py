@@ -15,6 +15,7 @@ from agito.protocols import ScriptFactory, StepStats
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.schedule import Quota
+from agito.training import conversations
 from agito.types import Attempt, AttemptId, Sample, Target, Task
 
 DEMO_BASE = 0
@@ -57,6 +58,9 @@ async def run_sft(
     Raises `BadRecipe` for too many demonstrations, or less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
+    if recipe.messages:
+        await conversations.imitate(run_context, on_start, on_step)
+        return ()
     if not recipe.demos:  # the model is there already
         return ()
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))

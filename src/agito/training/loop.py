@@ -20,6 +20,7 @@ from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.schedule import Quota
+from agito.training.components import score_metrics
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.teacher import Teacher
 from agito.types import Attempt, Group, Sample, mean
@@ -161,9 +162,10 @@ async def collect_groups(
 
 def stride(num_groups: int, num_cells: int) -> int:
     """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one
-    cell.
+    cell. Where there is one cell only, none is left out, so that a finite set of tasks is gone through in
+    turn.
     """
-    return max(_STRIDE, num_groups * num_cells)
+    return num_groups if num_cells == 1 else max(_STRIDE, num_groups * num_cells)
 
 
 def paused(run_context: RunContext, index: int, learned: Learned) -> str:
@@ -192,6 +194,7 @@ def metrics_of(
         "tokens/sampled_num": float(sum(sampled)),
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
+        **score_metrics(attempts),
     }
     learned = {
         name if policy == MAIN else f"{policy}/{name}": value

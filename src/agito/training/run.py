@@ -342,7 +342,7 @@ class TrainingRun:
         # Keep step-0, for comparison, and the checkpoint that an alarm would roll back to.
         prune(
             self._run.checkpoints,
-            keep=2,
+            keep=self._recipe.rl.keep_checkpoints,
             spared=frozenset({"step-0"}),
             reach=monitor.rise_step,
             revoked=revoked,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from agito.learning.credit.distilled import distilled
+from agito.models.sections import DistillSection
 from agito.protocols import MAIN
-from agito.recipe import DistillSection
 from agito.runtime.policies import Policies
 from agito.sampling.wire import ScoreRequest
 from agito.types import Sample, mean

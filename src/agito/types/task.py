@@ -36,6 +36,7 @@ class ToolSpec:
     name: str
     description: str
     parameters: Mapping[str, Json]
+    is_speech: bool = False  # not offered in a chat: a turn without a call calls it, with all of its text
 
     def as_function(self) -> dict[str, Json]:
         """In the format of chat templates and model servers."""
@@ -45,6 +46,12 @@ class ToolSpec:
             "parameters": dict(self.parameters),
         }
         return {"type": "function", "function": function}
+
+    def spoken(self, text: str, raw: str) -> Call:
+        """The call of a turn that said this."""
+        properties = self.parameters["properties"]
+        assert isinstance(properties, dict) and len(properties) == 1, f"{self.name}: speech is one argument"
+        return Call(tool=self.name, arguments={next(iter(properties)): text}, raw=raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,9 @@ class Task:
     level: int
     prompt: Mapping[Dialect, str]
     tools: tuple[ToolSpec, ...]
+    messages: tuple[
+        Mapping[str, Json], ...
+    ] = ()  # the conversation so far, where a chat begins with more than the prompt
     limits: Limits = field(default_factory=Limits)
     # In the natural dialect, which takes several times as many tokens; None: as `limits`.
     natural_limits: Limits | None = None

@@ -39,6 +39,11 @@ class ToolFormat(Protocol):
         ...
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """Any of these shows that a call is meant; none where calls are bare."""
+        ...
+
+    @property
     def wanted(self) -> str:
         """How a call is written, for a policy whose turn makes none."""
         ...
@@ -56,6 +61,28 @@ class ToolFormat(Protocol):
         read back otherwise.
         """
         ...
+
+
+def begins_call(tool_format: ToolFormat, text: str, tools: Sequence[ToolSpec]) -> bool:
+    """Whether a turn makes a call, or means to. Without tags, what cannot be read as a call is one only if it
+    begins with an offered tool's name: JSON or a list may be an answer.
+    """
+    names = {tool.name for tool in tools if not tool.is_speech}
+    least = len(_squeezed(tool_format.begin("")))
+    for start, stop, call in tool_format.find(text, tools):
+        if call.problem is None or call.tool in names:
+            return True
+        if any(tag in text[start:stop] for tag in tool_format.tags):
+            return True
+        rest = _squeezed(text[start:])
+        for begin in map(_squeezed, map(tool_format.begin, names)):
+            if rest.startswith(begin) or (len(rest) > least and begin.startswith(rest)):
+                return True
+    return False
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def after_space(text: str, at: int) -> int:

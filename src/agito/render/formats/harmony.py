@@ -29,6 +29,7 @@ class Harmony:
     name = "harmony"
     served_as = "openai"
     ends: tuple[str, ...] = ("<|call|>", "<|return|>")
+    tags: tuple[str, ...] = (_BODY,)
     wanted = "<|channel|>commentary to=functions.name <|constrain|>json<|message|>{...}<|call|>"
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:

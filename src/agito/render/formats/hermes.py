@@ -73,6 +73,7 @@ class Hermes:
     name = "hermes"
     served_as = "hermes"
     ends: tuple[str, ...] = ()
+    tags: tuple[str, ...] = (OPEN, CLOSE)
     wanted = f'{OPEN}{{"name": ..., "arguments": {{...}}}}{CLOSE}'
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:

@@ -22,6 +22,7 @@ class Llama:
     name = "llama3_json"
     served_as = "llama3_json"
     ends: tuple[str, ...] = ()
+    tags: tuple[str, ...] = (_TAG,)
     wanted = '{"name": ..., "parameters": {...}}'
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:

@@ -21,6 +21,7 @@ class Mistral:
 
     served_as = "mistral"
     ends: tuple[str, ...] = ()
+    tags: tuple[str, ...] = (_TAG, "[ARGS]")
 
     def __init__(self, *, has_names: bool) -> None:
         self._has_names = has_names

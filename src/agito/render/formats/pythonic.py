@@ -36,6 +36,7 @@ class Pythonic:
             has_brackets,
             has_breaks,
         )
+        self.tags: tuple[str, ...] = tuple(tag for tag in (opens, closes) if tag)
         self._tagged = (
             re.compile(re.escape(opens) if anywhere else rf"\A{re.escape(opens)}") if opens else None
         )

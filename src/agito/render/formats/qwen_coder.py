@@ -37,6 +37,7 @@ class QwenCoder:
     name = "qwen3_coder"
     served_as = "qwen3_coder"
     ends: tuple[str, ...] = ()
+    tags: tuple[str, ...] = (_OPEN, _CLOSE, "<function=")
     wanted = f"{_OPEN}<function=name><parameter=argument>value</parameter></function>{_CLOSE}"
 
     def find(self, text: str, tools: Sequence[ToolSpec]) -> Iterator[Found]:

@@ -204,7 +204,8 @@ function healthOf(phase, name) {
   const { step, values } = DATA.curves[phase], used = new Set(DRAWN_ABOVE);
   const measured = metric => values[metric]?.some(isNumber);
   const lines = chart => chart.names.map((names, i) => ({ metric: names.split("|").find(measured), name: chart.labels?.[i] ?? "", colour: ["after", "third", "before"][i] })).filter(line => line.metric);
-  const wanted = HEALTH[phase].filter(chart => !chart.only || measured(chart.only)).map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
+  const parts = Object.keys(values).filter(metric => metric.startsWith("score/")).map(metric => ({ title: metric.slice(6).replace(/_mean$/, ""), about: "component of the verdict, mean", names: [metric], floor: 0 }));
+  const wanted = [...HEALTH[phase], ...parts].filter(chart => !chart.only || measured(chart.only)).map(chart => ({ ...chart, lines: lines(chart) })).filter(chart => chart.lines.length);
   for (const line of wanted.flatMap(chart => chart.lines)) used.add(line.metric);
   const others = Object.keys(values).filter(metric => measured(metric) && !used.has(metric)).map(metric => ({ title: metric, about: "", lines: [{ metric, name: "", colour: "dim" }] }));
   const draw = (grid, all) => all.forEach(chart => smallChart(grid, { ...chart, step, lines: chart.lines.map(line => ({ ...line, values: values[line.metric] })), sync: phase }));

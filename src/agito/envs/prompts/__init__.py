@@ -1,0 +1,9 @@
+"""Own prompts with an own reward function; what reward functions may call."""
+
+from __future__ import annotations
+
+from agito.envs.prompts.boxes import Ran, code_of, run_python
+from agito.envs.prompts.env import PromptsEnvironment
+from agito.envs.prompts.judge import Judge
+
+__all__ = ["Judge", "PromptsEnvironment", "Ran", "code_of", "run_python"]

@@ -1,0 +1,194 @@
+"""What an audit finds in prompts with a reward function: planted holes, and honest sets that pass."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from agito.audit import SHORT, Mark, audit
+from agito.envs import load
+from agito.errors import NotAdmitted
+from agito.training.admission import admit
+
+EXACT = "def reward(completion, answer):\n    return completion == answer\n"
+LOOSE = "def reward(completion, answer):\n    return answer in completion\n"
+
+
+def sums(number: int = 80) -> list[dict[str, str]]:
+    rng = random.Random(1)
+    pairs = rng.sample([(a, b) for a in range(10, 40) for b in range(10, 40)], number)
+    return [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
+
+
+@pytest.fixture
+def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+
+    def write(rows: Sequence[Mapping[str, object]], source: str, options: str = "") -> str:
+        (tmp_path / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (tmp_path / "mine.py").write_text(source)
+        return f"{tmp_path}/tasks.jsonl,reward={tmp_path}/mine.py:reward{options}"
+
+    return write
+
+
+async def failed(name: str) -> set[str]:
+    card = await audit(lambda: load(name), depth=SHORT)
+    return {gate.name for gate in card.failed}
+
+
+async def test_an_honest_set_passes_and_its_card_says_what_could_not_be_measured(
+    name: Callable[..., str],
+) -> None:
+    card = await audit(lambda: load(name(sums(), EXACT)), depth=SHORT)
+    assert not card.failed
+    unknown = [quality.name for quality in card.qualities if quality.says.startswith("not measured")]
+    assert {"difficulty gradient", "feedback richness", "scalability of rollout generation"} <= set(unknown)
+    assert len(card.qualities) == 8
+    told = card.measure("resistance to cheating", "earned by the answer's column")
+    assert told.value == 1.0
+
+
+HINTED = [{**row, "prompt": f"{row['prompt']} (Answer: {row['answer']})"} for row in sums()]
+LABELLED = [{**row, "prompt": f"{row['prompt']}\nexpected = {row['answer']}"} for row in sums()]
+QUOTED = [{**row, "prompt": json.dumps({"q": row["prompt"], "answer": row["answer"]})} for row in sums()]
+FEW = [{**row, "prompt": f"{row['prompt']} The answer is {row['answer']}."} for row in sums()[:6]] + sums()[
+    6:
+]
+CHOICE = [
+    {"prompt": f"Which is the right answer: {', '.join(words)}? ({at})", "answer": words[at % 3]}
+    for at, words in enumerate([["cat", "dog", "cow"], ["red", "blue", "green"], ["one", "two", "six"]] * 20)
+]
+SALT = [
+    {
+        "prompt": f"The solution is {at} g/l, and {at + 50} ml of it are there. How strong is the solution?",
+        "answer": str(at),
+    }
+    for at in range(10, 60)
+]
+YES = [{"prompt": f"Is {at} even?", "answer": "yes" if at % 10 else "no"} for at in range(60)]
+FAIR = [{"prompt": f"Is {at} even?", "answer": "yes" if at % 2 else "no"} for at in range(60)]
+FOUND = [
+    {"prompt": f"Ann is {at}, and lives in house {at + 100}. How old is Ann?", "answer": str(at)}
+    for at in range(10, 60)
+]
+ONLY = """
+import re
+
+def reward(completion, answer):
+    return re.findall(r"[0-9]+", completion) == [answer]
+"""
+TWITCHY = """
+import random
+
+def reward(completion, answer):
+    return random.random()
+"""
+COUNTS = """
+seen = []
+
+def reward(completion, answer):
+    seen.append(completion)
+    return float(seen.count(completion) == 1 and completion == answer)
+"""
+LENGTH = "def reward(completion):\n    return min(len(completion) / 10, 1)\n"
+HALF = "def reward(completion, answer):\n    return 0.9 if completion else 0.0\n"
+CRASHES = "def reward(completion, answer):\n    return int(completion) == int(answer)\n"
+BROKEN = "def reward(completion, answer):\n    return undefined\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "source", "gates"),
+    [
+        (HINTED, EXACT, {"leaks"}),
+        (LABELLED, EXACT, {"leaks"}),
+        (QUOTED, EXACT, {"leaks"}),
+        (FEW, EXACT, {"leaks"}),
+        (CHOICE, EXACT, set[str]()),
+        (SALT, ONLY, set[str]()),
+        (YES, EXACT, {"constant answers"}),
+        (FAIR, EXACT, set[str]()),
+        (FAIR, LOOSE, {"several answers"}),
+        (FOUND, LOOSE, {"echo"}),
+        (FOUND, ONLY, set[str]()),
+        (sums(), TWITCHY, {"determinism"}),
+        (sums(), COUNTS, {"determinism"}),
+        (sums(), LENGTH, {"echo"}),
+        (sums(), HALF, {"constant answers", "echo"}),
+        (sums(), BROKEN, {"reward function"}),
+    ],
+    ids=[
+        "the answer in brackets",
+        "the answer after a label",
+        "the answer in JSON",
+        "the answer in one prompt of thirteen",
+        "a choice after the word answer",
+        "a solution that is a liquid",
+        "nine in ten are yes",
+        "half are yes",
+        "half are yes, anywhere in the text",
+        "the answer stands in the text, anywhere",
+        "the answer stands in the text, alone",
+        "a random reward",
+        "a reward that remembers",
+        "length alone",
+        "anything at all",
+        "a reward that raises",
+    ],
+)
+async def test_holes_are_found_and_honest_sets_are_not_accused(
+    name: Callable[..., str], rows: Sequence[Mapping[str, object]], source: str, gates: set[str]
+) -> None:
+    found = await failed(name(rows, source))
+    assert gates <= found if gates else not found
+
+
+async def test_a_guess_that_is_worth_much_by_nature_is_declared(name: Callable[..., str]) -> None:
+    assert await failed(name(YES, EXACT, ",chance=0.9")) == set()
+
+
+async def test_held_out_prompts_that_are_training_prompts_are_found(
+    tmp_path: Path, name: Callable[..., str]
+) -> None:
+    rows = sums()
+    apart = [{**row, "prompt": row["prompt"].upper()} for row in rows[:20]]
+    (tmp_path / "held.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in apart))
+    assert "overlap" in await failed(name(rows, EXACT, f",heldout={tmp_path}/held.jsonl"))
+
+
+async def test_a_reward_that_fails_on_what_it_cannot_read_is_a_doubt_and_no_refusal(
+    name: Callable[..., str],
+) -> None:
+    card = await audit(lambda: load(name(sums(), CRASHES)), depth=SHORT)
+    assert not card.failed and card.qualities[0].mark is Mark.DOUBT
+    assert any("invalid literal" in case.what for case in card.qualities[0].cases)
+
+
+async def test_training_refuses_a_set_that_fails_and_remembers_the_card_of_one_that_passes(
+    name: Callable[..., str],
+) -> None:
+    with pytest.raises(NotAdmitted, match="echo"):
+        await admit(name(FOUND, LOOSE))
+    honest = name(FOUND, ONLY)
+    first, again = [await admit(honest) for _ in range(2)]
+    assert first.digest == again.digest and (first.source.value, again.source.value) == ("audited", "own")
+
+
+async def test_the_digest_follows_rows_options_and_the_source_of_the_functions(
+    name: Callable[..., str],
+) -> None:
+    digests = [
+        (await admit(name(rows, source, options), anyway=True)).digest
+        for rows, source, options in (
+            (sums(), EXACT, ""),
+            (sums(), EXACT + "\nTWO = 2\n", ""),
+            (sums()[1:], EXACT, ""),
+            (sums(), EXACT, ",turns=2"),
+            (sums(), EXACT, ""),
+        )
+    ]
+    assert len(set(digests)) == 4 and digests[0] == digests[-1]
