@@ -132,7 +132,7 @@ def test_a_template_that_rewrites_history_opens_a_new_stretch(tmp_path: Path) ->
     )
     renderer = read_chat(write(tmp_path, "byte level", drops))
     talk = [TALK[0], {"role": "assistant", "content": "<think>model</think>kev"}, *TALK[2:]]
-    stretches = renderer.conversation(talk)  # type: ignore[arg-type]
+    stretches = renderer.labelled(talk)  # type: ignore[arg-type]
     assert len(stretches) == 2
     texts = [renderer.text(ids) for ids, _ in stretches]
     assert "<think>model</think>kev" in texts[0] and "<think>" not in texts[1] and "kev" in texts[1]
