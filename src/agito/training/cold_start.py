@@ -53,9 +53,9 @@ async def run_sft(
     weights, one rank alone trains the first epoch while demonstrations are still being made; the others join
     for the second.
 
-    Calls `on_start` with the number of steps, then `on_step` for each. Returns the demonstrations, good and bad
-    alike, as many of each cell as the recipe says; penalised ones are not shown. Raises `BadRecipe` for too
-    many demonstrations, or less than one batch.
+    Calls `on_start` with the number of steps, then `on_step` for each. Returns the demonstrations, good and
+    bad alike, as many of each cell as the recipe says; penalised ones are not shown. Raises `BadRecipe` for
+    too many demonstrations, or less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
