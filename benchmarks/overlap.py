@@ -1,6 +1,6 @@
 """How much tool latency and trainer work is hidden when the roles overlap?
 
-    python benchmarks/overlap.py [--short] [--steps 12]
+python benchmarks/overlap.py [--short] [--steps 12]
 
 The world is `agito.testing.relay`: fixed work, added latency, real engine, real trainer, random weights.
 Enough groups are zero-variance that the engine's work equals the trainer's within a tenth. Arms:
@@ -16,7 +16,7 @@ after, and the fraction is the median over such pairs. `_whole` includes the fir
 be ready, and the last, in which nothing is issued. Two cores that are threads of one do less than twice the
 work of one: `effective_cores` is the speed-up of matrix products of the model's size over that many
 processes, and `_effective` uses it in the bound. Slow tools are measured without zero-variance groups. The
-simulator is `agito.planning.simulate`, fed with measurements of the serial and the concurrent arm.
+simulator is `agito.training.planning.simulate`, fed with measurements of the serial and the concurrent arm.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from typing import TypeAlias
 
 import anyio
 
-from agito.planning.calibrate import Measurement
-from agito.planning.calibrate import measure as measure_run
-from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
 from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
 from agito.training.loop import Step
+from agito.training.planning.calibrate import Measurement
+from agito.training.planning.calibrate import measure as measure_run
+from agito.training.planning.simulate import Simulation
 from harness import Json, report
 
 _TURNS, _TURN_TOKENS, _WORDS = 6, 16, 4

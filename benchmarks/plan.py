@@ -16,12 +16,12 @@ from functools import partial
 
 import anyio
 
-from agito.planning.calibrate import calibrate, measure
-from agito.planning.simulate import Simulation
 from agito.recipe import Recipe
 from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay, latency_s
 from agito.training.loop import RL_BASE
+from agito.training.planning.calibrate import calibrate, measure
+from agito.training.planning.simulate import Simulation
 from agito.types import AttemptId
 from harness import Json, report
 

@@ -13,8 +13,8 @@ import argparse
 import time
 from dataclasses import asdict, replace
 
-from agito.planning.simulate import Latencies, Simulation
 from agito.scheduling.schedule import SchedulerRules
+from agito.training.planning.simulate import Latencies, Simulation
 from harness import Json, report
 
 # Assumed: 30 ms for a decode step of 1,500 rows, 20,000 prefilled tokens per second, a batch of 8,192

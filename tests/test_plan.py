@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from agito.planning.calibrate import measure
-from agito.planning.simulate import Forecast, Latencies, Simulation
 from agito.recipe import read
 from agito.scheduling.schedule import SchedulerRules
 from agito.testing.relay import Relay
+from agito.training.planning.calibrate import measure
+from agito.training.planning.simulate import Forecast, Latencies, Simulation
 
 
 def foresee(

@@ -46,7 +46,9 @@ def run(function: Callable[[], Awaitable[Result]], *, signals: Sequence[Signals]
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that says most: one of ours that is not the silence which follows it, else the first."""
+    """The most informative error: one of ours that is not just a worker's death, else any of ours, else the
+    first.
+    """
     flat: list[BaseException] = []
     stack: list[BaseException] = [group]
     while stack:

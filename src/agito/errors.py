@@ -63,7 +63,7 @@ class WorkerDied(AgitoError):
 
 
 class WorkerFailed(WorkerDied):
-    """A process of ours raised something: beginning again would end the same way."""
+    """A process of ours raised an error that a restart would only repeat."""
 
 
 class Diverged(AgitoError):
@@ -73,14 +73,14 @@ class Diverged(AgitoError):
 
 
 class InvalidArguments(AgitoError):
-    """A call's arguments do not hold; the message is for the policy. What a tool raises beside it is the
-    environment's fault.
+    """A call's arguments are invalid; the policy reads the message. Any other exception from a tool counts as
+    a fault of the environment.
     """
 
 
 class SandboxFailure(AgitoError):
-    """The sandbox itself failed, not the command inside it. Void, unless the attempt's own calls bring it
-    about again in a fresh one.
+    """The sandbox itself failed, not the command inside it. The attempt is void, unless its calls end a fresh
+    sandbox too.
     """
 
     exit_code = 10
@@ -111,8 +111,8 @@ class AnswerReachable(AgitoError):
 
 
 class EnvironmentPaused(AgitoError):
-    """An environment pays for what its held-out validator does not confirm; nothing more is
-    learned from it.
+    """Training stopped: the environment rewards attempts that its held-out validator rejects, or too many
+    attempts end void.
     """
 
     exit_code = 12

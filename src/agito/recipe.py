@@ -134,11 +134,34 @@ class HarnessSection(Section):
     name: str = Field(
         default="solo", description="A bundled harness, or `path.py:Class`; a path is kept absolute."
     )
+    command: str = Field(
+        default="",
+        description="Instead of `name`: an agent of your own, as a program with its arguments, or "
+        "`path.py:function`: see [the gateway](gateway.md).",
+    )
+    folder: str = Field(
+        default="", description="Where `command` runs; kept absolute. Left out: where the run was begun."
+    )
+    seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="That `command` may take for one attempt, without those in which it waits for the policy "
+        "or a tool.",
+    )
 
     @field_validator("name")
     @classmethod
     def _holds_everywhere(cls, name: str) -> str:
         return absolute(name)
+
+    @model_validator(mode="after")
+    def _has_one_driver(self) -> Self:
+        if not self.command:
+            return self
+        if self.name != "solo":
+            raise ValueError(f"name={self.name!r} and command={self.command!r}: give one of them")
+        folder = str(Path(self.folder or ".").expanduser().absolute())
+        return self if folder == self.folder else self.model_copy(update={"folder": folder})
 
 
 class AgentSection(Section):

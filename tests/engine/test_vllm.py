@@ -49,6 +49,7 @@ def spec(folder: Path, **changes: object) -> VllmSpec:
         context=96,
         program=PROGRAM,
         adapters=AdapterSlots(),
+        is_seeded=True,
         start_s=60.0,
         silence_s=30.0,
         end_s=0.5,

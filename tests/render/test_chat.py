@@ -202,7 +202,7 @@ def rendered(renderer: ChatRenderer, turns: Sequence[tuple[list[Call], list[Even
 
 
 def messages_of(turns: Sequence[tuple[list[Call], list[Event]]]) -> list[dict[str, Any]]:
-    from agito.render.chat import _response  # pyright: ignore[reportPrivateUsage]
+    from agito.render.messages import answered
 
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": f"{TASK.prompt[Dialect.NATURAL]}\n\nYou have {TASK.limits.turns} turns."}
@@ -213,7 +213,7 @@ def messages_of(turns: Sequence[tuple[list[Call], list[Event]]]) -> list[dict[st
             for call in calls
         ]
         messages.append({"role": "assistant", "content": "", "tool_calls": made})
-        messages += [{"role": "tool", "name": "sh", "content": _response(each)} for each in events]
+        messages += [{"role": "tool", "name": "sh", "content": answered(each)} for each in events]
     return messages
 
 

@@ -26,7 +26,7 @@ from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import Sampler
 from agito.runtime.transport import Launch, ThreadTransport, Transport
 from agito.runtime.wire import BeginPhase, Done, Request, Response
-from agito.runtime.worker import Host
+from agito.runtime.worker import WorkerHandler
 from agito.sampling.wire import EngineRequest, EngineResponse, RowRequest
 from agito.types import VersionSpan
 
@@ -34,12 +34,12 @@ pytestmark = pytest.mark.anyio
 
 
 def thread(rank: int) -> Transport:
-    return ThreadTransport(Host())
+    return ThreadTransport(WorkerHandler())
 
 
 def other_machine(rank: int) -> Transport:
     """A worker that behaves as if it shared no memory with others."""
-    return ThreadTransport(Host(host="127.0.0.1"))
+    return ThreadTransport(WorkerHandler(host="127.0.0.1"))
 
 
 TRANSPORTS: dict[str, Launch] = {"pipes": launch, "threads": thread, "over the network": other_machine}
@@ -197,7 +197,7 @@ class Talkative(ThreadTransport):
     """A worker on a socket of which only one side is ours."""
 
     def __init__(self, link: socket.socket) -> None:
-        super().__init__(Host())
+        super().__init__(WorkerHandler())
         self._link = Asking(link)
 
     async def ask(self, request: Request) -> Response:

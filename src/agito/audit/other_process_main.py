@@ -108,7 +108,7 @@ async def _trace(
     finished = await driver.run(task, target, attempt, scripted(script, task, attempt), is_graded=False)
     clock.shift_s += _JUMP_S
     verdict = (
-        finished.verdict if finished.sealed is None else await driver.judge(finished.sealed, task, target)
+        finished.verdict if finished.sealed is None else await driver.grade(finished.sealed, task, target)
     )
     return {"events": [essence(event) for event in finished.trajectory.events], "verdict": repr(verdict)}
 

@@ -77,7 +77,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -111,7 +111,7 @@ def train(
 ) -> None:
     """Train an agent.
 
-    Cold start, reinforcement, evaluation, report. A run that is already there is moved aside, never
+    SFT warm-up (cold start), RL, evaluation, report. A run that is already there is moved aside, never
     overwritten.
 
     \b
@@ -348,6 +348,7 @@ def replay(
 app.command(cls=Command)(authors.audit)
 app.command(cls=Command)(authors.grade)
 app.command(cls=Command)(authors.serve)
+app.command(cls=Command)(authors.gateway)
 app.add_typer(authors.app, name="envs")
 app.add_typer(pretrained.app, name="models")
 
@@ -416,7 +417,7 @@ def plan(
 @app.command(cls=Command)
 @guarded
 def doctor() -> None:
-    """Say what this machine offers.
+    """Check what this machine supports.
 
     Isolation, torch, cores, memory, disk; what is missing, and the remedy.
     """

@@ -1,4 +1,4 @@
-"""The commands for whoever writes environments: `envs`, `audit`, `grade`, `serve`."""
+"""The commands for whoever writes environments or agents: `envs`, `audit`, `grade`, `serve`, `gateway`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agito.cli.arguments import AsJson, Command, EnvName, Group, Split, environments
+from agito.cli.arguments import AsJson, Command, EnvName, Group, Split, environments, runs
 from agito.cli.guard import guarded
 
 
@@ -190,3 +190,39 @@ def serve(
     from agito.cli import serve as mcp_server
 
     mcp_server.serve(env, verdicts, split=split, seed=seed, level=level)
+
+
+@guarded
+def gateway(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run, a checkpoint, a pre-trained model.", autocompletion=runs),
+    ],
+    host: Annotated[str, typer.Option(metavar="HOST", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any that is free.")] = 8000,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="That clients must send. Default: one is drawn, and printed."),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep what is served there, as trajectories.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", min=0.0, help="Where a client asks for none.")
+    ] = 1.0,
+) -> None:
+    """Serve a policy to any agent.
+
+    Speaks OpenAI's chat completions and responses and Anthropic's messages.
+
+    \b
+    Examples:
+      agito gateway runs/quickstart
+      agito gateway models/smollm2-135m --record served
+    """
+    import secrets
+
+    from agito.cli.gateway import Place, serve_policy
+
+    place = Place(host=host, port=port, key=key or f"agito-{secrets.token_urlsafe(24)}", record=record)
+    serve_policy(checkpoint, place, temperature=temperature)

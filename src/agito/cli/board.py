@@ -91,7 +91,7 @@ class Phase:
 
 
 class RunProgress:
-    """Draws its knowledge from the events of a run, and from nothing else."""
+    """The state of a run, computed from its events alone."""
 
     def __init__(self, phases: Iterable[Phase], *, clock: Callable[[], float] = time.time) -> None:
         """`clock` is that of the events: Unix time."""

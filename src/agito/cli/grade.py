@@ -132,7 +132,7 @@ async def _by_environment(wanted: Wanted, files: dict[str, bytes]) -> tuple[str,
             task_id=task.id, submitted=submitted, files=files, digest=_digest(task.id, files, submitted)
         )
         driver = EpisodeDriver(environment, noise_seed=0, grade_seed=wanted.grade_seed)
-        return task.id, await driver.judge(sealed, task, target)
+        return task.id, await driver.grade(sealed, task, target)
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()

@@ -11,11 +11,11 @@ from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.errors import BadRecipe
 from agito.evaluation import checkpoint as assess
-from agito.planning.calibrate import calibrate
-from agito.planning.simulate import Forecast, Latencies, Simulation
 from agito.recipe import Recipe
 from agito.runtime.run_context import environment_of
 from agito.scheduling.schedule import SchedulerRules
+from agito.training.planning.calibrate import calibrate
+from agito.training.planning.simulate import Forecast, Latencies, Simulation
 
 _STALENESS = (0, 1, 2, 4, 8)
 _GOOD_ENOUGH = 1.05  # of the best step time

@@ -1,5 +1,5 @@
-"""Where people read: consoles as wide as they are, and an ASCII sign for every sign that a terminal's
-encoding lacks.
+"""Consoles for output: their width, and an ASCII substitute for each character that the terminal cannot
+encode.
 """
 
 from __future__ import annotations

@@ -16,10 +16,16 @@ def bundled() -> tuple[str, ...]:
     return tuple(_BUNDLED)
 
 
-def load(name: str) -> Harness:
-    """Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
-    harness, and for a file or class that fails.
+def load(name: str, *, command: str = "", folder: str = "", seconds: float = 120.0) -> Harness:
+    """`command`: instead of a name, somebody's own agent, see `foreign`.
+
+    Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
+    harness, for a file or class that fails, and for a command that cannot be started.
     """
+    if command:
+        from agito.harness.foreign import CommandHarness
+
+        return CommandHarness(command, folder=folder, seconds=seconds)
     harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
     if not harness.roles:
         raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")

@@ -16,8 +16,19 @@ from agito.render.conversation import Conversation
 from agito.render.formats import FORMATS
 from agito.render.formats.base import after_space, begins_call
 from agito.render.formats.hermes import with_tools
+from agito.render.messages import (
+    Message,
+    Said,
+    Speaker,
+    allowance,
+    answered,
+    templated,
+    used,
+    with_tool_names,
+)
 from agito.render.policy_json import printable
-from agito.render.template import Message, UnsupportedTemplate, dated, strings
+from agito.render.template import Message as Entry
+from agito.render.template import UnsupportedTemplate, dated, strings
 from agito.render.tokenizer import ModelTokenizer, free_mark
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
 
@@ -98,16 +109,15 @@ class ChatRenderer:
         return self._files | {"chat_template.jinja": self.chat_template} | ({KEEPING: kept} if kept else {})
 
     def opening(self, task: Task) -> array[int]:
-        turns = task.limits.turns
-        prompt = f"{task.prompt[Dialect.NATURAL]}\n\nYou have {turns} turn{'s' * (turns != 1)}."
-        messages: list[Message] = [dict(message) for message in task.messages]
+        prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
+        given: list[Entry] = [dict(message) for message in task.messages]
         return self._encode(
-            *self._conversation.opening(messages or [{"role": "user", "content": prompt}], task.tools)
+            *self._conversation.whole(given or [{"role": "user", "content": prompt}], task.tools)
         )
 
     def observation(self, events: Sequence[Event]) -> array[int]:
         names = [printable(event.call.tool) or "tool" for event in events]
-        return self._encode(*self._conversation.observation(names, [_response(event) for event in events]))
+        return self._encode(*self._conversation.observation(names, [answered(event) for event in events]))
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
         """Raises `ValueError` for calls that the format cannot say."""
@@ -118,23 +128,23 @@ class ChatRenderer:
                 return self._encode(*self._conversation.speech(text, tools))
         return self._encode(*self._conversation.action(calls, tools))
 
-    def conversation(
-        self, messages: Sequence[Message], tools: Sequence[Json] = ()
+    def stretches(
+        self, messages: Sequence[Entry], tools: Sequence[Json] = ()
     ) -> list[tuple[array[int], bytes]]:
         """The tokens of a whole conversation, and 1 for each that the assistant said, its end included.
 
         Where the template rewrites what was said as the conversation grows, a new stretch begins, with what
         it then writes. Raises `UnsupportedTemplate`.
         """
-        stretches: list[tuple[array[int], bytes]] = []
+        found: list[tuple[array[int], bytes]] = []
         mark = free_mark(strings([*messages, *tools]))
         for read, said, is_new in self._conversation.turns(messages, tools, mark, self._free):
             if is_new:
-                stretches.append((array("i"), b""))
+                found.append((array("i"), b""))
             before, turn = self._encode(read, mark), self._encode(said, mark)
-            ids, trainable = stretches[-1]
-            stretches[-1] = (ids + before + turn, trainable + bytes(len(before)) + b"\1" * len(turn))
-        return stretches
+            ids, trainable = found[-1]
+            found[-1] = (ids + before + turn, trainable + bytes(len(before)) + b"\1" * len(turn))
+        return found
 
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
         is_cut, speech = not ids or ids[-1] not in self.stop_ids, _speech(tools)
@@ -170,6 +180,35 @@ class ChatRenderer:
 
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)
+
+    def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
+        return self._encode(*self._conversation.whole(templated(with_tool_names(messages)), tools))
+
+    def continuation(self, messages: Sequence[Message]) -> array[int]:
+        """Does not depend on the turn that was sampled, but for how many of its calls are answered."""
+        results = 0
+        while results < len(messages) and messages[results].speaker is Speaker.TOOL:
+            results += 1
+        names = [message.tool or "tool" for message in messages[:results]]
+        answers = [message.text for message in messages[:results]]
+        return self._encode(*self._conversation.observation(names, answers, templated(messages[results:])))
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        text = self.text(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        at = self._thought(text)
+        thought, text = text[:at], text[at:]
+        found = self._conversation.format.find(text, tools) if tools else ()
+        good = [each for each in found if each[2].problem is None]
+        starts, stops = [0, *(stop for _, stop, _ in good)], [*(start for start, _, _ in good), len(text)]
+        left = "".join(text[start:stop] for start, stop in zip(starts, stops, strict=True))
+        return Said(
+            text=left.strip() if tools else left,
+            uses=tuple(used(call) for _, _, call in good),
+            thinking=_inside(thought),
+        )
+
+    def begun(self, tool: str) -> array[int]:
+        return self._tokenizer.encode(self._conversation.format.begin(tool))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return self._tokenizer.pieces(ids)
@@ -233,7 +272,9 @@ def _speech(tools: Sequence[ToolSpec]) -> ToolSpec | None:
     return next((tool for tool in tools if tool.is_speech), None)
 
 
-def _response(event: Event) -> str:
-    status = f"[{event.fault}]\n" if event.fault else ""
-    left = f"\n[{event.left.turns} turns left]" if event.left else ""
-    return printable(f"{status}{event.text}{left}")
+def _inside(thought: str) -> str:
+    """Without the tags around it."""
+    thought = thought.strip()
+    for begin, end in _THOUGHTS:
+        thought = thought.removeprefix(begin).removesuffix(end)
+    return thought

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Sequence
 
 from agito.render import policy_json
+from agito.render.messages import Message, Said, Speaker, ToolUse, used
 from agito.render.vocabulary import (
     ACT,
     END,
@@ -102,11 +103,57 @@ class CompactRenderer(OwnRenderer):
     def text(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)
 
+    def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
+        """The tools themselves are not written: this dialect knows them."""
+        ids = array("i")
+        for message in messages:
+            if message.speaker is Speaker.ASSISTANT:
+                body = "\n".join(
+                    [
+                        *([message.text] if message.text else []),
+                        *(_command(use, tools) for use in message.uses),
+                    ]
+                )
+                thought = (
+                    (self._think, *self.vocabulary.encode(message.thinking), self._end_think)
+                    if message.thinking
+                    else ()
+                )
+                ids.extend([self._act, *thought, *self.vocabulary.encode(body), self._end])
+            else:
+                mark = self._obs if message.speaker is Speaker.TOOL else self._task
+                ids.extend([mark, *self.vocabulary.encode(message.text)])
+        ids.append(self._act)
+        return ids
+
+    def continuation(self, messages: Sequence[Message]) -> array[int]:
+        return self.conversation(messages, ())
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        is_ended = bool(ids) and ids[-1] == self._end
+        said = list(ids[:-1] if is_ended else ids)
+        at = len(said) - said[::-1].index(self._end_think) if self._end_think in said else 0
+        thinking = self.text([token for token in said[:at] if token not in (self._think, self._end_think)])
+        good = [call for call in self.parse(ids, tools) if call.problem is None] if tools and is_ended else []
+        return Said(text="" if good else self.text(said[at:]), uses=tuple(map(used, good)), thinking=thinking)
+
+    def begun(self, tool: str) -> array[int]:
+        return array("i", self.vocabulary.encode(f"{tool} ")) if tool else array("i")
+
 
 def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
     """What is said and read in an episode."""
     said = [f"{event.call.tool} {argument}" for event in events for argument in event.call.arguments.values()]
     return [task.prompt[Dialect.COMPACT], *said, *(event.text for event in events)]
+
+
+def _command(use: ToolUse, tools: Sequence[ToolSpec]) -> str:
+    """A call that came back from a client, as this dialect writes it."""
+    arguments = use.parsed()
+    if arguments is None:
+        return f"{use.tool} {use.arguments}"
+    words = " ".join(value if isinstance(value, str) else json.dumps(value) for value in arguments.values())
+    return words if tools and use.tool == tools[0].name else f"{use.tool} {words}".rstrip()
 
 
 def _parameters(tool: ToolSpec) -> dict[str, str]:

@@ -72,18 +72,23 @@ class Conversation:
     def source(self) -> str:
         return self.template.source
 
-    def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
-        """The text, and the mark within what reads like a control token and is none; so with all four."""
+    def whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
+        """Any conversation, up to where the assistant's turn begins: the text, and the mark within what reads
+        like a control token and is none; so with all.
+        """
         return self.template.render(messages, offers(tools), prompts=True)
 
-    def observation(self, tools: Sequence[str], answers: Sequence[str]) -> tuple[str, str]:
-        """What follows a turn in which these tools were called, up to where the next turn begins."""
+    def observation(
+        self, tools: Sequence[str], answers: Sequence[str], rest: Sequence[Message] = ()
+    ) -> tuple[str, str]:
+        """What follows a turn in which these tools were called, or none, up to where the next turn begins."""
         calls = [Call(tool=tool, arguments={}) for tool in tools]
         answered = [
             _answer(tool, number, text)
             for number, (tool, text) in enumerate(zip(tools, answers, strict=True))
         ]
-        text, mark = self.template.render([_ASK, self._called(calls), *answered], [], prompts=True)
+        turn = self._called(calls) if calls else said("zebra")
+        text, mark = self.template.render([_ASK, turn, *answered, *rest], [], prompts=True)
         return text[self.turn(text, mark)[1] :], mark
 
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> tuple[str, str]:
@@ -218,7 +223,7 @@ class Conversation:
 
     def _check(self) -> None:
         """Tools are offered, and increments come to what rendering the whole comes to."""
-        opening, mark = self.opening([_ASK], [_PROBE])
+        opening, mark = self.whole([_ASK], [_PROBE])
         if _PROBE.name not in opening:
             raise UnsupportedTemplate("the chat template does not say which tools there are")
         parts, messages = [(opening, mark)], [_ASK]
@@ -273,7 +278,7 @@ class Conversation:
             opens_thinking=self.opens_thinking,
             num_before=asked.count(self.ends[0]),
         )
-        opening, mark = self.opening([_ASK], [_PROBE])
+        opening, mark = self.whole([_ASK], [_PROBE])
         text, messages = opening.replace(mark, ""), [_ASK]
         for call in _calls(2):
             turn, mark = self.action([call], [_PROBE])

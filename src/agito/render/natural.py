@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from agito.render.formats.hermes import read_call
+from agito.render.messages import Message, Said, Speaker, allowance, answered, call_json, used
 from agito.render.vocabulary import (
     CALL,
     END_CALL,
@@ -59,14 +60,7 @@ class NaturalRenderer(OwnRenderer):
         self._think, self._end_think = vocabulary.id(THINK), vocabulary.id(END_THINK)
 
     def opening(self, task: Task) -> array[int]:
-        ids = self._head("system")
-        ids.extend(self.vocabulary.encode(_offer(task)))
-        # our own tags are special tokens, as `transformers` reads them
-        for piece in _TAG.split(_format(task)):
-            ids.extend(
-                [self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece)
-            )
-        ids.extend([self._end, *self.vocabulary.encode("\n")])
+        ids = self._system(task.tools, allowance(task.limits.turns))
         ids.extend(self._message("user", task.prompt[Dialect.NATURAL]))
         ids.extend(self._head("assistant"))
         return ids
@@ -112,17 +106,99 @@ class NaturalRenderer(OwnRenderer):
     def text(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)
 
+    def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
+        """What the client says as `system` at the beginning stands where an episode says how many turns there
+        are.
+        """
+        first = 0
+        while first < len(messages) and messages[first].speaker is Speaker.SYSTEM:
+            first += 1
+        system = "\n\n".join(message.text for message in messages[:first])
+        ids = (
+            self._system(tools, system)
+            if tools
+            else self._message("system", system)
+            if system
+            else array("i")
+        )
+        return ids + self._following(messages[first:])
+
+    def continuation(self, messages: Sequence[Message]) -> array[int]:
+        return self.vocabulary.encode("\n") + self._following(messages)
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        said = list(ids[:-1] if ids and ids[-1] == self._end else ids)
+        thought = len(said) - said[::-1].index(self._end_think) if self._end_think in said else 0
+        blocks = [
+            (start, stop, read_call(self.text(said[start + 1 : stop - 1])))
+            for start, stop in (self._spans(said[thought:], thought) if tools else ())
+        ]
+        good = [each for each in blocks if each[2].problem is None]
+        starts, stops = (
+            [thought, *(stop for _, stop, _ in good)],
+            [*(start for start, _, _ in good), len(said)],
+        )
+        text = "".join(self.text(said[start:stop]) for start, stop in zip(starts, stops, strict=True))
+        thinking = self.text(
+            [token for token in said[:thought] if token not in (self._think, self._end_think)]
+        )
+        return Said(
+            text=text.strip() if tools else text,
+            uses=tuple(used(call) for _, _, call in good),
+            thinking=thinking,
+        )
+
+    def begun(self, tool: str) -> array[int]:
+        name = f'{tool}", "arguments": ' if tool else ""
+        return array("i", [self._call, *self.vocabulary.encode(f'\n{{"name": "{name}')])
+
     def _blocks(self, said: Sequence[int]) -> Iterator[str]:
-        """What stands between the tokens of a call; the same letters as text, in an argument,
-        mean nothing.
+        for start, stop in self._spans(said):
+            yield self.text(said[start + 1 : stop - 1])
+
+    def _spans(self, said: Sequence[int], offset: int = 0) -> Iterator[tuple[int, int]]:
+        """Where calls begin and end, their tokens included; the same letters as text, in an argument, mean
+        nothing.
         """
         start: int | None = None
-        for at, token in enumerate(said):
+        for at, token in enumerate(said, offset):
             if token == self._call:
-                start = at + 1 if start is None else start
+                start = at if start is None else start
             elif token == self._end_call and start is not None:
-                yield self.text(said[start:at])
+                yield start, at + 1
                 start = None
+
+    def _system(self, tools: Sequence[ToolSpec], more: str) -> array[int]:
+        ids = self._head("system")
+        ids.extend(self.vocabulary.encode(_offer(tools)))
+        *format_, last = _TAG.split(_FORMAT)  # our own tags are special tokens, as `transformers` reads them
+        for piece in (*format_, f"{last}\n\n{more}" if more else last):
+            ids.extend(
+                [self.vocabulary.id(piece)] if _TAG.fullmatch(piece) else self.vocabulary.encode(piece)
+            )
+        return ids + array("i", [self._end, *self.vocabulary.encode("\n")])
+
+    def _following(self, messages: Sequence[Message]) -> array[int]:
+        ids = array("i")
+        for message in messages:
+            if message.speaker is Speaker.ASSISTANT:
+                ids.extend(self._spoken(message))
+            elif message.speaker is Speaker.TOOL:
+                ids.extend(self._message("user", _wrapped(message.text)))
+            else:
+                ids.extend(self._message(message.speaker.value, message.text))
+        return ids + self._head("assistant")
+
+    def _spoken(self, message: Message) -> array[int]:
+        """An answer as it came back from a client."""
+        ids = self._head("assistant")
+        if message.thinking:
+            ids.extend([self._think, *self.vocabulary.encode(message.thinking), self._end_think])
+        ids.extend(self.vocabulary.encode(message.text))
+        for number, use in enumerate(message.uses):
+            ids.extend(self.vocabulary.encode("\n") if number or message.text else ())
+            ids.extend([self._call, *self.vocabulary.encode(f"\n{call_json(use)}\n"), self._end_call])
+        return ids + array("i", [self._end, *self.vocabulary.encode("\n")])
 
     def _head(self, role: str) -> array[int]:
         return array("i", [self._start, *self.vocabulary.encode(f"{role}\n")])
@@ -137,8 +213,8 @@ def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
     """What is said and read in an episode, the prompt's fixed words included."""
     read = [text for event in events for text in (_said(event.call), _response(event))]
     return [
-        _offer(task),
-        _format(task),
+        _offer(task.tools),
+        f"{_FORMAT}\n\n{allowance(task.limits.turns)}",
         task.prompt[Dialect.NATURAL],
         "system\n",
         "user\n",
@@ -147,7 +223,7 @@ def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
     ]
 
 
-def _offer(task: Task) -> str:
+def _offer(tools: Sequence[ToolSpec]) -> str:
     described = (
         {
             "type": "function",
@@ -157,19 +233,17 @@ def _offer(task: Task) -> str:
                 "parameters": dict(tool.parameters),
             },
         }
-        for tool in task.tools
+        for tool in tools
     )
     return _SYSTEM.format(tools="\n".join(map(json.dumps, described)))
 
 
-def _format(task: Task) -> str:
-    return f"{_FORMAT}\n\nYou have {task.limits.turns} turn{'s' * (task.limits.turns != 1)}."
-
-
 def _response(event: Event) -> str:
-    status = f"[{event.fault}]\n" if event.fault else ""
-    left = f"\n[{event.left.turns} turns left]" if event.left else ""
-    return f"<tool_response>\n{status}{event.text}{left}\n</tool_response>"
+    return _wrapped(answered(event))
+
+
+def _wrapped(text: str) -> str:
+    return f"<tool_response>\n{text}\n</tool_response>"
 
 
 def _said(call: Call) -> str:

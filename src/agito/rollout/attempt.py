@@ -89,14 +89,16 @@ class AttemptRunner:
         async def act(session: Session) -> Trajectory:
             stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
             if plan.script is not None:
-                return _asked(
+                return _fault_if_never_sampled(
                     await self._scripted(plan.script(task, target, attempt), session, task, attempt, stream)
                 )
             assert engines is not None, "whoever samples needs engines"
             agents = {
                 role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in self._agents.items()
             }
-            return _asked(await self._harness.run(task, session, agents, attempt, seed=stream))
+            return _fault_if_never_sampled(
+                await self._harness.run(task, session, agents, attempt, seed=stream)
+            )
 
         return await self.drive(task, target, attempt, act)
 
@@ -113,14 +115,14 @@ class AttemptRunner:
     async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:
         """The same for whoever acts."""
         finished = await self._driver.run(task, target, attempt, act)
-        finished = self._without_given_answers(finished, target)
+        finished = self._flag_leaked_answers(finished, target)
         found = Attempt(
             trajectory=finished.trajectory, verdict=located(finished.verdict, finished.trajectory.events)
         )
         if not found.is_scored:
             return found
         low, _ = reward_range(self._environment)
-        if is_report(found.trajectory):  # earns what doing nothing earns
+        if is_report(found.trajectory):  # gets the environment's lowest reward
             told = f"reported a flaw; the grader said {found.verdict.reward:g}: {found.verdict.evidence}"
             found = replace(
                 found, verdict=replace(found.verdict, reward=low, scores={"success": 0.0}, evidence=told)
@@ -131,10 +133,10 @@ class AttemptRunner:
         )
         if self._monitor is None or finished.sealed is None:
             return found
-        return await self._look_again(self._monitor, found, finished.sealed, target)
+        return await self._double_check(self._monitor, found, finished.sealed, target)
 
-    def _without_given_answers(self, finished: Finished, target: Target) -> Finished:
-        """With a flag for an answer that stood in what the agent read."""
+    def _flag_leaked_answers(self, finished: Finished, target: Target) -> Finished:
+        """Flags an answer that the agent could read in its observations."""
         environment, sealed = self._environment, finished.sealed
         if not isinstance(environment, Answered) or sealed is None:
             return finished
@@ -147,28 +149,28 @@ class AttemptRunner:
             finished, verdict=replace(finished.verdict, flags=(*finished.verdict.flags, *leak_flags(found)))
         )
 
-    async def _look_again(
+    async def _double_check(
         self, monitor: Monitor, found: Attempt, sealed: EpisodeArtifacts, target: Target
     ) -> Attempt:
         """The reward stays what it was: a second look adds flags, gold, and perhaps a penalty."""
         at, verdict = found.trajectory.attempt, found.verdict
         flags = monitor.soft_evidence(found.trajectory, verdict)
         if monitor.wants_regrade(at) and not is_report(found.trajectory):
-            again = await self._driver.ask(self._environment.grade, sealed, target)
+            again = await self._driver.grade_once(self._environment.grade, sealed, target)
             if again.status is Status.SCORED and again.reward != verdict.reward:
                 said = f"reward {verdict.reward:g}, then {again.reward:g}: {again.evidence}"
                 flags = (*flags, Flag(kind="regrade_differs", is_proof=False, detail=said))
         verdict = replace(verdict, flags=(*verdict.flags, *flags))
         found = replace(found, verdict=verdict)
         if isinstance(self._environment, Validated) and monitor.wants_gold(at, verdict):
-            gold = await self._driver.ask(self._environment.gold, sealed, target)
+            gold = await self._driver.grade_once(self._environment.gold, sealed, target)
             found = monitor.disbelieved(
                 replace(found, gold=gold, gold_chance=monitor.gold_chance(at, verdict))
             )
         return found
 
 
-def _asked(trajectory: Trajectory) -> Trajectory:
+def _fault_if_never_sampled(trajectory: Trajectory) -> Trajectory:
     """An attempt in which the policy was never asked for a token says nothing about the policy: its task does
     not fit.
     """

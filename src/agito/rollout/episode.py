@@ -1,8 +1,9 @@
 """The one driver of an episode: open → act → seal → grade, with a deadline on every wait and a fault for
 whatever breaks.
 
-Training, evaluation, audit, play, serve and grading all go through it. Attribution goes by what was used up,
-not by who noticed: what the attempt's own calls bring about is scored as it stands; void is what is left.
+Training, evaluation, audit, play, serve and grading all go through it. Failures that the attempt's own calls
+cause, such as exhausted limits, are scored; failures of infrastructure or environment code void the attempt,
+whoever detects them.
 """
 
 from __future__ import annotations
@@ -108,14 +109,14 @@ class EpisodeDriver:
         if sealed is None:
             assert failure is not None
             return Finished(
-                trajectory=trajectory, verdict=self.lowest(f"nothing could be captured: {failure.detail}")
+                trajectory=trajectory, verdict=self.lowest(f"nothing could be sealed: {failure.detail}")
             )
-        verdict = await self.judge(sealed, task, target) if is_graded else Verdict.void("not graded")
+        verdict = await self.grade(sealed, task, target) if is_graded else Verdict.void("not graded")
         return Finished(trajectory=trajectory, verdict=verdict, sealed=sealed)
 
-    async def judge(self, sealed: EpisodeArtifacts, task: Task, target: Target) -> Verdict:
-        """The environment's verdict on a capture, whatever the policy left there: a grader that fails on it
-        is asked again beside a solved episode.
+    async def grade(self, sealed: EpisodeArtifacts, task: Task, target: Target) -> Verdict:
+        """The environment's verdict on sealed artifacts, whatever the policy left there. A grader that fails
+        on them is asked again beside those of a solved episode.
         """
         low, _ = reward_range(self.environment)
         return await judge(
@@ -129,7 +130,7 @@ class EpisodeDriver:
         )
 
     async def solved(self, task: Task, target: Target) -> EpisodeArtifacts:
-        """The capture of an episode that a shipped solution acted out. Raises whatever goes wrong."""
+        """The artifacts of an episode played by a bundled solution. Raises whatever goes wrong."""
         control = await self.environment.open(
             task, target, AttemptId(group=0, slot=0), noise_seed=self.noise_seed
         )
@@ -139,8 +140,10 @@ class EpisodeDriver:
         finally:
             await self._close(control)
 
-    async def ask(self, grade: Grade, sealed: EpisodeArtifacts, target: Target) -> Verdict:
-        """One grading that is no reward, within its deadline. Void when it raises or does not answer."""
+    async def grade_once(self, grade: Grade, sealed: EpisodeArtifacts, target: Target) -> Verdict:
+        """Grades without counting as a reward, within the deadline. Void when the grader raises
+        or is late.
+        """
         return await ask(grade, sealed, target, self._grade_seed, deadline_s=self._deadlines.grade_s)
 
     def lowest(self, why: str) -> Verdict:
@@ -176,8 +179,8 @@ class EpisodeDriver:
     async def _attribute(
         self, failure: Failure, task: Task, target: Target, attempt: AttemptId, batches: Sequence[Batch]
     ) -> Failure:
-        """A world that failed with its accounts in order. It is the attempt's own doing if its calls end a
-        fresh world too, and those of a solution do not.
+        """For a world that failed within its resource limits: replays the attempt's calls in a fresh world,
+        and a bundled solution in another. The attempt is at fault if only its own calls end the world.
         """
         async with self._checking:
             if not await self._dies(task, target, attempt, partial(_repeat, batches)):

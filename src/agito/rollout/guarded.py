@@ -1,5 +1,5 @@
-"""The session that whoever acts is given: it keeps the attempt's time and whatever broke, and ends the
-episode by an event.
+"""The session given to the agent: it counts the attempt's time, records failures, and ends the episode with a
+final event.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Batch:
 
 
 class GuardedSession:
-    """Wraps a world's session. Nothing that the world raises passes, but for what ends every
-    attempt alike.
+    """Wraps a world's session. Turns whatever the world raises into a `Failure`, except `ENDS_EVERYTHING`,
+    which it re-raises.
     """
 
     def __init__(self, session: Session, limits: Limits, attempt: AttemptId, observed: Observed) -> None:
@@ -145,9 +145,7 @@ async def within(where: str, deadline_s: float, step: Callable[[], Awaitable[T]]
 
 
 def what_broke(where: str, error: BaseException) -> str:
-    """One line: in which step, and what was raised there, innermost frame of the environment's own code
-    included.
-    """
+    """One line: the step, the error, and the file and line of the innermost frame."""
     text = str(error).strip().splitlines()
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

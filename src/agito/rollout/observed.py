@@ -1,5 +1,5 @@
-"""Real deadlines as recorded observations: whoever resumes or replays an attempt consumes the record, never
-the clock.
+"""Records which timeouts really happened, so that a resumed or replayed attempt follows the record, not the
+clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FIELDS = ("text", "exit_code", "truncated_bytes", "wall_s", "cpu_s")
 
 
 def is_real_deadline(event: Event) -> bool:
-    """Whether the call ran out of its own time. A fault that was drawn takes no time of its own."""
+    """Whether the call ran out of its time. An injected timeout has `wall_s == 0`."""
     return event.fault is Fault.TIMEOUT and event.wall_s > 0
 
 
@@ -31,10 +31,10 @@ def said_so_far(before: str, call: Call) -> str:
 
 
 class Observed(Protocol):
-    """What is known of the deadlines that attempts met."""
+    """The timeouts of earlier tries and of this one."""
 
     def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
-        """The event to go by: the recorded one where a deadline passed, else `event`."""
+        """The recorded event if this call timed out before, else `event`."""
         ...
 
     def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:

@@ -116,7 +116,7 @@ def _with_models(recipe: Recipe) -> Recipe:
 def _require_roles(recipe: Recipe) -> None:
     """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not
     have."""
-    roles = load_harness(recipe.harness.name).roles
+    roles = load_harness(**recipe.harness.model_dump()).roles
     for role in recipe.agents:
         if role not in roles:
             raise BadRecipe(

@@ -67,7 +67,7 @@ class Policies:
 
     @property
     def sampling_workers(self) -> range:
-        """Those whose samplers attempts are played with."""
+        """Ranks of the workers that sample attempts."""
         ranks = self.recipe.compute.ranks
         return range(int(self.learns_alone and ranks > 1), ranks)
 
@@ -104,7 +104,7 @@ class Policies:
             self.renderers[name] = renderer_of(source, recipe_of(source))
             plan = self._plan(self._model(source, section, learns=section.learns))
             if section.learns:
-                self.learn(name, await self.start_workers().open(name, plan))
+                self.register(name, await self.start_workers().open(name, plan))
             else:
                 self.samplers[name] = await self.start_workers().open_frozen(name, plan)
         self._require_same_tokenizer(self.recipe.distill.teacher)
@@ -130,7 +130,7 @@ class Policies:
         plan = replace(self._plan(self._main_model()), is_sampled_here=not is_served)
         handle = await self.start_workers().open(MAIN, plan)
         if not is_served:
-            self.learn(MAIN, handle)
+            self.register(MAIN, handle)
             return
         server = await self._stack.enter_async_context(serving(self._server_spec()))
         directory = Path(self._stack.enter_context(TemporaryDirectory(prefix="agito-weights-")))
@@ -160,7 +160,7 @@ class Policies:
             options=recipe.vllm.options,
         )
 
-    def learn(self, name: str, handle: PolicyHandle) -> None:
+    def register(self, name: str, handle: PolicyHandle) -> None:
         """Sets a policy's learner and samplers."""
         self.learning[name], self.samplers[name] = handle, handle.samplers
 
@@ -216,8 +216,9 @@ class Policies:
             await handle.push(version)
 
     async def pull(self, version: int) -> float:
-        """Samplers that work beside their learner continue with this version and keep their rows. Returns the
-        seconds during which nothing was sampled, summed."""
+        """Switches samplers that work beside a learner to this version; they keep their rows. Returns the
+        seconds during which nothing was sampled, summed.
+        """
         return sum([await handle.pull(version) for handle in self.learning.values()])
 
     async def publish(self, version: int) -> None:
@@ -235,12 +236,12 @@ class Policies:
             target = checkpoint if name == MAIN else beside(checkpoint, name)
             if name != MAIN and target.exists():  # left by a run that was killed before its commit
                 await to_thread.run_sync(shutil.rmtree, target)
-            files = self.renderers[name]
+            own = self.renderers[name]
             await handle.learner.save(
                 target,
                 meta=meta if name == MAIN else {},
-                tokenizer=files.files(),
-                eos_ids=files.stop_ids,
+                tokenizer=own.files(),
+                eos_ids=own.stop_ids,
             )
 
     async def load(self, checkpoint: Path) -> None:
@@ -257,7 +258,7 @@ class Policies:
                     shutil.rmtree(path)
 
     async def aclose(self) -> None:
-        """In the task that opened them. Idempotent."""
+        """Stops servers and workers. Call it in the task that opened them. Idempotent."""
         try:
             await self._stack.aclose()
         finally:

@@ -288,7 +288,7 @@ def _cells_of(name: str, families: tuple[str, ...], levels: tuple[int, ...]) -> 
 
 @asynccontextmanager
 async def open_run_context(recipe: Recipe) -> AsyncGenerator[RunContext]:
-    run_context = RunContext(recipe, environment_of(recipe), load_harness(recipe.harness.name))
+    run_context = RunContext(recipe, environment_of(recipe), load_harness(**recipe.harness.model_dump()))
     try:
         yield run_context
     finally:

@@ -163,7 +163,7 @@ class ExportWeights:
     name: str
     version: int
     is_adapter: bool  # the adapter alone; else all weights, an adapter added to them
-    text: array[int]  # 'i'; its log-probabilities are asked for, which the server must agree with
+    text: array[int]  # 'i'; the server's log-probabilities of it must match the learner's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

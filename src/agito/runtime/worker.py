@@ -47,7 +47,7 @@ class _Policy:
     learner: LearnerService | None
 
 
-class Host:
+class WorkerHandler:
     """A `Handler` for requests to all policies of this process."""
 
     def __init__(self, *, is_own_process: bool = False, host: str | None = None) -> None:
@@ -152,14 +152,14 @@ def _require_device(device: str) -> None:
 def on_cluster(host: str) -> Handler:
     """For a process started by a cluster; `host`: the address at which other machines reach it."""
     torch.set_num_threads(1)
-    return Host(is_own_process=True, host=host)
+    return WorkerHandler(is_own_process=True, host=host)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     os.nice(_NICE)
     with socket.socket(fileno=int(sys.argv[1])) as link:
-        serve(link, Host(is_own_process=True))
+        serve(link, WorkerHandler(is_own_process=True))
 
 
 if __name__ == "__main__":

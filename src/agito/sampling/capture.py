@@ -43,6 +43,10 @@ class Capture:
         """Number of tokens, including those not sent yet."""
         return len(self._ids)
 
+    def ids(self, stop: int) -> array[int]:
+        """The first tokens, up to `stop`."""
+        return self._ids[:stop]
+
     def extend(self, ids: Sequence[int], kind: TokenSource = TokenSource.OBSERVED) -> None:
         """Appends tokens that the policy did not choose."""
         self._pending.extend(ids)

@@ -1,10 +1,10 @@
 """Many attempts on batching engines, one per policy, in an order that depends on content and never on the
 clock.
 
-An attempt holds a lane. Between two exchanges with the engine, a barrier waits for every lane that is due. A
-lane is due one exchange after its turn was answered: its tool runs while others decode, and it re-enters at a
-fixed decode step however long the tool took. The price is speed under slow tools, for which there is the
-decoupled mode.
+Each attempt has a lane, and an exchange is one call to the engine. One exchange after its turn was answered,
+a lane is due: the engine waits for it, however long its tool takes, so that it re-enters at a fixed decode
+step. Meanwhile others decode. Slow tools stall this driver; `pipeline.mode` `concurrent` and `decoupled`
+sample through `freerun.py` instead.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.sampling.handle import Handle
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse, RowBranch, RowRequest
 
-_MOST_ROWS = 1 << 10  # of one lane
+_MAX_ROWS_PER_LANE = 1 << 10  # of one lane
 
 
 @dataclass(slots=True)
-class _Lane:
+class _LaneState:
     order: int
     due: int
     num_rows: int = 0
-    is_away: bool = True  # whether world, harness or grader is at work
+    is_acting: bool = True  # whether world, harness or grader is at work
     is_finished: bool = False
     request: RowRequest | None = None
     policies: dict[int, str] = field(default_factory=dict[int, str])  # of every row
@@ -44,7 +44,7 @@ class _Lane:
 class Lane:
     """The engines of one attempt. One request runs at a time; further ones queue."""
 
-    def __init__(self, lockstep: Lockstep, state: _Lane) -> None:
+    def __init__(self, lockstep: Lockstep, state: _LaneState) -> None:
         self._lockstep, self._state = lockstep, state
         self.engines: Mapping[str, Engine] = {
             policy: _LaneEngine(lockstep, state, policy) for policy in lockstep.clients
@@ -69,7 +69,7 @@ class Lane:
 class _LaneEngine:
     """The engine of one policy."""
 
-    def __init__(self, lockstep: Lockstep, lane: _Lane, policy: str) -> None:
+    def __init__(self, lockstep: Lockstep, lane: _LaneState, policy: str) -> None:
         self._lockstep, self._lane, self._policy = lockstep, lane, policy
         self.context = lockstep.clients[policy].context
 
@@ -79,14 +79,14 @@ class _LaneEngine:
 
 class _LaneRow(Handle):
     def __init__(
-        self, lockstep: Lockstep, lane: _Lane, policy: str, seed: int, *, is_known: bool = False
+        self, lockstep: Lockstep, lane: _LaneState, policy: str, seed: int, *, is_known: bool = False
     ) -> None:
         """Raises `ValueError` for too many rows."""
         super().__init__(is_known=is_known)
-        if lane.num_rows >= _MOST_ROWS:
-            raise ValueError(f"this attempt has opened {_MOST_ROWS} rows: no more fit into one lane")
+        if lane.num_rows >= _MAX_ROWS_PER_LANE:
+            raise ValueError(f"this attempt has opened {_MAX_ROWS_PER_LANE} rows: no more fit into one lane")
         self._lockstep, self._lane, self._policy, self._seed = lockstep, lane, policy, seed
-        self._key = lane.order * _MOST_ROWS + lane.num_rows
+        self._key = lane.order * _MAX_ROWS_PER_LANE + lane.num_rows
         lane.num_rows += 1
         lane.policies[self._key] = policy
         if is_known:
@@ -95,7 +95,7 @@ class _LaneRow(Handle):
     async def _sample(self, request: SampleRequest) -> Sampled:
         lane = self._lane
         async with lane.turn:
-            while not (lane.is_away or self._lockstep.is_dead):
+            while not (lane.is_acting or self._lockstep.is_dead):
                 await lane.answered.wait()  # waits for an abandoned request
             if self._lockstep.is_dead:
                 raise WorkerDied("the engine has stopped")
@@ -139,7 +139,7 @@ class Lockstep:
     def __init__(self, clients: Mapping[str, EngineClient], *, steps: int = 4, lag: int = 1) -> None:
         self.clients = clients
         self._steps, self._lag = steps, lag
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, _LaneState] = {}
         self._num_opened = 0
         self._index = 0
         self._settled = anyio.Event()
@@ -149,12 +149,12 @@ class Lockstep:
 
     def lane(self) -> Lane:
         """The order of these calls determines what is sampled."""
-        state = _Lane(order=self._num_opened, due=self._index)
+        state = _LaneState(order=self._num_opened, due=self._index)
         self._num_opened += 1
         self._lanes[state.order] = state
         return Lane(self, state)
 
-    def settle(self, lane: _Lane) -> None:
+    def settle(self, lane: _LaneState) -> None:
         self._settled.set()
 
     async def run(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> None:
@@ -165,14 +165,14 @@ class Lockstep:
             while self._lanes:
                 if not live:  # nobody decodes: go straight to the next due lane
                     self._index = max(
-                        self._index, min(lane.due for lane in self._lanes.values() if lane.is_away)
+                        self._index, min(lane.due for lane in self._lanes.values() if lane.is_acting)
                     )
                 due = await self._barrier(on_barrier)
                 if not self._lanes and not any(lane.closed for lane in due):
                     return
                 exchanges = {policy: self._exchange(policy, due) for policy in self.clients}
                 for lane in due:
-                    lane.is_away = lane.request is None and not lane.is_finished
+                    lane.is_acting = lane.request is None and not lane.is_finished
                     lane.request = None
                     lane.closed, lane.branched = [], []
                 answers = await self._advance(exchanges)
@@ -187,7 +187,7 @@ class Lockstep:
             for lane in self._lanes.values():
                 lane.answered.set()
 
-    def _exchange(self, policy: str, due: Sequence[_Lane]) -> EngineRequest:
+    def _exchange(self, policy: str, due: Sequence[_LaneState]) -> EngineRequest:
         """The lanes' requests to one policy's engine."""
         return EngineRequest(
             closed=tuple(key for lane in due for key in lane.closed if lane.policies[key] == policy),
@@ -219,11 +219,11 @@ class Lockstep:
             raise first_error(group) from None
         return [answers[policy] for policy in exchanges]
 
-    async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_Lane]:
+    async def _barrier(self, on_barrier: Callable[[Sequence[int]], Awaitable[None]]) -> list[_LaneState]:
         """Waits for every due lane to ask or finish; returns them in order and forgets the finished ones."""
-        finished: list[_Lane] = []
+        finished: list[_LaneState] = []
         while True:
-            due = [lane for lane in self._lanes.values() if lane.is_away and lane.due <= self._index]
+            due = [lane for lane in self._lanes.values() if lane.is_acting and lane.due <= self._index]
             waiting = [lane for lane in due if lane.request is None and not lane.is_finished]
             if waiting:
                 self._settled = anyio.Event()
@@ -242,8 +242,8 @@ class Lockstep:
         self.decode_steps += advanced.steps
         self.forwarded += advanced.forwarded
         for done in advanced.done:
-            lane = self._lanes[done.key // _MOST_ROWS]
-            lane.is_away, lane.due = True, self._index + self._lag
+            lane = self._lanes[done.key // _MAX_ROWS_PER_LANE]
+            lane.is_acting, lane.due = True, self._index + self._lag
             lane.answer = (
                 done.sampled if done.sampled is not None else (done.error or "the engine gave no reason")
             )

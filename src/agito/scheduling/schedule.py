@@ -2,8 +2,9 @@
 or I/O, so that it can be replayed and simulated.
 
 `Schedule` collects one on-policy step. `AsyncScheduler` feeds a trainer that works while other attempts still
-run, within a staleness bound. Void attempts are retried, then masked. A group with a penalised attempt always
-counts as nonzero-variance. At most `max_live` attempts run at once.
+run, within a staleness bound. A void attempt is retried up to `max_tries` times; then it is left out of
+baseline and loss. A group with a penalised attempt always counts as nonzero-variance. At most `max_live`
+attempts run at once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Quota:
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenGroup:
     # Slot → reward; None after the last retry ended void.
     rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
     due: int = 0  # last batch that may train on it
@@ -46,14 +47,14 @@ class _Open:
         return has_variance(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
 
 
-class _Issue:
+class _AttemptQueue:
     """Waiting attempts, running attempts, and their groups. A void attempt returns to the front of the
     queue."""
 
     def __init__(self, *, group_size: int, max_live: int, max_tries: int) -> None:
         self._group_size, self._max_live, self._max_tries = group_size, max_live, max_tries
         self._queue: deque[AttemptId] = deque()
-        self.groups: dict[int, _Open] = {}
+        self.groups: dict[int, _OpenGroup] = {}
         self.num_live = self.retried = 0
 
     @property
@@ -61,7 +62,7 @@ class _Issue:
         return not self._queue and not self.num_live
 
     def add(self, group: int, due: int = 0) -> None:
-        self.groups[group] = _Open(due=due)
+        self.groups[group] = _OpenGroup(due=due)
         self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._group_size))
 
     def release(self) -> tuple[AttemptId, ...]:
@@ -69,7 +70,7 @@ class _Issue:
         self.num_live += count
         return tuple(self._queue.popleft() for _ in range(count))
 
-    def end(self, attempt: AttemptId, reward: Outcome) -> _Open | None:
+    def end(self, attempt: AttemptId, reward: Outcome) -> _OpenGroup | None:
         """Returns the attempt's group if this attempt completes it."""
         self.num_live -= 1
         if reward is None and attempt.tries + 1 < self._max_tries:
@@ -92,39 +93,41 @@ class Schedule:
                 "least one of each"
             )
         self._quota = quota
-        self._issue = _Issue(group_size=quota.group_size, max_live=quota.max_live, max_tries=quota.max_tries)
+        self._attempts = _AttemptQueue(
+            group_size=quota.group_size, max_live=quota.max_live, max_tries=quota.max_tries
+        )
         self._issued = self._useful = 0
 
     @property
     def is_done(self) -> bool:
-        return self._issue.is_empty
+        return self._attempts.is_empty
 
     @property
     def retried(self) -> int:
-        return self._issue.retried
+        return self._attempts.retried
 
     def start(self) -> tuple[AttemptId, ...]:
         for _ in range(self._wanted):
             self._add_group()
-        return self._issue.release()
+        return self._attempts.release()
 
     def finished(self, attempts: Sequence[tuple[AttemptId, Outcome]]) -> tuple[AttemptId, ...]:
         """Takes attempts and outcomes in an order that depends on content only; returns the attempts to start
         next."""
         for attempt, reward in attempts:
-            complete = self._issue.end(attempt, reward)
+            complete = self._attempts.end(attempt, reward)
             if complete is not None:
                 self._complete(complete)
-        return self._issue.release()
+        return self._attempts.release()
 
-    def _complete(self, group: _Open) -> None:
+    def _complete(self, group: _OpenGroup) -> None:
         if self._quota.nonzero_variance is None or group.has_variance():
             self._useful += 1
-        elif self._issued < len(self._quota.ids) and self._useful + len(self._issue.groups) < self._wanted:
+        elif self._issued < len(self._quota.ids) and self._useful + len(self._attempts.groups) < self._wanted:
             self._add_group()
 
     def _add_group(self) -> None:
-        self._issue.add(self._quota.ids[self._issued])
+        self._attempts.add(self._quota.ids[self._issued])
         self._issued += 1
 
 
@@ -190,12 +193,16 @@ class AsyncScheduler:
         checkpoint."""
         self._rules = rules
         self._next = self._engine_version = version
-        self._issue = _Issue(group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries)
+        self._attempts = _AttemptQueue(
+            group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries
+        )
         self._dues: Counter[int] = Counter()  # groups in play, outstanding or ready, by due version
         self._ready: dict[int, list[int]] = {}  # due → nonzero-variance groups in order
         self._num_ready = 0
         self._zero_variance: deque[tuple[int, int]] = deque()  # (due, group), in order
-        self._ahead = 0  # due groups beyond a batch's share, charged to later batches
+        self._overdrawn = (
+            0  # groups considered beyond the oversampling limit of past batches; deducted from later ones
+        )
         self._is_training = False
         self._add(reissued)
 
@@ -218,11 +225,11 @@ class AsyncScheduler:
 
     @property
     def num_live(self) -> int:
-        return self._issue.num_live
+        return self._attempts.num_live
 
     @property
     def retried(self) -> int:
-        return self._issue.retried
+        return self._attempts.retried
 
     @property
     def outstanding(self) -> tuple[int, ...]:
@@ -230,7 +237,7 @@ class AsyncScheduler:
         return tuple(
             sorted(
                 [
-                    *self._issue.groups,
+                    *self._attempts.groups,
                     *itertools.chain(*self._ready.values()),
                     *(group for _, group in self._zero_variance),
                 ]
@@ -240,9 +247,9 @@ class AsyncScheduler:
     @property
     def waits_for(self) -> int | None:
         """The group that an idle trainer waits for: the one due first."""
-        if self._is_training or not self._issue.groups:
+        if self._is_training or not self._attempts.groups:
             return None
-        return min(self._issue.groups, key=lambda group: (self._issue.groups[group].due, group))
+        return min(self._attempts.groups, key=lambda group: (self._attempts.groups[group].due, group))
 
     @property
     def is_gated(self) -> bool:
@@ -255,15 +262,17 @@ class AsyncScheduler:
         due = self._engine_version + rules.max_staleness
         first = min(due, last)
         taken = sum(count for each, count in self._dues.items() if each < first)
-        rooms: list[int] = []
-        for day in range(first, max([due, *self._dues]) + 1):  # all versions at which the new groups count
-            taken += self._dues[day]
-            batches = min(day, last) - self._next + 1
-            rooms += [
+        capacities: list[int] = []
+        for version in range(
+            first, max([due, *self._dues]) + 1
+        ):  # all versions at which the new groups count
+            taken += self._dues[version]
+            batches = min(version, last) - self._next + 1
+            capacities += [
                 rules.groups * batches - taken,
-                rules.considered * batches - taken - len(self._zero_variance) - self._ahead,
+                rules.considered * batches - taken - len(self._zero_variance) - self._overdrawn,
             ]
-        return max(min(rooms), 0)
+        return max(min(capacities), 0)
 
     def issue(self, groups: Sequence[int]) -> None:
         """Issues at most `num_wanted` new groups, by id."""
@@ -272,11 +281,11 @@ class AsyncScheduler:
 
     def release(self) -> tuple[AttemptId, ...]:
         """Attempts to start now."""
-        return self._issue.release()
+        return self._attempts.release()
 
     def finished(self, attempt: AttemptId, reward: Outcome) -> None:
         """Records that an attempt has ended."""
-        complete = self._issue.end(attempt, reward)
+        complete = self._attempts.end(attempt, reward)
         if complete is None:
             return
         if complete.has_variance():
@@ -296,14 +305,14 @@ class AsyncScheduler:
             del self._ready[due][:count]
             self._forget(due, count)
         self._num_ready -= len(picked)
-        room = max(self._rules.considered - len(picked) - self._ahead, 0)
+        room = max(self._rules.considered - len(picked) - self._overdrawn, 0)
         num_zero_variance = max(
             min(room, len(self._zero_variance)), sum(due <= self._next for due, _ in self._zero_variance)
         )
         zero_variance = tuple(self._zero_variance.popleft()[1] for _ in range(num_zero_variance))
-        over = self._ahead + len(picked) + len(zero_variance) - self._rules.considered
+        over = self._overdrawn + len(picked) + len(zero_variance) - self._rules.considered
         # Every batch considers at least one group.
-        self._ahead = max(min(over, self._rules.considered - 1), 0)
+        self._overdrawn = max(min(over, self._rules.considered - 1), 0)
         self._is_training = True
         self._next += 1
         return Batch(number=self._next - 1, groups=tuple(picked), zero_variance=zero_variance)
@@ -321,7 +330,7 @@ class AsyncScheduler:
     def _add(self, groups: Sequence[int]) -> None:
         due = self._engine_version + self._rules.max_staleness
         for group in groups:
-            self._issue.add(group, due=due)
+            self._attempts.add(group, due=due)
         self._dues[due] += len(groups)
 
     def _forget(self, due: int, count: int) -> None:
@@ -331,7 +340,7 @@ class AsyncScheduler:
             del self._dues[due]
 
     def _has_enough(self) -> bool:
-        considered = self._num_ready + len(self._zero_variance) + self._ahead
+        considered = self._num_ready + len(self._zero_variance) + self._overdrawn
         return self._num_ready >= self._rules.groups or considered >= self._rules.considered
 
     def _share(self) -> dict[int, int]:

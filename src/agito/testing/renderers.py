@@ -6,6 +6,7 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 
+from agito.render.messages import Message, Said, Speaker, ToolUse, used
 from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
 
 END, ACT, OBS = 256, 257, 258
@@ -49,6 +50,42 @@ class ByteRenderer:
         return b"".join(bytes([token]) if token < END else f"<{token}>".encode() for token in ids).decode(
             "utf-8", "replace"
         )
+
+    def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> array[int]:
+        """One user's message is an opening, and one of a tool an observation."""
+        first = bool(messages) and messages[0].speaker is Speaker.USER
+        return array(
+            "i", [*(messages[0].text.encode() if first else b""), *self.continuation(messages[first:])]
+        )
+
+    def continuation(self, messages: Sequence[Message]) -> array[int]:
+        ids = array("i")
+        for message in messages:
+            if message.speaker is Speaker.ASSISTANT:
+                lines = [*([message.text] if message.text else []), *map(self._used, message.uses)]
+                ids.extend([ACT, *"\n".join(lines).encode(), END])
+            else:
+                speaker = "" if message.speaker is Speaker.TOOL else f"{message.speaker}: "
+                ids.extend([OBS, *f"{speaker}{message.text}".encode()])
+        ids.append(ACT)
+        return ids
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        is_ended = bool(ids) and ids[-1] == END
+        text = self.text(ids[:-1] if is_ended else ids)
+        calls = self.parse(ids, tools)
+        if not (is_ended and tools) or any(call.problem for call in calls):
+            return Said(text=text)
+        return Said(text="", uses=tuple(map(used, calls)))
+
+    def begun(self, tool: str) -> array[int]:
+        return array("i", [*(f'{{"tool": "{tool}", "arguments": ' if tool else '{"tool": "').encode()])
+
+    def _used(self, use: ToolUse) -> str:
+        """As `_write` writes the call, the arguments to the letter."""
+        if self.dialect is Dialect.NATURAL:
+            return f'{{"tool": {json.dumps(use.tool)}, "arguments": {use.arguments}}}'
+        return " ".join((use.tool, *map(str, (use.parsed() or {"": use.arguments}).values())))
 
     def _write(self, call: Call) -> str:
         if self.dialect is Dialect.NATURAL:

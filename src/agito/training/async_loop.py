@@ -1,12 +1,13 @@
-"""The loop, overlapped: attempts go on while the trainer learns, and the staleness of every token is bounded.
+"""Asynchronous RL: attempts go on while the trainer learns; `AsyncScheduler` bounds the staleness of every
+token (`scheduling/schedule.py`).
 
     rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
     scheduler ── attempts ── tools  ⇄     Freerun: sample             step(batch)
       ▲                              ▲ pull(version)               │ push(version)
       └── finished, trained, published ─┴──── shared memory ◄──────┘
 
-`AsyncScheduler` decides what starts and what is trained on when; this file does as it says. What is computed
-depends on the clock: for runs that repeat bit for bit there is `loop.py`.
+The scheduler decides what starts and what is trained on when; this file carries it out. What is computed
+depends on the clock; `loop.py` repeats bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.log import LoggedScheduler
 from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
 from agito.training.learn import Learned, LearnStep, RollBack
-from agito.training.loop import RL_BASE, Step, learn_step, paused, step_of
+from agito.training.loop import RL_BASE, Step, learn_step, make_step, paused
 from agito.types import Attempt, AttemptId, Group, Json, Sample
 
 _SILENCE_S = 300.0  # longer than any one thing may take
@@ -41,8 +42,8 @@ _BACKLOG = 1024  # finished attempts that nobody has looked at yet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """What a resumed run needs beside its checkpoint: groups that were out, and the next task number that is
-    free.
+    """What a resumed run needs beside its checkpoint: groups still in flight, and the next unused task
+    number.
     """
 
     issued: int = 0
@@ -76,7 +77,8 @@ async def train(
 ) -> None:
     """RL from step `start` on; `on_step` is awaited after each, before the next step may change the weights.
 
-    In `concurrent` mode every rank samples, then every rank learns: staleness 0. `write_schedule` gets the
+    In `concurrent` mode ranks alternate between sampling and learning, so staleness is 0 and only tool calls
+    overlap with sampling. `write_schedule` gets the
     lines of `agito.scheduling.log`. The alarm of the monitor: see `agito.training.loop.train`.
     """
     recipe, policies = run_context.recipe, run_context.policies
@@ -93,19 +95,19 @@ async def train(
         max_live=recipe.compute.max_num_seqs * len(policies.sampling_workers),
     )
     if start < recipe.rl.steps:
-        flow = LoggedScheduler(rules, version=start, reissued=position.outstanding, write=write_schedule)
+        scheduler = LoggedScheduler(rules, version=start, reissued=position.outstanding, write=write_schedule)
         try:
             watch = monitor or run_context.new_monitor()
             step = learn_step(
                 run_context, monitor=watch, curriculum=curriculum, means=means, roll_back=roll_back
             )
             runner = run_context.runner(temperature=recipe.rl.temperature, monitor=watch, observed=observed)
-            await _Pipeline(
+            await _AsyncLoop(
                 run_context,
                 curriculum,
                 step,
                 runner,
-                flow,
+                scheduler,
                 position.issued,
                 base - start,
                 on_step,
@@ -122,28 +124,28 @@ class _Trained:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    version: int  # of the flow
+    version: int  # the scheduler's, counted from 0; the engines' is `base` higher
 
 
-class _Pipeline:
+class _AsyncLoop:
     def __init__(
         self,
         run_context: RunContext,
         curriculum: Curriculum,
         step: LearnStep,
         runner: AttemptRunner,
-        flow: AsyncScheduler,
+        scheduler: AsyncScheduler,
         issued: int,
         base: int,
         on_step: Callable[[Step, Position], Awaitable[None]],
         new_version: Callable[[], int],
     ) -> None:
-        self._run_context, self._policies, self._curriculum, self._learn_step, self._flow = (
+        self._run_context, self._policies, self._curriculum, self._learn_step, self._scheduler = (
             run_context,
             run_context.policies,
             curriculum,
             step,
-            flow,
+            scheduler,
         )
         self._issued, self._base, self._on_step, self._new_version = issued, base, on_step, new_version
         self._runner = runner
@@ -156,7 +158,7 @@ class _Pipeline:
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.max_num_seqs)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
         self._retried = 0
-        self._trusted = 0  # the oldest version whose weights were not taken back
+        self._oldest_valid = 0  # groups with older tokens are revoked: those weights were rolled back
         self._meters = _Meters(len(self._engines))
         self._delivered = anyio.Event()  # a version is with every engine before the next one is offered
         self._delivered.set()
@@ -169,21 +171,25 @@ class _Pipeline:
         async with self._send, self._receive, anyio.create_task_group() as tasks:
             for engine in self._all_engines:
                 tasks.start_soon(engine.run)
-            while not (self._flow.is_done and self._flow.is_published):
-                if wanted := self._flow.num_wanted():
-                    self._flow.issue(self._draw(wanted))
-                for attempt in self._flow.release():
+            while not (self._scheduler.is_done and self._scheduler.is_published):
+                if wanted := self._scheduler.num_wanted():
+                    self._scheduler.issue(self._draw(wanted))
+                for attempt in self._scheduler.release():
                     engine = self._balance.place(
                         attempt, (attempt.group - RL_BASE) % len(self._run_context.cells)
                     )
                     tasks.start_soon(self._act, attempt, {**self._engines[engine], **self._policies.served})
-                if batch := self._flow.batch():
+                if batch := self._scheduler.batch():
                     tasks.start_soon(self._learn, batch)
                 self._meters.turn(
-                    "gated" if self._flow.is_gated else "training" if self._flow.is_training else "starved"
+                    "gated"
+                    if self._scheduler.is_gated
+                    else "training"
+                    if self._scheduler.is_training
+                    else "starved"
                 )
                 self._handle(await self._next())
-            assert not self._flow.outstanding, self._flow.outstanding
+            assert not self._scheduler.outstanding, self._scheduler.outstanding
             for engine in self._all_engines:
                 engine.stop()
 
@@ -204,12 +210,15 @@ class _Pipeline:
             with anyio.fail_after(_SILENCE_S):
                 return await self._receive.receive()
         except TimeoutError:
-            group = self._flow.waits_for
+            group = self._scheduler.waits_for
             trainer = (
-                f"batch {self._flow.next_batch - 1}" if group is None else f"idle, waiting for group {group}"
+                f"batch {self._scheduler.next_batch - 1}"
+                if group is None
+                else f"idle, waiting for group {group}"
             )
             raise WorkerDied(
-                f"nothing has happened for {_SILENCE_S:.0f} s: {self._flow.num_live} attempts are out, the "
+                f"nothing has happened for {_SILENCE_S:.0f} s: {self._scheduler.num_live} attempts are "
+                "out, the "
                 f"trainer is at {trainer}"
             ) from None
 
@@ -219,11 +228,11 @@ class _Pipeline:
                 at = event.trajectory.attempt
                 self._attempts.setdefault(at.group, {})[at.slot] = event
                 self._balance.ended(at, sum(len(segment.tokens) for segment in event.trajectory.segments))
-                self._flow.finished(at, outcome(event))
+                self._scheduler.finished(at, outcome(event))
             case _Trained():
-                self._flow.trained()
+                self._scheduler.trained()
             case _Published():
-                self._flow.published(event.version)
+                self._scheduler.published(event.version)
 
     async def _act(self, attempt: AttemptId, engines: Mapping[str, Engine]) -> None:
         await self._send.send(await self._runner.run(self._plan, attempt, engines))
@@ -232,12 +241,12 @@ class _Pipeline:
         """A step of the trainer, then its weights to every engine, between two of their exchanges."""
         groups = [self._group(number) for number in sorted([*batch.groups, *batch.zero_variance])]
         learning = self._policies.learning
-        revoked = {group.id for group in groups if oldest(group, learning) < self._trusted}
+        revoked = {group.id for group in groups if oldest(group, learning) < self._oldest_valid}
         learned = await self._learn_step.learn(
             batch.number, groups, publish=partial(self._publish, batch), revoked=revoked
         )
         if learned.is_rolled_back:  # engines sample with what was taken back until they have the next version
-            self._trusted = self._base + batch.number + 1
+            self._oldest_valid = self._base + batch.number + 1
         await self._on_step(self._step(batch, learned), self._position())
         if learned.pause:
             raise EnvironmentPaused(paused(self._run_context, batch.number, learned))
@@ -262,15 +271,15 @@ class _Pipeline:
         return Group(id=number, task=attempts[0].trajectory.task, attempts=attempts)
 
     def _position(self) -> Position:
-        return Position(issued=self._issued, outstanding=self._flow.outstanding)
+        return Position(issued=self._issued, outstanding=self._scheduler.outstanding)
 
     def _step(self, batch: Batch, learned: Learned) -> Step:
-        retried, self._retried = self._flow.retried - self._retried, self._flow.retried
+        retried, self._retried = self._scheduler.retried - self._retried, self._scheduler.retried
         others = self._curriculum.metrics(self._run_context.cells) | ages(
             learned.samples, self._base + batch.number
         )
         others |= self._meters.read(sum(engine.busy_s for engine in self._all_engines))
-        return step_of(batch.number, learned, retried=retried, others=others)
+        return make_step(batch.number, learned, retried=retried, others=others)
 
 
 def oldest(group: Group, learning: Collection[str] = (MAIN,)) -> int:

@@ -50,11 +50,12 @@ async def run_sft(
     run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
 ) -> tuple[Attempt, ...]:
     """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random
-    weights one rank takes those of the first epoch, beside the making of the demonstrations that they show.
+    weights, one rank alone trains the first epoch while demonstrations are still being made; the others join
+    for the second.
 
-    `on_start` hears how many steps there will be, `on_step` of each, some at a time. Returns the
+    Calls `on_start` with the number of steps, then `on_step` for each. Returns the
     demonstrations, good and bad alike, as many of each cell as the recipe says; penalised ones are not shown.
-    Raises `ValueError` when there is less than one batch.
+    Raises `BadRecipe` for too many demonstrations, or less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
@@ -65,23 +66,28 @@ async def run_sft(
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))
     if max(numbers) >= _TOKENIZER_BASE:
         raise BadRecipe(
-            f"sft.demos={recipe.demos}: with these weights they must come from {_TOKENIZER_BASE} tasks"
+            f"sft.weights are so uneven that task numbers reach {_TOKENIZER_BASE}, from which on they are "
+            "the "
+            "tokenizer's: lower sft.demos or even out sft.weights"
         )
     epochs = [
         [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
         for order in practice(len(numbers), times=recipe.epochs, seed=run_context.recipe.seed)
     ]
     if not epochs[0]:
-        raise ValueError("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
-    shelf, made = _Shelf({DEMO_BASE + number: place for place, number in enumerate(numbers)}), list[Attempt]()
+        raise BadRecipe("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
+    buffer, made = (
+        _DemoBuffer({DEMO_BASE + number: place for place, number in enumerate(numbers)}),
+        list[Attempt](),
+    )
 
     async def demonstrate() -> None:
         quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
         collected = await run_context.attempts(
-            run_context.plan("train", DEMO_BASE, demonstrator(run_context)), [quota], on_attempt=shelf.add
+            run_context.plan("train", DEMO_BASE, demonstrator(run_context)), [quota], on_attempt=buffer.add
         )
         made.extend(collected.attempts)
-        shelf.complete()
+        buffer.complete()
 
     num_steps = sum(map(len, epochs))
     on_start(num_steps)
@@ -95,7 +101,7 @@ async def run_sft(
             if epoch == 1 and is_alone:
                 await learner.join()
             for first in range(0, len(batches), _BATCHES_A_CALL):
-                samples = [await shelf.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
+                samples = [await buffer.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
                 for stats in await learner.imitate([batch for batch in samples if batch]):
                     on_step(step, stats)
                     step += 1
@@ -111,8 +117,8 @@ def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
     return [list(range(count)), *(rng.sample(range(count), count) for _ in range(times - 1))]
 
 
-class _Shelf:
-    """Demonstrations by place, as they come in; a void one stays empty."""
+class _DemoBuffer:
+    """Demonstrations by position, in order of arrival. Void and penalised ones contribute no samples."""
 
     def __init__(self, places: Mapping[int, int]) -> None:
         self._places = places  # by group

@@ -37,7 +37,7 @@ class Learned:
     is_rolled_back: bool = False
 
 
-class Learning(Protocol):
+class LearningPolicies(Protocol):
     """The policies that learn: see `agito.runtime.policies.Policies`."""
 
     @property
@@ -58,7 +58,7 @@ class LearnStep:
 
     def __init__(
         self,
-        policies: Learning,
+        policies: LearningPolicies,
         recipe: RlSection,
         *,
         means: RunningMeans,
@@ -102,7 +102,7 @@ class LearnStep:
                 return Learned(groups=groups, samples=(), stats={}, metrics=metrics, pause=pause)
         if self._curriculum is not None and self._recipe.adaptive_sampling:
             self._curriculum.update(self._seen(group) for group in groups if not group.is_void)
-        is_rolled_back = await self._take_back(index, metrics)
+        is_rolled_back = await self._roll_back_on_alarm(index, metrics)
         teaching = [
             group
             for group in groups
@@ -130,8 +130,8 @@ class LearnStep:
             is_rolled_back=is_rolled_back,
         )
 
-    async def _take_back(self, index: int, metrics: dict[str, float]) -> bool:
-        """Whether the alarm was raised in this step and the weights are an earlier step's again."""
+    async def _roll_back_on_alarm(self, index: int, metrics: dict[str, float]) -> bool:
+        """Rolls the weights back if this step raised the alarm. Returns whether it did."""
         monitor = self._monitor
         if self._roll_back is None or monitor is None or not monitor.masks or monitor.alarm_step != index:
             return False
@@ -139,12 +139,14 @@ class LearnStep:
         return True
 
     def _teaches(self, group: Group) -> bool:
-        """A teacher has something to say of every attempt, rewards only where they differ."""
+        """Whether it yields samples: its rewards differ, or a teacher scores it; and its cell is
+        not stopped.
+        """
         is_any = group.has_variance or (self._teacher is not None and not group.is_void)
         return is_any and (self._monitor is None or self._monitor.teaches(group))
 
     def _pause(self, groups: Sequence[Group]) -> str:
-        """Why nothing more may be learned, or nothing."""
+        """The reason to pause; empty if there is none."""
         monitor = self._monitor
         assert monitor is not None
         if monitor.is_paused:

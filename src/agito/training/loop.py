@@ -1,7 +1,7 @@
 """Start here: attempt → grade → credit → learn → publish.
 
-On-policy: every token is trained on by the weights that sampled it. The rollout process runs this; it never
-loads torch.
+Synchronous: a batch is sampled with the weights that its step starts from; where a step has minibatches,
+the later ones are one update off. The rollout process runs this; it never loads torch.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _STRIDE = 10_000  # task numbers of a step, if they are enough
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one step of the loop came to."""
+    """The result of one step."""
 
     index: int
     groups: tuple[Group, ...]
     trained: tuple[Sample, ...]
     metrics: Mapping[str, float]
     notes: tuple[str, ...] = ()  # for people
-    paused: str = ""  # why nothing was learned from it, nor will be from the steps that would have followed
+    paused: str = ""  # why training stopped at this step; empty otherwise
 
 
 async def train(
@@ -71,7 +71,7 @@ async def train(
     run_context.take_busy_s()  # what was before is not ours
     for index in range(start, recipe.steps):
         began, cpu_s = time.monotonic(), time.process_time()
-        collected = await attempt(run_context, index, curriculum, monitor, observed)
+        collected = await collect_groups(run_context, index, curriculum, monitor, observed)
         acted = time.monotonic()
         learned = await step.learn(index, collected.groups, publish=lambda: policies.publish(new_version()))
         spent = {
@@ -80,7 +80,7 @@ async def train(
             "rollout/busy_ratio": (time.process_time() - cpu_s) / (time.monotonic() - began),
         }
         await on_step(
-            step_of(
+            make_step(
                 index,
                 learned,
                 retried=collected.retried,
@@ -113,8 +113,8 @@ def learn_step(
     )
 
 
-def step_of(index: int, learned: Learned, *, retried: int, others: Mapping[str, float]) -> Step:
-    """For whoever looks on."""
+def make_step(index: int, learned: Learned, *, retried: int, others: Mapping[str, float]) -> Step:
+    """The step, with its metrics."""
     collected = Collected(groups=learned.groups, retried=retried)
     metrics = metrics_of(collected, learned.samples, learned.stats) | learned.metrics | dict(others)
     return Step(
@@ -127,15 +127,15 @@ def step_of(index: int, learned: Learned, *, retried: int, others: Mapping[str, 
     )
 
 
-async def attempt(
+async def collect_groups(
     run_context: RunContext,
     index: int,
     curriculum: Curriculum,
     monitor: Monitor,
     observed: Observed | None = None,
 ) -> Collected:
-    """Enough groups in which not everybody earned the same, or as many as the recipe allows; each rank has
-    its own share.
+    """Collects groups until enough have nonzero variance (dynamic sampling, arXiv:2503.14476), up to `groups`
+    x `oversampling`; each rank its own share.
     """
     recipe, ranks = run_context.recipe.rl, run_context.recipe.compute.ranks
     share = recipe.groups // ranks

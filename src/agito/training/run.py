@@ -52,15 +52,13 @@ from agito.record.usage import UsageCounters
 from agito.rollout import DeadlineLog
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import Curriculum
-from agito.training import async_loop as pipeline
-from agito.training import cold_start as coldstart
-from agito.training import loop
+from agito.training import async_loop, cold_start, loop
 from agito.training.admission import Admission, admit, admit_again
 from agito.training.outcome import Outcome
 from agito.types import Attempt, AttemptId, Json, Sample
 from agito.view import write_report
 
-_MAX_DEATHS = 3  # of workers, from one checkpoint on: then it is no accident
+_MAX_DEATHS = 3  # of workers, without a new checkpoint, until the run gives up
 
 
 async def train(
@@ -84,7 +82,7 @@ async def train(
         RunDir.create(path, config.dump(recipe), about) as run,
         logged(run.events, on_event, began) as events,
     ):
-        return await _go_on(recipe, run, events)
+        return await _run_until_done(recipe, run, events)
 
 
 async def resume(path: Path, on_event: OnEvent = ignore) -> Summary:
@@ -99,11 +97,13 @@ async def resume(path: Path, on_event: OnEvent = ignore) -> Summary:
         checkpoint = newest(run.checkpoints)
         resumed = RunResumed(checkpoint=checkpoint.name if checkpoint else "", step=_step_of(checkpoint))
         with logged(run.events, on_event, resumed) as events:
-            return await _go_on(recipe, run, events)
+            return await _run_until_done(recipe, run, events)
 
 
-async def _go_on(recipe: Recipe, run: RunDir, events: EventLog) -> Summary:
-    """To the end, however often a worker dies, as long as the run gets further in between."""
+async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summary:
+    """Runs to the end. After a worker has died it restarts from the newest checkpoint, and gives up after
+    `_MAX_DEATHS` deaths without a new one.
+    """
     stuck, earlier_cpu_s = 0, None
     checkpoint = newest(run.checkpoints)
     while True:
@@ -131,11 +131,9 @@ class TrainingRun:
     def __init__(
         self, recipe: Recipe, run: RunDir, events: EventLog, earlier_cpu_s: float | None = None
     ) -> None:
-        """`earlier_cpu_s`: of the processes before this one, where that is known better than by the
-        checkpoint.
-        """
+        """`earlier_cpu_s`: CPU seconds of the run's earlier processes; overrides the checkpoint's count."""
         self._recipe, self._run, self._events = recipe, run, events
-        self._tally, self._earlier_cpu_s = UsageCounters(), earlier_cpu_s
+        self._usage, self._earlier_cpu_s = UsageCounters(), earlier_cpu_s
         self._metrics: Metrics
         self._ledger: Ledger
         self._run_context: RunContext
@@ -145,12 +143,12 @@ class TrainingRun:
         self._means = RunningMeans()
         self._observed = DeadlineLog(run.path / "deadlines.jsonl")
         self._watched: Json = None  # the monitor's state as of the last step that was learned from
-        self._position = pipeline.Position()  # of the decoupled loop
+        self._position = async_loop.Position()  # in asynchronous training
 
     @property
     def earlier_cpu_s(self) -> float:
         """Of the processes before this one."""
-        return self._tally.earlier_cpu_s
+        return self._usage.earlier_cpu_s
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
         """Raises `EnvironmentPaused` once everything that the run has come to is written."""
@@ -164,7 +162,7 @@ class TrainingRun:
             )
             self._monitor = self._run_context.new_monitor()
             self._run_context.policies.start_workers()
-            start = self._roll_back(checkpoint)
+            start = self._discard_uncommitted(checkpoint)
             stack.callback(lambda: (self._metrics.close(), self._ledger.close()))
             await (self._restore(checkpoint) if checkpoint else self._cold_start())
             try:
@@ -180,7 +178,7 @@ class TrainingRun:
     async def _stages(self, start: int, found: Outcome) -> None:
         recipe = self._recipe.eval
         found.before = await self._evaluate("before", "heldout", recipe.tasks)
-        with self._tally.phase("rl"):
+        with self._usage.phase("rl"):
             self._events.begin("rl", self._recipe.rl.steps)
             await self._reinforce(start)
         await self._save("final", self._recipe.rl.steps)
@@ -188,8 +186,8 @@ class TrainingRun:
         found.structural = await self._evaluate("structural", "structural", recipe.structural_tasks)
         found.baselines = await self._baselines()
 
-    def _roll_back(self, checkpoint: Path | None) -> int:
-        """Forgets whatever is not committed; returns the RL step to go on with."""
+    def _discard_uncommitted(self, checkpoint: Path | None) -> int:
+        """Forgets whatever is not committed; returns the RL step to continue with."""
         if checkpoint is None:
             self._ledger = self._run.rollback("demo", -1, {})
             self._metrics = self._run.open_metrics()
@@ -197,11 +195,11 @@ class TrainingRun:
         meta = load_meta(checkpoint)
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
-        self._tally = UsageCounters.from_json(tally)
+        self._usage = UsageCounters.from_json(tally)
         if self._earlier_cpu_s is not None:
-            self._tally.earlier_cpu_s = self._earlier_cpu_s
+            self._usage.earlier_cpu_s = self._earlier_cpu_s
         self._curriculum.restore(meta.get("curriculum"))
-        self._position = pipeline.Position.from_json(meta.get("position"))
+        self._position = async_loop.Position.from_json(meta.get("position"))
         self._monitor.restore(meta.get("monitor"))
         self._means.restore(meta.get("running_means"))
         self._watched = self._monitor.to_json()
@@ -219,10 +217,10 @@ class TrainingRun:
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
-        with self._tally.phase("tokenizer"):
+        with self._usage.phase("tokenizer"):
             if not self._recipe.model.path:  # else its tokenizer is there
                 self._events.begin("tokenizer", self._recipe.sft.tokenizer_episodes)
-                await coldstart.train_tokenizer(run_context, self._events.advance)
+                await cold_start.train_tokenizer(run_context, self._events.advance)
             await run_context.policies.open()
             run_context.require_room()
 
@@ -230,13 +228,13 @@ class TrainingRun:
             self._metrics.write(step, "sft", stats.values)
             self._events.emit(StepFinished(phase="sft", step=step, metrics=stats.values))
 
-        with self._tally.phase("sft"):
-            demos = await coldstart.run_sft(
+        with self._usage.phase("sft"):
+            demos = await cold_start.run_sft(
                 run_context, lambda steps: self._events.begin("sft", steps), on_step
             )
             self._write("demo", 0, demos)
             self._monitor.add_scripts(demos)
-            self._tally.add_causes(demos)
+            self._usage.add_causes(demos)
             self._watched = self._monitor.to_json()
             await self._save("step-0", 0)
 
@@ -257,16 +255,16 @@ class TrainingRun:
                 monitor=monitor,
                 means=self._means,
                 observed=self._observed,
-                roll_back=self._load_before,
+                roll_back=self._roll_back_weights,
             )
             return
 
-        async def on_step(step: loop.Step, position: pipeline.Position) -> None:
+        async def on_step(step: loop.Step, position: async_loop.Position) -> None:
             self._position = self._position if step.paused else position
             await self._after_step(step)
 
         with self._run.schedule.open("a", encoding="utf-8") as schedule:
-            await pipeline.train(
+            await async_loop.train(
                 run_context,
                 curriculum,
                 start=start,
@@ -277,13 +275,15 @@ class TrainingRun:
                 monitor=monitor,
                 means=self._means,
                 observed=self._observed,
-                roll_back=self._load_before,
+                roll_back=self._roll_back_weights,
             )
 
-    async def _load_before(self, step: int) -> int:
-        """Learners go back to the last checkpoint from before `step`. Curriculum and ledger go on."""
+    async def _roll_back_weights(self, step: int) -> int:
+        """Loads the last checkpoint from before `step` into the learners; curriculum and ledger stay. Returns
+        its step.
+        """
         found = latest(self._run.checkpoints, before=step + 1)
-        assert found is not None, "step-0 is spared"
+        assert found is not None, "step-0 is always kept"
         policies = self._run_context.policies
         await policies.load(found)
         self._monitor.rolled_back_to = back = int(found.name.removeprefix("step-"))
@@ -297,7 +297,7 @@ class TrainingRun:
         else:
             self._watched = self._monitor.to_json()
         attempts = [attempt for group in step.groups for attempt in group.attempts]
-        self._tally.add(attempts)
+        self._usage.add(attempts)
         for attempt in attempts:
             self._ledger.grade(attempt.trajectory.attempt, attempt.verdict.status, step=step.index)
         self._ledger.consume(step.index, sorted({sample.attempt for sample in step.trained}))
@@ -308,9 +308,9 @@ class TrainingRun:
             self._events.emit(Notice(level=Level.WARNING, text=note))
         if self._monitor.alarm_step == step.index:
             self._events.emit(Notice(level=Level.ALARM, text=self._monitor.why))
-        # then a resume must not begin with what was taken back
-        went_back = "monitor/rolled_back_to_step" in step.metrics
-        is_due = went_back or (step.index + 1) % self._recipe.rl.checkpoint_every == 0
+        # After a rollback, save at once: a resume must not load the revoked weights.
+        was_rolled_back = "monitor/rolled_back_to_step" in step.metrics
+        is_due = was_rolled_back or (step.index + 1) % self._recipe.rl.checkpoint_every == 0
         if not step.paused and is_due and step.index + 1 < self._recipe.rl.steps:
             await self._save(f"step-{step.index + 1}", step.index + 1)
 
@@ -323,14 +323,14 @@ class TrainingRun:
         meta: dict[str, Json] = {
             "step": step,
             "consumed": consumed,
-            "tally": self._tally.to_json(),
+            "tally": self._usage.to_json(),
             "curriculum": self._curriculum.to_json(),
             "position": self._position.to_json(),
             "monitor": self._watched,
             "running_means": self._means.to_json(),
         }
         target = self._run.checkpoints / name
-        if target.exists():  # a resumed run that had come this far
+        if target.exists():  # saved before the resume
             return
         policies = self._run_context.policies
         await policies.save(target, meta)
@@ -339,7 +339,7 @@ class TrainingRun:
         monitor, revoked = self._monitor, range(0)
         if monitor.rolled_back_to is not None and monitor.alarm_step is not None:
             revoked = range(monitor.rolled_back_to + 1, monitor.alarm_step + 1)
-        # The cold start, to compare with, and where an alarm would go back to, are spared.
+        # Keep step-0, for comparison, and the checkpoint that an alarm would roll back to.
         prune(
             self._run.checkpoints,
             keep=self._recipe.rl.keep_checkpoints,
@@ -350,13 +350,13 @@ class TrainingRun:
         policies.prune(self._run.checkpoints)
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
-        """From the disk when a resumed run had come this far."""
+        """The stored attempts, if this phase was finished before a resume."""
         done = self._run.trajectories / f"{phase}-00000.parquet"
         if done.exists():
             return [recorded.attempt for recorded in read_trajectories(done)]
         if not num_tasks:
             return []
-        with self._tally.phase(phase):
+        with self._usage.phase(phase):
             self._events.begin(phase, num_tasks)
             await self._run_context.policies.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
@@ -368,7 +368,7 @@ class TrainingRun:
                 observed=self._observed,
                 on_attempt=lambda attempt: self._events.advance(evaluation.metrics(attempt)),
             )
-            self._tally.add(attempts)
+            self._usage.add(attempts)
             self._write(phase, 0, attempts)
             found = rate(attempts)
             self._metrics.write(
@@ -386,7 +386,7 @@ class TrainingRun:
     async def _baselines(self) -> dict[str, Rate]:
         if not self._recipe.eval.baseline_tasks:
             return {}
-        with self._tally.phase("baselines"):
+        with self._usage.phase("baselines"):
             self._events.begin("baselines", 0)
             found = await evaluation.scripts(
                 self._run_context,
@@ -418,7 +418,7 @@ class TrainingRun:
     def _sum_up(self, found: Outcome, paused: str) -> Summary:
         """After everything is closed, so that every process's time is counted."""
         summary = found.summary(
-            self._recipe, self._run.meta, self._tally, self._monitor, tier=self._tier, paused=paused
+            self._recipe, self._run.meta, self._usage, self._monitor, tier=self._tier, paused=paused
         )
         summary.write(self._run.summary)
         self._events.emit(SummaryWritten(paused=paused))

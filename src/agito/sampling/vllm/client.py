@@ -111,7 +111,7 @@ class VllmClient:
         model: str,
         version: int,
         is_adapter: bool,
-        seed: int,
+        seed: int | None,
     ) -> Sampled:
         """`ids`: the whole row, including the request's extension. `version`: the adapter's; the server's own
         weights report theirs."""
@@ -123,7 +123,7 @@ class VllmClient:
                 "temperature": request.temperature,
                 "top_p": request.top_p,
                 "logprobs": 0,
-                "seed": seed,
+                **({} if seed is None else {"seed": seed}),
                 "stop_token_ids": list(request.stop_ids),
                 "ignore_eos": True,
                 "detokenize": False,

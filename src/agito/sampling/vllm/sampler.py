@@ -2,8 +2,7 @@
 request.
 
 The server's prefix cache makes that cheap. A row continues with the newest version at its next request;
-sampled tokens keep the version that sampled them. Draws are seeded by (row, position), but do not repeat bit
-for bit, because sums depend on the batch.
+sampled tokens keep the version that sampled them. Draws do not repeat bit for bit: sums depend on the batch.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class VllmServer:
                 model=published.name,
                 version=published.version,
                 is_adapter=published.is_adapter,
-                seed=seed,
+                seed=seed if self.spec.is_seeded else None,
             )
 
         return await self._asked(policy, ask)

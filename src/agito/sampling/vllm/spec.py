@@ -50,6 +50,9 @@ class VllmSpec:
     threads: int | None = None  # on a CPU; None: vLLM's choice
     kv_cache_gb: int = 1  # on a CPU
     eager: bool = True  # without graphs: starts sooner, and is as fast on a CPU
+    # A seed for each request. vLLM's CPU build ends when a seeded prompt is computed in pieces, and draws on
+    # a GPU are slower.
+    is_seeded: bool = False
     options: tuple[str, ...] = ()  # extra options of `vllm serve`
     start_s: float = 900.0  # imports torch in three processes, and may compile
     silence_s: float = 300.0  # without a new token while requests are running

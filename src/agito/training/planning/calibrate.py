@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from agito.planning.simulate import Latencies
 from agito.protocols import MAIN, Environment
 from agito.recipe import Recipe
 from agito.render import learn
@@ -23,6 +22,7 @@ from agito.scheduling.curriculum import Curriculum
 from agito.testing.relay import Relay
 from agito.training import async_loop as pipeline
 from agito.training.loop import Step
+from agito.training.planning.simulate import Latencies
 
 _WARM_STEPS = 2
 
@@ -114,7 +114,7 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
         main = policies.main
         assert isinstance(main, PolicyHandle), "an engine of ours is measured"
         timed = tuple(_Timed(sampler, exchanges) for sampler in main.samplers)
-        policies.learn(MAIN, replace(main, samplers=timed))
+        policies.register(MAIN, replace(main, samplers=timed))
         await train(_WARM_STEPS)
         found.clear()
         exchanges.clear()

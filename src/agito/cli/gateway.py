@@ -1,0 +1,198 @@
+"""`agito gateway CHECKPOINT`: a policy behind the APIs that agents speak; with `--record`, what it served,
+token by token.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import typer
+
+from agito.cli.guard import say, work
+from agito.errors import AgitoError
+from agito.gateway import Conversations, Gateway, Refused, Terms, listening
+from agito.gateway.tree import Line
+from agito.protocols import MAIN, Agent, AgentSpec, Renderer
+from agito.recipe import HarnessSection, Recipe
+from agito.record.reading import read_trajectories
+from agito.record.trajectories import write_trajectories
+from agito.render.messages import Speaker
+from agito.runtime import load_policy as trained
+from agito.sampling.freerun import Freerun
+from agito.types import Attempt, AttemptId, Task, TerminationReason, Trajectory, Verdict
+
+PHASE = "served"
+_EVERY_S = 2.0  # between two writes
+_PART = 256  # conversations in one file
+_MOST_LINES = 4096  # that are known at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where it is served, and to whom. Port 0 is any free one."""
+
+    host: str
+    port: int
+    key: str
+    record: Path | None = None
+
+
+class Recorder:
+    """Conversations as trajectories, `served-00000.parquet` and so on. What comes in a moment before a power
+    cut is lost, and no more.
+    """
+
+    def __init__(self, folder: Path, conversations: Conversations) -> None:
+        """Raises `OSError` for a folder that cannot be written."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._conversations = folder, conversations
+        there = sorted(folder.glob(f"{PHASE}-*.parquet"))
+        self._part = int(there[-1].stem.removeprefix(f"{PHASE}-")) + 1 if there else 0
+        self._first = 1 + max(
+            (each.attempt.trajectory.attempt.group for path in there for each in read_trajectories(path)),
+            default=-1,
+        )
+        self._roots: dict[int, Line] = {}
+        self._is_written = True
+        conversations.on_answer = self.note
+
+    def note(self, line: Line) -> None:
+        self._roots[line.root.number] = line.root
+        self._is_written = False
+
+    def new(self) -> list[Attempt]:
+        """The whole part where anything is new in it, else nothing."""
+        if self._is_written:
+            return []
+        self._is_written = True
+        return [self._attempt(root) for root in self._roots.values()]
+
+    def write(self, attempts: Sequence[Attempt]) -> None:
+        """The part in the place of what it was. A conversation that goes on later stands in a later part
+        again.
+        """
+        if not attempts:
+            return
+        renderer = self._conversations.agent.spec.renderer
+        piece = partial(_piece, renderer)
+        write_trajectories(self._folder, PHASE, self._part, attempts, dialect=renderer.dialect, piece=piece)
+        if len(attempts) >= _PART:
+            self.close_part()
+
+    def close_part(self) -> None:
+        self._part, self._roots = self._part + 1, {}
+
+    def _attempt(self, root: Line) -> Attempt:
+        segments, turns = self._conversations.record(root)
+        renderer = self._conversations.agent.spec.renderer
+        asked = next((message.text for message in root.messages if message.speaker is Speaker.USER), "")
+        number = self._first + root.number
+        task = Task(
+            id=f"{PHASE}-{number}",
+            env="gateway",
+            split=PHASE,
+            family=PHASE,
+            level=0,
+            prompt={renderer.dialect: asked},
+            tools=(),
+        )
+        trajectory = Trajectory(
+            attempt=AttemptId(group=number, slot=0),
+            task=task,
+            segments=segments,
+            turns=turns,
+            events=(),
+            end=TerminationReason.ABANDONED,
+        )
+        return Attempt(trajectory=trajectory, verdict=Verdict.void("served, and not graded"))
+
+
+async def _keep(conversations: Conversations, recorder: Recorder | None) -> None:
+    """Writes what is new, and forgets what nobody has gone on with for long."""
+    while True:
+        await anyio.sleep(_EVERY_S)
+        if recorder is not None:
+            await anyio.to_thread.run_sync(recorder.write, recorder.new())
+        if await conversations.forget(_MOST_LINES) and recorder is not None:
+            recorder.close_part()
+
+
+def _piece(renderer: Renderer, policy: str, token: int) -> str:
+    return renderer.text([token])
+
+
+def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
+    """Until Ctrl-C."""
+    _require_port(place)
+    found = trained.find(checkpoint)
+    recipe = trained.recipe_of(found)
+    recipe = recipe.model_copy(
+        update={
+            "compute": recipe.compute.model_copy(update={"ranks": 1}),
+            "policies": {},
+            "agents": {},
+            "harness": HarnessSection(),
+        }
+    )
+    work(lambda: _serve(found, recipe, place, name=checkpoint.name or found.name, temperature=temperature))
+
+
+async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, temperature: float) -> None:
+    async with trained.open_trained(checkpoint, recipe) as run_context, anyio.create_task_group() as tasks:
+        engine = Freerun(run_context.policies.clients(0)[MAIN], steps=recipe.compute.decode_steps)
+        tasks.start_soon(engine.run)
+        agent = Agent(
+            spec=AgentSpec(renderer=run_context.policies.renderers[MAIN], temperature=temperature),
+            engine=engine,
+        )
+        conversations = Conversations(agent, seed=secrets.randbits(48), terms=Terms(overrides=False))
+        recorder = None if place.record is None else Recorder(place.record, conversations)
+        tasks.start_soon(_keep, conversations, recorder)
+
+        def choose(model: str) -> Conversations:
+            if model != name:
+                raise Refused(
+                    404,
+                    f"there is no model {model!r} here; there is {name!r}",
+                    code="model_not_found",
+                    param="model",
+                )
+            return conversations
+
+        gateway = Gateway(choose, [name], key=place.key, overrides=False)
+        try:
+            async with listening(gateway.app(), host=place.host, port=place.port) as url:
+                _welcome(url, name, place)
+                await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                if recorder is not None:
+                    recorder.write(recorder.new())
+                say(conversations.tree.meter.told())
+                await conversations.aclose()
+
+
+def _require_port(place: Place) -> None:
+    """Before a model is loaded. Raises `AgitoError`."""
+    try:
+        with socket.create_server((place.host, place.port)):
+            return
+    except OSError as error:
+        raise AgitoError(
+            f"{place.host}, port {place.port}: {error.strerror}; choose another by --port"
+        ) from error
+
+
+def _welcome(url: str, name: str, place: Place) -> None:
+    typer.echo(f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={place.key}")
+    typer.echo(f"export ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={place.key}")
+    typer.echo(
+        f"# model: {name}" + (f"; recorded in {place.record}" if place.record else "") + "; Ctrl-C ends it"
+    )

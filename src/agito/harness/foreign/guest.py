@@ -1,0 +1,203 @@
+"""A guest's process: started for one attempt, and ended with everything that it started.
+
+Where the system lets it, a guest has a process namespace of its own, so that nothing that it started outlives
+it. It runs as whoever trains, with their files and network: it is their agent. It is no sandbox for what a
+policy writes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+
+MOST_OUTPUT_BYTES = 1 << 25  # of both streams; what comes after the first and before the last is not kept
+MOST_PROCESSES = 256
+_TAIL_BYTES = 4000
+_LOOK_S = 0.5
+_START_S, _END_S, _DRAIN_S = 10.0, 5.0, 0.5
+
+
+class OwnClock:
+    """A guest's own seconds: those in which it waits for the policy or for a tool do not count."""
+
+    def __init__(self) -> None:
+        self._began, self._waited_s, self._depth, self._since = time.monotonic(), 0.0, 0, 0.0
+
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        if not self._depth:
+            self._since = time.monotonic()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._waited_s += time.monotonic() - self._since
+
+    def own_s(self) -> float:
+        now = time.monotonic()
+        return now - self._began - self._waited_s - (now - self._since if self._depth else 0.0)
+
+    async def passed(self, limit_s: float) -> None:
+        while True:
+            left_s = limit_s - self.own_s()
+            if left_s <= 0:
+                return
+            await anyio.sleep(max(left_s, 0.01))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a guest ended. `why` is empty when it ended by itself, or because the episode was over."""
+
+    exit_code: int | None
+    why: str
+    tail: str  # of what it wrote
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    prompt: str,
+    over: anyio.Event,
+    seconds: float,
+    clock: OwnClock,
+) -> Ended:
+    """Until it ends, `over` is set, or it has used up what it may. Raises `OSError` for a program that cannot
+    be started.
+    """
+    with anyio.fail_after(_START_S):
+        process = await anyio.open_process(
+            [*_namespace(), *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE
+        )
+    why, tail, is_read = "", _Tail(), [anyio.Event(), anyio.Event()]
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            def stop(reason: str = "") -> None:
+                nonlocal why
+                why = why or reason
+                tasks.cancel_scope.cancel()
+
+            async def stop_after(step: Awaitable[object], reason: str = "") -> None:
+                await step
+                stop(reason)
+
+            async def read(stream: ByteReceiveStream, done: anyio.Event) -> None:
+                async for data in stream:
+                    if tail.add(data) > MOST_OUTPUT_BYTES:
+                        stop(f"it wrote more than {MOST_OUTPUT_BYTES >> 20} MiB")
+                done.set()
+
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            tasks.start_soon(_tell, process.stdin, prompt)
+            tasks.start_soon(read, process.stdout, is_read[0])
+            tasks.start_soon(read, process.stderr, is_read[1])
+            tasks.start_soon(stop_after, clock.passed(seconds), f"its own {seconds:g} s are used up")
+            tasks.start_soon(
+                stop_after, _multiplied(process.pid), f"it runs more than {MOST_PROCESSES} processes"
+            )
+            tasks.start_soon(stop_after, over.wait())
+            await process.wait()
+            with anyio.move_on_after(_DRAIN_S):
+                for each in is_read:
+                    await each.wait()
+            stop()
+    finally:
+        with anyio.move_on_after(_END_S, shield=True):
+            _kill(process)
+            await process.aclose()
+    return Ended(exit_code=process.returncode, why=why, tail=tail.text())
+
+
+class _Tail:
+    """The end of what was written."""
+
+    def __init__(self) -> None:
+        self._data, self._total = b"", 0
+
+    def add(self, data: bytes) -> int:
+        self._data, self._total = (self._data + data)[-_TAIL_BYTES:], self._total + len(data)
+        return self._total
+
+    def text(self) -> str:
+        return self._data.decode("utf-8", "replace").strip()
+
+
+async def _tell(stream: ByteSendStream, prompt: str) -> None:
+    """On its standard input, which is then closed. It need not read."""
+    try:
+        await stream.send(prompt.encode())
+        await stream.aclose()
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        return
+
+
+async def _multiplied(pid: int) -> None:
+    """Until it runs too many processes."""
+    while True:
+        await anyio.sleep(_LOOK_S)
+        if _num_beside(pid) > MOST_PROCESSES:
+            return
+
+
+def _num_beside(pid: int) -> int:
+    """Processes of the namespace that it has opened; where it has none, of the session that it leads."""
+    own, found = _inode(pid, "pid_for_children"), 0
+    is_apart = own not in (None, _inode(os.getpid(), "pid"))
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with suppress(OSError):
+                found += (
+                    _inode(int(entry.name), "pid") == own if is_apart else os.getsid(int(entry.name)) == pid
+                )
+    return found
+
+
+def _inode(pid: int, namespace: str) -> int | None:
+    try:
+        return Path(f"/proc/{pid}/ns/{namespace}").stat().st_ino
+    except OSError:
+        return None
+
+
+def _kill(process: Process) -> None:
+    """With its session's processes; with a namespace of its own, everything in it. (`Process.kill` would reap
+    it behind its watcher.)
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@lru_cache(maxsize=1)
+def _namespace() -> tuple[str, ...]:
+    """What starts a program in a process namespace of its own, or nothing where that is not allowed."""
+    unshare = shutil.which("unshare")
+    for more in ((), ("--user", "--map-current-user")) if unshare else ():
+        command = (unshare or "", *more, "--pid", "--fork", "--kill-child=KILL", "--")
+        try:
+            if (
+                subprocess.run(
+                    [*command, "true"], capture_output=True, timeout=_START_S, check=False
+                ).returncode
+                == 0
+            ):
+                return command
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+    return ()
