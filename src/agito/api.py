@@ -4,17 +4,20 @@ Each raises the errors of `agito.errors` bare, and may be called inside a notebo
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+from agito import plugins
 from agito.concurrency import run
 from agito.config import build
+from agito.config import read as read_config
 from agito.envs.prompts.given import Function, Prompts
 from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
 from agito.evaluation.checkpoint import Changes, Evaluation, evaluate_checkpoint
 from agito.plugins import label, reads_file
+from agito.protocols import Environment, Harness
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
@@ -27,11 +30,15 @@ from agito.training.admission import admit
 from agito.types import AttemptId
 
 Item = TypeVar("Item")
+GivenEnvironment: TypeAlias = str | Environment | Callable[[], Environment]
+GivenHarness: TypeAlias = str | Harness | Callable[[], Harness]
 
 
 def train(
     recipe: str | Path | Recipe | None = None,
     *,
+    environment: GivenEnvironment | None = None,
+    harness: GivenHarness | None = None,
     prompts: Prompts | None = None,
     reward: Function | None = None,
     tools: Function | Sequence[Function] = (),
@@ -47,6 +54,10 @@ def train(
     """Trains as `recipe` says (a bundled name, a path, or a `Recipe`) into `out`, by default `runs/<its
     name>`.
 
+    `environment` and `harness` are names, classes, functions that make them, or objects, in place of the
+    recipe's (without one, of quickstart's). Every use takes a copy of an environment that is an object; by
+    its name and version its card is found.
+
     Without a recipe: on `prompts`, a file, a folder or a list of texts or of mappings with a `prompt`, by a
     `reward` function, from a pre-trained `model`; each turn has up to `tokens`, and with `tools` there are up
     to `turns`. `sft`: conversations to imitate first.
@@ -61,14 +72,19 @@ def train(
         where = f"{reads_file.get()} calls agito.train while it is read for its functions"
         raise BadRecipe(f"{where}: put the call under `if __name__ == '__main__':`")
     given = _given(prompts, reward, tools, model, sft, turns, tokens)
+    if environment is not None and prompts is not None:
+        raise BadRecipe("give an environment, or prompts with a reward function")
+    given += _handed_in(environment, harness)
     if isinstance(recipe, Recipe) and (overrides or given):
         raise BadRecipe(
-            "overrides, prompts and a model go with a recipe's name or path; a Recipe is changed with "
-            "model_copy"
+            "overrides, prompts, an environment, a harness and a model go with a recipe's name or path; a "
+            "Recipe is changed with model_copy"
         )
     overrides = (*given, *_listed("overrides", overrides))
-    if recipe is None and prompts is None:
-        raise BadRecipe("give a recipe, or prompts with a reward function")
+    if recipe is None and prompts is None and environment is None:
+        raise BadRecipe("give a recipe, an environment, or prompts with a reward function")
+    if recipe is None and environment is not None:
+        recipe, overrides = "quickstart", (f'name="{label(plugins.named(environment))}"', *overrides)
     named = (
         recipe
         if isinstance(recipe, Recipe)
@@ -106,10 +122,33 @@ def _given(
     return (f'name="{label(name)}"', f"env.name={name}", *found)
 
 
-def resume(path: Path | str, *, on_event: OnEvent | None = None) -> Summary:
+def _handed_in(environment: GivenEnvironment | None, harness: GivenHarness | None) -> tuple[str, ...]:
+    """As overrides."""
+    given = (("env.name", environment), ("harness.name", harness))
+    return tuple(f"{key}={plugins.named(each)}" for key, each in given if each is not None)
+
+
+def resume(
+    path: Path | str,
+    *,
+    environment: GivenEnvironment | None = None,
+    harness: GivenHarness | None = None,
+    on_event: OnEvent | None = None,
+) -> Summary:
     """Goes on with the run in `path`, bit for bit. Raises `NotFound`, `BadRecipe` when it is finished,
     `CorruptCheckpoint`.
+
+    An `environment` or a `harness` that was given as an object is given again.
     """
+    if environment is not None or harness is not None:
+        recipe = read_config(Recipe, Path(path) / "config.toml")
+        for name, given in ((recipe.env.name, environment), (recipe.harness.name, harness)):
+            if given is None:
+                continue
+            if not plugins.is_only_here(name) and plugins.named(given) != name:
+                raise BadRecipe(f"{path}: this run has {plugins.shown(name)}; what it was given is another")
+            if not isinstance(given, str):
+                plugins.offer(name, given)
     return run(lambda: job.resume(Path(path), on_event or ignore))
 
 

@@ -1,10 +1,11 @@
-"""Somebody else's code by name: classes and functions as `path.py:Name` from anywhere, and prompts with a
-reward function.
+"""Somebody else's code by name: classes and functions as `path.py:Name` from anywhere, prompts with a reward
+function, and what Python code hands in.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +22,9 @@ from agito.config import meant
 from agito.errors import AgitoError, BadEnvironment, NotFound
 
 _REWARD = ",reward="  # what tells a prompt set's name from any other
-_live: dict[str, Callable[..., Any]] = {}  # functions that this process was given, by name
+_OBJECT = "object:"  # begins the name of what only the process that was given it knows
+_live: dict[str, Any] = {}  # functions, classes and objects that this process was given, by name
+_made_here: set[type] = set()  # classes whose instances no other process can make without arguments
 reads_file: ContextVar[str] = ContextVar("reads_file", default="")  # whose top level is being run
 
 
@@ -128,8 +132,8 @@ def _label(name: str) -> str:
     if prompts := PromptSet.parse(name):
         return prompts.label
     path, colon, class_name = name.rpartition(":")
-    if not colon:
-        return name
+    if not colon or name.startswith(_OBJECT):
+        return class_name
     stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
     return stem if stem.replace("_", "").lower() == class_name.lower() else f"{stem}-{class_name}"
 
@@ -146,9 +150,59 @@ def _with_path(name: str, change: Callable[[str], str]) -> str:
     return f"{change(path)}:{inner}" if colon else name
 
 
-def offer(name: str, function: Callable[..., Any]) -> None:
-    """`function` is what `name` means in this process, without reading its file."""
-    _live[name] = function
+def offer(name: str, given: object) -> None:
+    """`given` is what `name` means in this process, without reading its file."""
+    _live[name] = given
+
+
+def named(given: object) -> str:
+    """The name of what was given: a class or a function by the module or the file that any process can load
+    it from, anything else by one that means nothing elsewhere.
+    """
+    if isinstance(given, str):
+        return absolute(given)
+    name = _importable(given) or next((name for name, live in _live.items() if live is given), "")
+    if not name:
+        title = str(getattr(given, "__name__", type(given).__name__))
+        name = first = f"{_OBJECT}{title if title.isidentifier() else 'made'}"
+        while name in _live:
+            name = f"{first}-{len(_live)}"
+    offer(name, given)
+    return name
+
+
+def is_only_here(name: str) -> bool:
+    """Whether a name means something in this process alone."""
+    return name.startswith(_OBJECT)
+
+
+def is_made_here(kind: type) -> bool:
+    """Whether the latest instance that `make` made of a class needed more than the class."""
+    return kind in _made_here
+
+
+def _importable(given: Any) -> str:
+    """The name by which a class or a function at the top of a module can be loaded again; else nothing."""
+    module = sys.modules.get(str(getattr(given, "__module__", "")))
+    title = str(getattr(given, "__qualname__", ""))
+    if module is None or not title.isidentifier() or getattr(module, title, None) is not given:
+        return ""
+    path, spec = Path(getattr(module, "__file__", None) or ""), module.__spec__
+    if not path.is_file() or path.suffix != ".py":
+        return ""
+    dotted = spec.name if spec else module.__name__
+    is_installed = dotted.partition(".")[0] in packages_distributions()
+    return (
+        f"{dotted}:{title}"
+        if is_installed or _needs_package(path)
+        else f"{path_from_root(str(path))}:{title}"
+    )
+
+
+def _needs_package(path: Path) -> bool:
+    """Whether it imports from its own package, so that it cannot be run as a file."""
+    tree = ast.parse(path.read_bytes())
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
 def functions(kind: str, names: str, bad: type[AgitoError]) -> tuple[Callable[..., Any], ...]:
@@ -184,6 +238,44 @@ def make(
     `kind` is for messages. Raises `NotFound` for an unknown name, a missing file or class, and `bad` for a
     file or class that fails or lacks a member.
     """
+    found = _live[name] if name in _live else _found(kind, name, bundled, bad)
+    is_object = not isinstance(found, type) and all(hasattr(found, each) for each in members)
+    class_name = name.rpartition(":")[2]
+    try:
+        made = _another(found) if is_object else found()
+    except Exception as error:  # the boundary: it is somebody else's class
+        raise bad(f"{kind} {name!r}: {class_name}() fails: {_explained(error)}") from error
+    missing = [each for each in members if not hasattr(made, each)]
+    if missing:
+        raise bad(
+            f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc "
+            f"agito.protocols.{kind.title()}"
+        )
+    kind_made: type = type(made)
+    (_made_here.discard if isinstance(found, type) else _made_here.add)(kind_made)
+    return made
+
+
+def _another(given: Any) -> Any:
+    """A copy of an object that is closed after each use; else the object itself."""
+    if not hasattr(given, "aclose"):
+        return given
+    try:
+        return copy.deepcopy(given)
+    except Exception as error:  # the boundary: it holds whatever it likes
+        raise TypeError(
+            f"every use takes a copy of the object, and it cannot be copied ({error}); give its class, or a "
+            "function that makes it"
+        ) from error
+
+
+def _found(kind: str, name: str, bundled: Mapping[str, str], bad: type[AgitoError]) -> Any:
+    """The class, or function, by its name."""
+    if is_only_here(name):
+        raise NotFound(
+            f"{kind} {name!r}: only the process that was given it knows it; from Python, "
+            f"agito.resume(path, {kind}=...) takes it again"
+        )
     target = bundled.get(name, name)
     module_name, _, class_name = target.rpartition(":")
     if not module_name and name.endswith(".py"):
@@ -194,22 +286,23 @@ def make(
     module = (
         _from_file(kind, Path(module_name), bad)
         if module_name.endswith(".py")
-        else importlib.import_module(module_name)
+        else _from_module(kind, module_name, bad)
     )
     found = getattr(module, class_name, None)
     if found is None:
         raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
+    return found
+
+
+def _from_module(kind: str, module_name: str, bad: type[AgitoError]) -> ModuleType:
     try:
-        made = found()
-    except Exception as error:  # the boundary: it is somebody else's class
-        raise bad(f"{kind} {name!r}: {class_name}() fails: {_explained(error)}") from error
-    missing = [each for each in members if not hasattr(made, each)]
-    if missing:
-        raise bad(
-            f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc "
-            f"agito.protocols.{kind.title()}"
-        )
-    return made
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if f"{module_name}.".startswith(f"{error.name}."):
+            raise NotFound(f"{kind} {module_name}: there is no such module to import here") from None
+        raise bad(f"{kind} {module_name}: {_explained(error)}") from error
+    except Exception as error:  # the boundary: it is somebody else's module
+        raise bad(f"{kind} {module_name}: {_explained(error)}") from error
 
 
 def _in_file(kind: str, path: str) -> str:

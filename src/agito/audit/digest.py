@@ -12,7 +12,9 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import CodeType
 
+from agito.plugins import is_made_here
 from agito.protocols import Environment, Sourced
 
 
@@ -21,6 +23,11 @@ def digest_of(environment: Environment) -> str:
     found = hashlib.sha256(
         f"{type(environment).__qualname__}\n{environment.name}\n{environment.version}".encode()
     )
+    if is_made_here(type(environment)):
+        found.update(b"\nmade by whoever gave it")
+    for each in type(environment).__mro__:
+        if (module := sys.modules.get(each.__module__)) is None or not hasattr(module, "__file__"):
+            found.update(_compiled(each).encode())
     sources = sources_of(
         type(environment), *(environment.sources if isinstance(environment, Sourced) else ())
     )
@@ -30,6 +37,26 @@ def digest_of(environment: Environment) -> str:
         )
         found.update(_code_of(path).encode())
     return found.hexdigest()[:32]
+
+
+def _compiled(kind: type) -> str:
+    """Of a class without a file, such as a notebook's, its compiled code; nothing for Python's own."""
+    if kind.__module__.split(".")[0] in sys.stdlib_module_names:
+        return ""
+    codes = [getattr(each, "__code__", None) for _, each in sorted(vars(kind).items())]
+    return "".join(_said(code) for code in codes if code is not None)
+
+
+def _said(code: CodeType) -> str:
+    constants = [
+        _said(each)
+        if isinstance(each, CodeType)
+        else repr(
+            sorted(map(repr, each)) if isinstance(each, frozenset) else each
+        )  # its order is the hashes'
+        for each in code.co_consts
+    ]
+    return repr((code.co_name, code.co_code.hex(), code.co_names, constants))
 
 
 def _code_of(path: Path) -> str:

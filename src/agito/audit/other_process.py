@@ -26,6 +26,7 @@ from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.audit.other_process_main import canonical, essence
+from agito.plugins import is_made_here
 from agito.protocols import Environment
 from agito.types import EpisodeArtifacts
 
@@ -63,7 +64,8 @@ async def run_elsewhere(
     if where is None:
         return _gate(
             compared,
-            "its class is not at the top of a module, so that no other process can make it: not measured",
+            "no other process can make it: that takes a class at the top of a module, without arguments; not "
+            "measured",
         )
     acted = [episode for episode in acted if not episode.is_void]
     captures = [
@@ -174,7 +176,9 @@ def _gate(compared: Compared, skipped: str) -> Gate:
 
 
 def _where(cls: type[Environment]) -> dict[str, str] | None:
-    """How another process finds the class; None if it cannot."""
+    """How another process makes an instance; None if it cannot."""
+    if is_made_here(cls):
+        return None
     module = sys.modules.get(cls.__module__)
     path = getattr(module, "__file__", None)
     if path is None or not isinstance(getattr(module, cls.__qualname__, None), type):

@@ -23,6 +23,7 @@ from typing import Any, cast
 import anyio
 
 from agito.grading.retry import ask
+from agito.plugins import reads_file
 from agito.protocols import Script
 from agito.rollout import EpisodeDriver, scripted
 from agito.types import AttemptId, Call, EpisodeArtifacts, Event, Target, Task
@@ -63,6 +64,7 @@ def _load(target: str) -> Any:
     module = ModuleType("agito_env_elsewhere")
     module.__file__ = where
     sys.modules[module.__name__] = module
+    reads_file.set(where)  # a script that trains when it is read must not train here
     exec(compile(Path(where).read_bytes(), where, "exec"), module.__dict__)
     return getattr(module, name)()
 

@@ -72,12 +72,10 @@ class Conversation:
     def source(self) -> str:
         return self.template.source
 
-    def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
-        """The text, and the mark within what reads like a control token and is none; so with all four."""
-        return self.template.render(messages, offers(tools), prompts=True)
-
     def whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[str, str]:
-        """Any conversation, up to where the assistant's turn begins."""
+        """Any conversation, up to where the assistant's turn begins: the text, and the mark within what reads
+        like a control token and is none; so with all.
+        """
         return self.template.render(messages, offers(tools), prompts=True)
 
     def observation(
@@ -225,7 +223,7 @@ class Conversation:
 
     def _check(self) -> None:
         """Tools are offered, and increments come to what rendering the whole comes to."""
-        opening, mark = self.opening([_ASK], [_PROBE])
+        opening, mark = self.whole([_ASK], [_PROBE])
         if _PROBE.name not in opening:
             raise UnsupportedTemplate("the chat template does not say which tools there are")
         parts, messages = [(opening, mark)], [_ASK]
@@ -280,7 +278,7 @@ class Conversation:
             opens_thinking=self.opens_thinking,
             num_before=asked.count(self.ends[0]),
         )
-        opening, mark = self.opening([_ASK], [_PROBE])
+        opening, mark = self.whole([_ASK], [_PROBE])
         text, messages = opening.replace(mark, ""), [_ASK]
         for call in _calls(2):
             turn, mark = self.action([call], [_PROBE])
