@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType
+from typing import cast
 
 from agito.plugins import is_made_here
 from agito.protocols import Environment, Sourced
@@ -48,15 +49,15 @@ def _compiled(kind: type) -> str:
 
 
 def _said(code: CodeType) -> str:
-    constants = [
-        _said(each)
-        if isinstance(each, CodeType)
-        else repr(
-            sorted(map(repr, each)) if isinstance(each, frozenset) else each
-        )  # its order is the hashes'
-        for each in code.co_consts
-    ]
+    constants = [_said(each) if isinstance(each, CodeType) else _constant(each) for each in code.co_consts]
     return repr((code.co_name, code.co_code.hex(), code.co_names, constants))
+
+
+def _constant(value: object) -> str:
+    """The order of a set depends on hash seeds."""
+    if isinstance(value, frozenset):
+        return repr(sorted(map(repr, cast("frozenset[object]", value))))
+    return repr(value)
 
 
 def _code_of(path: Path) -> str:
