@@ -8,6 +8,7 @@ from pathlib import Path
 from agito.api import place, require_place
 from agito.audit import SHORT
 from agito.cli.board import RunProgress, planned
+from agito.cli.dry_run import dry_run
 from agito.cli.guard import say, work
 from agito.cli.progress import heading_of, shown
 from agito.cli.summary import print_summary
@@ -27,7 +28,12 @@ from agito.training.admission import Admission, admit
 
 
 def train_run(
-    name: str | None, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False
+    name: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    *,
+    admit_anyway: bool = False,
+    dry: bool = False,
 ) -> None:
     """By a recipe of this name, or by the defaults."""
     if name in environments() and name not in bundled():
@@ -39,6 +45,9 @@ def train_run(
     fitted = fit(read_recipe(name, overrides) if name is not None else build(Recipe, {}, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
+    if dry:
+        dry_run(recipe, path)
+        return
     require_place(path)
     admission = _admitted(recipe.env.names, admit_anyway)
     for note in fitted.notes:
