@@ -272,6 +272,26 @@ class EvalSection(Section):
     temperature: float = Field(default=1.0, ge=0, description="Of sampling; 0 is greedy.")
 
 
+class TrackSection(Section):
+    """Where a run's numbers are shown too: see [tracking](tracking.md)."""
+
+    to: tuple[str, ...] = Field(
+        default=(), description="`tensorboard`, `wandb`, or your own `path.py:Class`; several at once."
+    )
+    online: bool = Field(default=False, description="Whether trackers may use the network.")
+    project: str = Field(default="agito", min_length=1, description="Of Weights & Biases.")
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("to")
+    @classmethod
+    def _holds_everywhere(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(absolute(name) for name in names)
+
+
 class Recipe(Section):
     """One run."""
 
@@ -294,6 +314,7 @@ class Recipe(Section):
     vllm: VllmSection = VllmSection()
     monitor: MonitorConfig = MonitorConfig()
     eval: EvalSection = EvalSection()
+    track: TrackSection = TrackSection()
     trainer: TrainerConfig = TrainerConfig()
 
     @model_validator(mode="before")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agito import __version__
-from agito.cli import author_commands, pretrained
+from agito.cli import author_commands, pretrained, results
 from agito.cli.arguments import (
     AdmitAnyway,
     AsJson,
@@ -16,6 +16,7 @@ from agito.cli.arguments import (
     Checkpoints,
     Choose,
     Command,
+    DryRun,
     Endpoint,
     EndpointModel,
     Families,
@@ -108,6 +109,7 @@ def train(
     out: OutDir = None,
     resume: ResumeRun = None,
     admit_anyway: AdmitAnyway = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train an agent.
 
@@ -129,7 +131,7 @@ def train(
     if resume is not None:
         given = {"RECIPE": recipe, "--set": sets, "--name": name, "--out": out, "--seed": seed, "--on": on}
         given |= {"--env": env, "--model": model, "--admit-anyway": admit_anyway, "--prompts": prompts}
-        given |= {"--reward": reward, "--tools": tools, "--sft": sft}
+        given |= {"--reward": reward, "--tools": tools, "--sft": sft, "--dry-run": dry_run}
         if taken := [option for option, value in given.items() if value]:
             raise typer.BadParameter(
                 f"a resumed run keeps its own recipe and place: leave {', '.join(taken)} out",
@@ -150,7 +152,8 @@ def train(
     overrides = [f"{key}={value}" for key, value in keys.items() if value is not None]
     place = out or (Path("runs") / name if name else None)
     base = None if prompts is not None else "quickstart"
-    return train_run(recipe or base, (*named, *(sets or []), *overrides), place, admit_anyway=admit_anyway)
+    words = (*named, *(sets or []), *overrides)
+    return train_run(recipe or base, words, place, admit_anyway=admit_anyway, dry=dry_run)
 
 
 def _with_prompts(prompts: str | None, reward: str | None, tools: str | None, env: str | None) -> str | None:
@@ -345,6 +348,7 @@ def replay(
     return replay_attempt(run, parse_attempt(attempt), phase)
 
 
+app.command(cls=Command)(results.compare)
 app.command(cls=Command)(author_commands.audit)
 app.command(cls=Command)(author_commands.grade)
 app.command(cls=Command)(author_commands.serve)

@@ -216,6 +216,13 @@ AdmitAnyway: TypeAlias = Annotated[
     ),
 ]
 
+DryRun: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Begin nothing; say what it takes: memory, disk, seconds a step, by a short probe."
+    ),
+]
+
 # Of `agito eval`, and of others that take a run.
 Checkpoints: TypeAlias = Annotated[
     list[Path] | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agito.api import place, require_place
 from agito.audit import SHORT
+from agito.cli.dry_run import dry_run
 from agito.cli.exit_codes import say, work
 from agito.cli.progress import heading_of, shown
 from agito.cli.run_status import RunProgress, planned
@@ -21,13 +22,18 @@ from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent
-from agito.runtime.fit import fit
+from agito.runtime.recipe_check import fit
 from agito.training import run as job
 from agito.training.admission import Admission, admit
 
 
 def train_run(
-    name: str | None, overrides: tuple[str, ...], out: Path | None, *, admit_anyway: bool = False
+    name: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    *,
+    admit_anyway: bool = False,
+    dry: bool = False,
 ) -> None:
     """By a recipe of this name, or by the defaults."""
     if name in environments() and name not in bundled():
@@ -39,6 +45,9 @@ def train_run(
     fitted = fit(read_recipe(name, overrides) if name is not None else build(Recipe, {}, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
+    if dry:
+        dry_run(recipe, path)
+        return
     require_place(path)
     admission = _admitted(recipe.env.names, admit_anyway)
     for note in fitted.notes:

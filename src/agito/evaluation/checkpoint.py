@@ -19,7 +19,7 @@ from agito.record import Rate, rate, rate_over_all, rates_by_cell
 from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy as trained
-from agito.runtime.fit import require
+from agito.runtime.recipe_check import require
 from agito.runtime.run_context import environment_of
 from agito.types import Attempt, Json
 

@@ -31,6 +31,7 @@ from agito.protocols.policy import (
     SampleRequest,
 )
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
+from agito.protocols.tracking import Point, TrackedRun, Tracker
 from agito.protocols.world import (
     OPEN_LOOP,
     Control,
@@ -57,6 +58,7 @@ __all__ = [
     "Measure",
     "Measured",
     "OPEN_LOOP",
+    "Point",
     "Ranged",
     "Renderer",
     "Result",
@@ -73,6 +75,8 @@ __all__ = [
     "Sourced",
     "Standing",
     "StepStats",
+    "TrackedRun",
+    "Tracker",
     "Trainer",
     "Unscripted",
     "Validated",

@@ -214,7 +214,7 @@ class EventLog:
         *,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._on_event, self._clock = on_event, clock or _steady_clock()
+        self._subscribers, self._clock = [on_event], clock or _steady_clock()
         self._seq, self._last_at = 0, 0.0
         self._file = None if path is None else _File(path)
         if self._file is not None:
@@ -223,6 +223,10 @@ class EventLog:
         self._pending = False  # something is counted that is not told
         self._total = self._num_told = 0
         self._told_at = -math.inf
+
+    def subscribe(self, on_event: OnEvent) -> None:
+        """Called after those who were there before."""
+        self._subscribers.append(on_event)
 
     def emit(self, event: Event) -> None:
         """Stamps and appends. Raises `DiskFull`, and whatever `on_event` raises."""
@@ -270,7 +274,8 @@ class EventLog:
         told = decode(line)
         assert told is not None, line
         self._seq, self._last_at = told.seq + 1, told.at
-        self._on_event(told)
+        for on_event in self._subscribers:
+            on_event(told)
 
     def __enter__(self) -> EventLog:
         return self

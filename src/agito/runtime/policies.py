@@ -25,8 +25,8 @@ from agito.render.vocabulary import is_own
 from agito.runtime.placement import launcher
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
-from agito.runtime.served import ServedPolicy
 from agito.runtime.sources import beside, find, recipe_of, renderer_of
+from agito.runtime.vllm_policy import ServedPolicy
 from agito.runtime.wire import ModelSpec
 from agito.sampling.vllm import AdapterSlots, VllmSampler, VllmSpec, installed, serving
 from agito.sampling.wire import EngineClient, ScoreRequest, Scores

@@ -48,13 +48,14 @@ from agito.record.events import (
     logged,
 )
 from agito.record.machine import facts
+from agito.record.tracking import tracked
 from agito.record.usage import UsageCounters
 from agito.rollout import DeadlineLog
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import Curriculum
 from agito.training import async_loop, cold_start, loop
 from agito.training.admission import Admission, admit, admit_again
-from agito.training.outcome import Outcome
+from agito.training.run_summary import Outcome
 from agito.types import Attempt, AttemptId, Json, Sample
 from agito.view import write_report
 
@@ -82,7 +83,8 @@ async def train(
         RunDir.create(path, config.dump(recipe), about) as run,
         logged(run.events, on_event, began) as events,
     ):
-        return await _run_until_done(recipe, run, events)
+        async with tracked(recipe.track.to, path, events):
+            return await _run_until_done(recipe, run, events)
 
 
 async def resume(path: Path, on_event: OnEvent = ignore) -> Summary:
@@ -97,7 +99,8 @@ async def resume(path: Path, on_event: OnEvent = ignore) -> Summary:
         checkpoint = newest(run.checkpoints)
         resumed = RunResumed(checkpoint=checkpoint.name if checkpoint else "", step=_step_of(checkpoint))
         with logged(run.events, on_event, resumed) as events:
-            return await _run_until_done(recipe, run, events)
+            async with tracked(recipe.track.to, path, events):
+                return await _run_until_done(recipe, run, events)
 
 
 async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summary:

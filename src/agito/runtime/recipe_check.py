@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agito import tracking
 from agito.config import meant
 from agito.envs import load
 from agito.envs.prompts.data import read_conversations
@@ -39,6 +40,7 @@ def fit(recipe: Recipe) -> Fit:
     An environment without a structural split is not evaluated on one.
     """
     require_installed(recipe.compute.on)
+    tracking.require(recipe.track.to)
     parts = recipe.env.mix or (recipe.env,)
     environments = [load(part.name) for part in parts]
     for at, (part, environment) in enumerate(zip(parts, environments, strict=True)):

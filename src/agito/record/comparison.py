@@ -1,0 +1,146 @@
+"""Finished runs beside one another, read from their directories: results, differences, what was not alike."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from agito.errors import NotFound
+from agito.record.difference import Difference, difference, paired_difference
+from agito.record.intervals import Rate
+from agito.record.reading import read_trajectories
+from agito.record.rundir import RunDir, RunState
+from agito.record.summary import rate
+from agito.record.trajectories import is_success
+from agito.types import Attempt, Json, Task
+
+PHASES = ("before", "after", "structural")
+_NOT_A_CHOICE = ("name",)  # a run's name says nothing of how it was trained
+ABSENT = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """What a run came to. `outcomes`: by phase and task, for scored attempts; empty where tasks came up more
+    than once.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+    conditions: Mapping[str, str]  # commit, versions, machine
+    keys: Mapping[str, str]  # of its recipe, as `--set` names them
+    outcomes: Mapping[str, Mapping[Hashable, bool]]
+    rates: Mapping[str, Rate]  # by phase
+    cells: Mapping[str, tuple[Rate, Rate]]  # before and after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One run against another, in one phase."""
+
+    first: Rate
+    second: Rate
+    difference: Difference
+
+
+def read_finished(path: Path) -> FinishedRun:
+    """Raises `NotFound` where there is no run, or one that has not come to its end."""
+    state = RunDir.state(path)
+    if state in (RunState.ABSENT, RunState.FOREIGN):
+        raise NotFound(f"{path}: no run there; give run directories such as runs/quickstart")
+    if state is RunState.UNFINISHED:
+        remedy = (
+            f"it is being written; look on with agito watch {path}"
+            if RunDir.is_written(path)
+            else f"go on with agito train --resume {path}"
+        )
+        raise NotFound(f"{path}: not finished, so there is no result to compare; {remedy}")
+    try:
+        summary: dict[str, Any] = json.loads((path / "summary.json").read_bytes())
+        about: dict[str, Any] = json.loads((path / "run.json").read_bytes())
+        recipe = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+        attempts = {phase: _attempts(path, phase) for phase in PHASES}
+        return FinishedRun(
+            path=path,
+            summary=summary,
+            conditions=_conditions(about),
+            keys={name: _written(value) for name, value in _flat(recipe) if name not in _NOT_A_CHOICE},
+            outcomes={phase: _outcomes(each) for phase, each in attempts.items()},
+            rates={phase: rate(each) if each else _told(summary, phase) for phase, each in attempts.items()},
+            cells={
+                cell: (_rate(each, "before", each["num_before"]), _rate(each, "after", each["num_after"]))
+                for cell, each in summary["by_cell"].items()
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotFound(f"{path}: its results cannot be read: {error!r}; restore its files") from error
+
+
+def compared(first: FinishedRun, second: FinishedRun, phase: str) -> Compared:
+    """Task by task over the tasks that both attempted, else as independent."""
+    one, two, paired = paired_difference(first.outcomes[phase], second.outcomes[phase])
+    if paired.num_pairs:
+        return Compared(first=one, second=two, difference=paired)
+    one, two = first.rates[phase], second.rates[phase]
+    return Compared(first=one, second=two, difference=difference(one, two))
+
+
+def differing(tables: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """What is not the same in all of them, by name."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = {name: tuple(table.get(name, ABSENT) for table in tables) for name in names}
+    return {name: row for name, row in rows.items() if len(set(row)) > 1}
+
+
+def _attempts(path: Path, phase: str) -> list[Attempt]:
+    file = path / "trajectories" / f"{phase}-00000.parquet"
+    return [recorded.attempt for recorded in read_trajectories(file)] if file.exists() else []
+
+
+def _outcomes(attempts: Sequence[Attempt]) -> dict[Hashable, bool]:
+    named = [(_identity(attempt.trajectory.task), is_success(attempt)) for attempt in attempts]
+    if len({task for task, _ in named}) < len(named):
+        return {}
+    return {task: outcome for task, outcome in named if outcome is not None}
+
+
+def _identity(task: Task) -> Hashable:
+    """Its prompt too, for an environment may have been edited between two runs."""
+    return (task.env, task.id, tuple(sorted(task.prompt.items())))
+
+
+def _told(summary: Mapping[str, Any], phase: str) -> Rate:
+    """By the summary, where trajectories have been removed; it counts attempts by cell only."""
+    if phase == "structural":
+        return Rate(successes=0, num=0)
+    num = sum(int(each[f"num_{phase}"]) for each in summary["by_cell"].values())
+    return _rate(summary, f"success_{phase}", num)
+
+
+def _rate(table: Mapping[str, Any], name: str, num: int) -> Rate:
+    success = table[name]
+    return Rate(successes=round(success * num) if success is not None else 0, num=num)
+
+
+def _conditions(about: Mapping[str, Any]) -> dict[str, str]:
+    versions, machine = about.get("versions", {}), about.get("machine", {})
+    found = {"commit": about.get("commit", "unknown"), **machine, **versions}
+    found["isolation"] = about.get("isolation_tier", "unknown")
+    found.pop("load", None)
+    return {name: str(value) for name, value in found.items()}
+
+
+def _flat(table: Mapping[str, Any], at: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(cast("dict[str, Any]", value), f"{at}{name}.")
+        else:
+            yield f"{at}{name}", value
+
+
+def _written(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,110 @@
+"""What a run will ask of a machine, said before it is begun."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import COIN, Agito, sets
+from tests.trainer.rank import samples_of
+
+from agito.cli.dry_run import require_room
+from agito.errors import BadRecipe
+from agito.learning.trainer import LocalTrainer, TrainerConfig, save_state
+from agito.models import Decoder
+from agito.models.config import DecoderConfig, LoraConfig
+from agito.models.lora import adapt
+from agito.recipe import Recipe
+from agito.training.planning.footprint import Footprint, Part, footprint, num_adapter, num_params
+
+SHAPES = {
+    "qwen3": DecoderConfig(vocab_size=77),
+    "untied, biases": DecoderConfig(
+        vocab_size=77, tie_embeddings=False, qk_norm=False, qkv_bias=True, out_bias=True, mlp_bias=True
+    ),
+    "gemma": DecoderConfig(vocab_size=77, family="gemma3_text", sandwich_norms=True, norm_offset=True),
+    "one layer, all heads": DecoderConfig(vocab_size=300, num_layers=1, num_kv_heads=4, qk_norm=False),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_are_counted_as_the_network_has_them(shape: str) -> None:
+    config = SHAPES[shape]
+    model = Decoder(config)
+    assert num_params(config) == sum(each.numel() for each in model.parameters())
+    lora = LoraConfig(rank=3, targets=("q_proj", "down_proj"))
+    adapted = adapt(model, lora, seed=0)
+    trained = [each.numel() for each in adapted.parameters() if each.requires_grad]
+    assert num_adapter(config, lora) == sum(trained)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "auto"])
+def test_a_checkpoint_is_as_large_as_was_said(tmp_path: Path, optimizer: str) -> None:
+    recipe = Recipe.model_validate({"trainer": {"optimizer": optimizer}})
+    said = footprint(recipe)
+    model = Decoder(DecoderConfig(**recipe.model.shape(), vocab_size=recipe.model.vocab_size))
+    trainer = LocalTrainer(model, TrainerConfig.model_validate({"optimizer": optimizer}))
+    trainer.begin_phase("sft", 2)
+    trainer.imitate(samples_of(0))
+    save_state(trainer, tmp_path)
+    weights = 4 * said.num_params
+    found = weights + sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert said.checkpoint_bytes == pytest.approx(found, rel=0.02)
+
+
+def test_what_will_not_fit_is_refused_with_the_numbers_and_the_knob() -> None:
+    parts = (
+        Part(name="weights, to learn", num_bytes=1 << 30, knob="compute.ranks", num=2),
+        Part(name="KV cache, full", num_bytes=5 << 30, knob="compute.max_num_seqs", num=2),
+    )
+    found = Footprint(num_params=10, num_trained=10, parts=parts, checkpoint_bytes=1 << 30)
+    with pytest.raises(BadRecipe, match=r"12\.0 GB of memory and 6\.0 GB are free.*KV cache.*max_num_seqs"):
+        require_room(found, free=6 << 30, disk=1 << 40)
+    with pytest.raises(BadRecipe, match=r"4\.0 GB of disk and 1\.0 GB are free; --out"):
+        require_room(found, free=1 << 40, disk=1 << 30)
+    require_room(found, free=1 << 40, disk=1 << 40)
+    require_room(found, free=1 << 20, disk=1 << 40, is_here=False)
+    require_room(replace(found, parts=parts[:1]), free=3 << 30, disk=1 << 40)
+
+
+def test_each_knob_that_is_named_makes_its_part_smaller() -> None:
+    def part(name: str, **given: Mapping[str, object]) -> int:
+        found = footprint(Recipe.model_validate(given))
+        return next(each.total for each in found.parts if each.name.startswith(name))
+
+    for name, table, knob, value in (
+        ("KV", "compute", "max_num_seqs", 8),
+        ("KV", "compute", "context", 64),
+        ("activations", "trainer", "micro_tokens", 512),
+        ("activations", "trainer", "keep_activations", False),
+        ("weights, to learn", "compute", "ranks", 1),
+        ("weights, to sample", "model", "hidden_size", 64),
+        ("optimizer", "model", "hidden_size", 64),
+    ):
+        assert part(name, **{table: {knob: value}}) < part(name), knob
+
+
+def test_too_large_a_run_is_refused_before_anything_is_loaded(agito: Agito, tmp_path: Path) -> None:
+    began = time.monotonic()
+    large = ("model.hidden_size=16384", "model.num_layers=200", "model.intermediate_size=65536")
+    done = agito("train", "quickstart", "--dry-run", *sets(*large), expect=3)
+    assert time.monotonic() - began < 20
+    assert re.search(
+        r"takes about [\d.]+ GB of memory and [\d.]+ [GM]B are free; the largest part is", done.stderr
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_says_what_a_step_takes_and_leaves_nothing(agito: Agito, tmp_path: Path) -> None:
+    done = agito("train", "smoke", "--dry-run", *sets(*COIN))
+    said = " ".join(done.stdout.split())
+    assert re.search(r"parameters [\d ]+, of which [\d ]+ are trained \(100\.0%\)", said)
+    assert re.search(r"seconds a step [\d.]+ \(sampling [\d.]+, learning at most [\d.]+\)", said)
+    assert re.search(r"tokens a step [\d ]+ tokens sampled, [\d ]+ tokens learned from, in 4 attempts", said)
+    assert "a checkpoint" in said and "agito plan" not in said
+    assert not (tmp_path / "runs").exists()
+    assert "leave --dry-run out" in agito("train", "--resume", "runs/x", "--dry-run", expect=2).stderr
