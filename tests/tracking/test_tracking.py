@@ -20,11 +20,11 @@ import anyio
 import pytest
 from tests.cli.conftest import COIN, PLACES, agito_in, sets
 
-from agito import config, tracking
+from agito import config
 from agito.errors import BadRecipe, NotFound
 from agito.protocols import Point, TrackedRun
 from agito.recipe import Recipe, read
-from agito.record import read_metrics
+from agito.record import read_metrics, tracking
 from agito.record.events import (
     CheckpointSaved,
     EvaluationFinished,
@@ -39,7 +39,7 @@ from agito.record.events import (
     SummaryWritten,
     read_events,
 )
-from agito.tracking.follow import Reader
+from agito.record.tracking.follow import Reader
 
 OWN = """
 import os, time
@@ -261,7 +261,7 @@ def test_a_tracker_ends_with_a_run_that_was_killed_and_has_what_was_written(run:
     write(run, the_beginning())
     starts = (
         "import subprocess, sys, time\n"
-        "words = [sys.executable, '-m', 'agito.tracking', *sys.argv[1:]]\n"
+        "words = [sys.executable, '-m', 'agito.record.tracking', *sys.argv[1:]]\n"
         "child = subprocess.Popen(words, stdin=subprocess.PIPE)\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)"

@@ -48,11 +48,11 @@ from agito.record.events import (
     logged,
 )
 from agito.record.machine import facts
+from agito.record.tracking import tracked
 from agito.record.usage import UsageCounters
 from agito.rollout import DeadlineLog
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import Curriculum
-from agito.tracking import tracked
 from agito.training import async_loop, cold_start, loop
 from agito.training.admission import Admission, admit, admit_again
 from agito.training.outcome import Outcome

@@ -6,7 +6,7 @@ and the recipe are all that a tracker gets.
 
 from __future__ import annotations
 
-from agito.tracking.attach import tracked
-from agito.tracking.registry import bundled, load, require
+from agito.record.tracking.attach import tracked
+from agito.record.tracking.registry import bundled, load, require
 
 __all__ = ["bundled", "load", "require", "tracked"]

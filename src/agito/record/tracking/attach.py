@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from agito.record.events import Event, EventLog, Level, Notice
-from agito.tracking.registry import folder_name
+from agito.record.tracking.registry import folder_name
 
 LAST_S = 10.0  # that a run's end waits for what trackers have not written yet
 
@@ -70,7 +70,7 @@ class _Following:
             self._log.parent.mkdir(exist_ok=True)
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "agito.tracking", str(self._run), self._name],
+                    [sys.executable, "-m", "agito.record.tracking", str(self._run), self._name],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,

@@ -1,4 +1,4 @@
-"""`python -m agito.tracking RUN TRACKER`: started by the run itself, which holds the other end of stdin."""
+"""`python -m agito.record.tracking RUN TRACKER`: started by the run, which holds the other end of stdin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from agito.tracking.follow import follow
+from agito.record.tracking.follow import follow
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from agito.record.events import (
 )
 from agito.record.files import write_atomically
 from agito.record.intervals import Rate
-from agito.tracking.registry import folder_name, load
+from agito.record.tracking.registry import folder_name, load
 
 _POLL_S = 0.5
 _LAST_S = 15  # after the run's end; then it is taken to hang

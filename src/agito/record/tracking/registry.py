@@ -11,8 +11,8 @@ from agito.errors import BadRecipe
 from agito.protocols import Tracker
 
 _BUNDLED = {
-    "tensorboard": "agito.tracking.tensorboard:TensorBoard",
-    "wandb": "agito.tracking.weights_and_biases:WeightsAndBiases",
+    "tensorboard": "agito.record.tracking.tensorboard:TensorBoard",
+    "wandb": "agito.record.tracking.weights_and_biases:WeightsAndBiases",
 }
 _NEEDS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 _MEMBERS = ("open", "log", "rewind", "close")
