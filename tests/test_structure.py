@@ -206,7 +206,7 @@ def imported(folder: str) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.split(".")[0])
-    return found - sys.stdlib_module_names - {"agito", "tests"}
+    return {name.lower() for name in found - sys.stdlib_module_names - {"agito", "tests"}}
 
 
 def declared(*lists: list[str]) -> set[str]:

@@ -20,11 +20,11 @@ import anyio
 import pytest
 from tests.cli.conftest import COIN, PLACES, agito_in, sets
 
-from agito import config, tracking
+from agito import config
 from agito.errors import BadRecipe, NotFound
 from agito.protocols import Point, TrackedRun
 from agito.recipe import Recipe, read
-from agito.record import read_metrics
+from agito.record import read_metrics, tracking
 from agito.record.events import (
     CheckpointSaved,
     EvaluationFinished,

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agito import tracking
 from agito.config import meant
 from agito.envs import load
 from agito.envs.prompts.data import read_conversations
@@ -17,6 +16,7 @@ from agito.models.hub import folder_of
 from agito.plugins import shown
 from agito.protocols import MAIN, Environment, Finite, Unscripted
 from agito.recipe import Recipe
+from agito.record import tracking
 from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of
 from agito.runtime.sources import find

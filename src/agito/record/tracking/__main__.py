@@ -1,6 +1,4 @@
-"""`python -m agito.record.tracking RUN TRACKER`: started by the run itself, which holds the other end of
-stdin.
-"""
+"""`python -m agito.record.tracking RUN TRACKER`: started by the run, which holds the other end of stdin."""
 
 from __future__ import annotations
 
