@@ -464,3 +464,20 @@ def test_an_adapter_of_any_rank_fits_the_limit_that_vllm_is_started_with(rank: i
     assert words[words.index("--max-lora-rank") + 1] == str(limit)
     with pytest.raises(ValueError, match="rank 1 to 512"):
         AdapterSlots(max_rank=513)
+
+
+async def test_what_a_server_started_ends_with_it_even_if_its_keeper_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "child"
+    helper = f'sleep 300 & echo $! > {note}; exec "$@"'
+    plan = spec(tmp_path, program=("sh", "-c", helper, "sh", *PROGRAM))
+    async with serving(plan) as server:
+        sampler, path = VllmSampler(server, "policy"), weights(tmp_path, 1)
+        await sampler.publish(1, path, known(path))
+        process, child = server.process, int(note.read_text())
+        assert process is not None and Path(f"/proc/{child}").exists()
+        os.kill(process.keeper_pid, signal.SIGKILL)
+        await sampler.open(1).sample(ask())
+        assert server.num_starts == 2
+    with anyio.fail_after(10):
+        while Path(f"/proc/{child}/exe").exists():  # noqa: ASYNC110 nothing says so
+            await anyio.sleep(0.05)

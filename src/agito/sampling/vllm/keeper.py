@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,6 +26,7 @@ def main() -> None:
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
     )
+    Path(directory, "group").write_text(str(server.pid))  # for when this process is killed
     watched = os.pidfd_open(server.pid)
     ready, _, _ = select.select([pipe, watched], [], [])  # waits as long as the run lasts
     _signal(server.pid, signal.SIGTERM)

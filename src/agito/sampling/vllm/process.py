@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,8 +103,14 @@ class VllmProcess:
             await anyio.to_thread.run_sync(self._keeper.wait, self._spec.end_s + _KEEPER_S)
         self._keeper.kill()  # its server dies with it
         self._keeper.wait()
+        self._end_group()
         await self.client.__aexit__(None, None, None)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end_group(self) -> None:
+        """A keeper that was killed takes the server along, but not the server's own processes."""
+        with contextlib.suppress(OSError, ValueError):
+            os.killpg(int((self.directory / "group").read_text()), signal.SIGKILL)
 
     def error(self) -> str:
         """The last error in its log, if any."""
