@@ -74,31 +74,32 @@ def train(
     given = _given(prompts, reward, tools, model, sft, turns, tokens)
     if environment is not None and prompts is not None:
         raise BadRecipe("give an environment, or prompts with a reward function")
-    given += _handed_in(environment, harness)
-    if isinstance(recipe, Recipe) and (overrides or given):
-        raise BadRecipe(
-            "overrides, prompts, an environment, a harness and a model go with a recipe's name or path; a "
-            "Recipe is changed with model_copy"
-        )
-    overrides = (*given, *_listed("overrides", overrides))
-    if recipe is None and prompts is None and environment is None:
-        raise BadRecipe("give a recipe, an environment, or prompts with a reward function")
     if recipe is None and environment is not None:
-        recipe, overrides = "quickstart", (f'name="{label(plugins.named(environment))}"', *overrides)
-    named = (
-        recipe
-        if isinstance(recipe, Recipe)
-        else build(Recipe, {}, overrides)
-        if recipe is None
-        else read_recipe(str(recipe), overrides)
-    )
-    fitted = fit(named)
+        recipe, given = "quickstart", (f'name="{label(plugins.named(environment))}"', *given)
+    given += _handed_in(environment, harness)
+    fitted = fit(_recipe_of(recipe, given, _listed("overrides", overrides)))
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
     require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
     place(path)
     return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
+
+
+def _recipe_of(recipe: str | Path | Recipe | None, given: Sequence[str], overrides: Sequence[str]) -> Recipe:
+    """Raises `NotFound` and `BadRecipe`."""
+    if isinstance(recipe, Recipe):
+        if overrides or given:
+            raise BadRecipe(
+                "overrides, prompts, an environment, a harness and a model go with a recipe's name or path; "
+                "a Recipe is changed with model_copy"
+            )
+        return recipe
+    if recipe is not None:
+        return read_recipe(str(recipe), (*given, *overrides))
+    if not any(each.startswith("env.name=") for each in given):
+        raise BadRecipe("give a recipe, an environment, or prompts with a reward function")
+    return build(Recipe, {}, (*given, *overrides))
 
 
 def _given(
