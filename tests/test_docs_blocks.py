@@ -207,7 +207,10 @@ RUNNERS: Mapping[str, Runner] = {
     "docs/vllm.md": vllm,
 }
 # pages whose blocks another file executes as they stand
-ELSEWHERE_RUN = {"docs/api.md": "tests/cli/test_api.py"}
+ELSEWHERE_RUN = {
+    "docs/api.md": "tests/cli/test_api.py",
+    "docs/howto/own-prompts.md": "tests/cli/test_prompts.py",
+}
 
 
 def blocks_of(page: Path, language: str) -> list[str]:

@@ -251,8 +251,7 @@ def make(
             f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc "
             f"agito.protocols.{kind.title()}"
         )
-    kind_made: type = type(made)
-    (_made_here.discard if isinstance(found, type) else _made_here.add)(kind_made)
+    (_made_here.discard if isinstance(found, type) else _made_here.add)(made.__class__)
     return made
 
 

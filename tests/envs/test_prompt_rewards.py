@@ -32,7 +32,7 @@ def prompts(folder: Path, source: str) -> PromptsEnvironment:
 async def judged(environment: PromptsEnvironment, text: str) -> Verdict:
     task, target = environment.task(split="train", index=0, seed=0)
     sealed = EpisodeArtifacts(task_id=task.id, submitted=text, files={}, digest="")
-    return await EpisodeDriver(environment, noise_seed=0).judge(sealed, task, target)
+    return await EpisodeDriver(environment, noise_seed=0).grade(sealed, task, target)
 
 
 # --- code

@@ -50,7 +50,7 @@ async def judged(environment: Environment, text: str | None, index: int = 0, spl
     """As training judges it: a grader that fails is asked again beside a reference."""
     task, target = environment.task(split=split, index=index, seed=0)
     sealed = EpisodeArtifacts(task_id=task.id, submitted=text, files={}, digest="")
-    return await EpisodeDriver(environment, noise_seed=0).judge(sealed, task, target)
+    return await EpisodeDriver(environment, noise_seed=0).grade(sealed, task, target)
 
 
 # --- what is read

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType
+from typing import cast
 
 from agito.plugins import is_made_here
 from agito.protocols import Environment, Sourced
@@ -48,14 +49,14 @@ def _compiled(kind: type) -> str:
 
 
 def _said(code: CodeType) -> str:
-    constants = [
-        _said(each)
-        if isinstance(each, CodeType)
-        else repr(
-            sorted(map(repr, each)) if isinstance(each, frozenset) else each
-        )  # its order is the hashes'
-        for each in code.co_consts
-    ]
+    constants = list[str]()
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            constants.append(_said(each))
+        elif isinstance(each, frozenset):  # in an order that hashes decide
+            constants += sorted(map(repr, cast("frozenset[object]", each)))
+        else:
+            constants.append(repr(each))
     return repr((code.co_name, code.co_code.hex(), code.co_names, constants))
 
 

@@ -330,7 +330,7 @@ async def _works(
     reference beside it.
     """
     driver = EpisodeDriver(runner.environment, noise_seed=0, grade_seed=GRADE_SEED)
-    told = [await driver.judge(_sealed(drawn, text), *drawn) for drawn, text in raised[:_JUDGED]]
+    told = [await driver.grade(_sealed(drawn, text), *drawn) for drawn, text in raised[:_JUDGED]]
     cases += [Case(what=text[:240]) for text in dict.fromkeys(each.evidence for each in told)][:3]
     broken = [verdict.evidence for verdict in told if verdict.status is Status.VOID]
     return Gate(
