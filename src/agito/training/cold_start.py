@@ -53,9 +53,9 @@ async def run_sft(
     weights, one rank alone trains the first epoch while demonstrations are still being made; the others join
     for the second.
 
-    Calls `on_start` with the number of steps, then `on_step` for each. Returns the
-    demonstrations, good and bad alike, as many of each cell as the recipe says; penalised ones are not shown.
-    Raises `BadRecipe` for too many demonstrations, or less than one batch.
+    Calls `on_start` with the number of steps, then `on_step` for each. Returns the demonstrations, good and
+    bad alike, as many of each cell as the recipe says; penalised ones are not shown. Raises `BadRecipe` for
+    too many demonstrations, or less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
@@ -66,9 +66,8 @@ async def run_sft(
     numbers = draw(run_context.weights(recipe.weights), recipe.demos, seed=str(run_context.recipe.seed))
     if max(numbers) >= _TOKENIZER_BASE:
         raise BadRecipe(
-            f"sft.weights are so uneven that task numbers reach {_TOKENIZER_BASE}, from which on they are "
-            "the "
-            "tokenizer's: lower sft.demos or even out sft.weights"
+            f"sft.weights are so uneven that task numbers reach {_TOKENIZER_BASE}, where those of the "
+            "tokenizer begin: lower sft.demos or even out sft.weights"
         )
     epochs = [
         [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
