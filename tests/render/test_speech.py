@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.render.families import VARIABLES, byte_level, templates
 from tests.render.test_chat import CHATML, GEMMA, QWEN, TEMPLATES, TOKENIZERS, write
 
 from agito.render import ChatRenderer, read_chat
+from agito.render.formats import FORMATS
+from agito.render.formats.base import begins_call
+from agito.render.tokenizer import ModelTokenizer
 from agito.types import Call, Dialect, Limits, Task, ToolSpec
 
 WORDS: dict[str, object] = {"type": "object", "properties": {"answer": {"type": "string"}}}
@@ -94,6 +98,51 @@ def test_messages_before_the_policys_turn_are_rendered_in_their_roles(tmp_path: 
     )
 
 
+@pytest.fixture(params=[name for name, _ in templates()])
+def family(request: pytest.FixtureRequest) -> ChatRenderer:
+    source = dict(templates())[request.param]
+    return ChatRenderer(ModelTokenizer(byte_level(source).to_str()), source, variables=VARIABLES)
+
+
+def test_in_every_familys_format_an_answer_is_told_from_a_call(family: ChatRenderer) -> None:
+    ids = family.action([said("find kev")], [LOOK, SPEECH])
+    assert answer_of(family, ids, LOOK, SPEECH) == ("submit", "find kev") or (
+        answer_of(family, ids, LOOK, SPEECH)[0] == "submit"
+        and str(answer_of(family, ids, LOOK, SPEECH)[1]).strip() == "find kev"
+    )
+    assert ids[-1] in family.stop_ids, "its own end ends the turn"
+    call = family.action([Call(tool="look", arguments={})], [LOOK, SPEECH])
+    assert [each.tool for each in family.parse(call, [LOOK, SPEECH])] == ["look"]
+    assert family.parse(call[:-3], [LOOK, SPEECH])[0].tool != "submit", "a call that was begun"
+
+
+def test_in_every_familys_format_a_conversation_is_what_a_policy_in_training_meets(
+    family: ChatRenderer,
+) -> None:
+    talk = [{"role": "user", "content": "find"}, {"role": "assistant", "content": "kev"}]
+    ((ids, trainable),) = family.labelled(talk)  # type: ignore[arg-type]
+    opening = family.opening(task(SPEECH, messages=({"role": "user", "content": "find"},)))
+    assert ids == opening + family.action([said("kev")], [SPEECH])
+    assert trainable == bytes(len(opening)) + b"\1" * (len(ids) - len(opening))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_json_lists_and_formulas_are_answers_and_begun_calls_are_none(name: str) -> None:
+    written = FORMATS[name]
+    for text in (
+        '{"answer": 3}',
+        '{"name": "Bob", "age": 3}',
+        "[1, 2, 3]",
+        r"\boxed{3}",
+        "f(3) = 9",
+        "{",
+        "[",
+    ):
+        assert not begins_call(written, text, [LOOK, SPEECH]), text
+    for text in (written.write([Call(tool="look", arguments={"at": "kev"})]), written.begin("look")):
+        assert begins_call(written, text, [LOOK, SPEECH]), text
+
+
 # --- conversations to imitate
 
 TALK = [
@@ -107,7 +156,7 @@ TALK = [
 @pytest.mark.parametrize("template", [CHATML, QWEN, GEMMA], ids=["chatml", "qwen", "gemma"])
 def test_every_turn_of_the_assistants_is_imitated_and_nothing_else(template: str, tmp_path: Path) -> None:
     renderer = read_chat(write(tmp_path, "byte level", template))
-    ((ids, trainable),) = renderer.stretches(TALK)  # type: ignore[arg-type]
+    ((ids, trainable),) = renderer.labelled(TALK)  # type: ignore[arg-type]
     shown = [renderer.text([token]) for token, mark in zip(ids, trainable, strict=True) if mark]
     text = "".join(shown)
     assert text.count("kev") == 1 and "system model" in text and "find" not in text and "grep" not in text
@@ -117,7 +166,7 @@ def test_every_turn_of_the_assistants_is_imitated_and_nothing_else(template: str
 
 def test_a_conversation_is_rendered_as_a_policy_in_training_meets_it(tmp_path: Path) -> None:
     renderer = read_chat(write(tmp_path, "byte level", CHATML))
-    ((ids, trainable),) = renderer.stretches(TALK[:2])  # type: ignore[arg-type]
+    ((ids, trainable),) = renderer.labelled(TALK[:2])  # type: ignore[arg-type]
     opening = renderer.opening(task(SPEECH, messages=({"role": "user", "content": "find"},)))
     assert ids == opening + renderer.action([said("kev")], [SPEECH])
     assert trainable == bytes(len(opening)) + b"\1" * (len(ids) - len(opening))
@@ -132,12 +181,12 @@ def test_a_template_that_rewrites_history_opens_a_new_stretch(tmp_path: Path) ->
     )
     renderer = read_chat(write(tmp_path, "byte level", drops))
     talk = [TALK[0], {"role": "assistant", "content": "<think>model</think>kev"}, *TALK[2:]]
-    stretches = renderer.stretches(talk)  # type: ignore[arg-type]
+    stretches = renderer.labelled(talk)  # type: ignore[arg-type]
     assert len(stretches) == 2
     texts = [renderer.text(ids) for ids, _ in stretches]
     assert "<think>model</think>kev" in texts[0] and "<think>" not in texts[1] and "kev" in texts[1]
     second = [renderer.text([token]) for token, mark in zip(*stretches[1], strict=True) if mark]
     assert "kev" not in "".join(second), "what the first stretch has taught is not taught again"
-    if renderer.text(renderer.stretches(TALK[:2])[0][0]):  # type: ignore[arg-type]
+    if renderer.text(renderer.labelled(TALK[:2])[0][0]):  # type: ignore[arg-type]
         tokens = [renderer.text([token]) for token in stretches[0][0]]
         assert "<think>" in tokens, "an assistant that is imitated may think by the model's own tokens"

@@ -114,6 +114,7 @@ class Conversation:
     def speech(self, text: str, tools: Sequence[ToolSpec]) -> tuple[str, str]:
         """A turn that says this and calls nothing, its end included."""
         whole, mark = self.template.render([_ASK, said(text)], offers(tools), prompts=False)
+        whole += self.said_end  # some families end a last turn only when the next message begins
         turn = whole[slice(*self.turn(whole, mark, tools))]
         return self._closing(turn) + turn, mark
 
@@ -133,6 +134,7 @@ class Conversation:
                 self.template.render(safe[:until], tools, prompts=prompts, mark=mark, is_trusted=True)[0]
                 for until, prompts in ((number, True), (number + 1, False))
             )
+            after += self.said_end  # as above
             least = max(_common(before, after) - len(END_THINK), 0)
             begin, stop = self._within(before, after, least)
             is_new = not so_far or not before.startswith(so_far)
