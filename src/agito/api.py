@@ -24,7 +24,7 @@ from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent, ignore
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.runtime import load_policy
-from agito.runtime.fit import fit
+from agito.runtime.recipe_check import fit
 from agito.training import run as job
 from agito.training.admission import admit
 from agito.types import AttemptId
