@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -190,9 +191,12 @@ def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_pat
 
 def workers(process: subprocess.Popen[bytes]) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [
-        int(pid) for pid in children if b"agito.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found: list[int] = []
+    for pid in children:
+        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+            if b"agito.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 @pytest.mark.timeout(300)

@@ -341,7 +341,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
-            if self.compute.ranks < 2 and self.compute.sampler == "embedded":
+            others_learn = any(each.learns for each in self.policies.values())
+            if self.compute.ranks < 2 and (self.compute.sampler == "embedded" or others_learn):
                 raise ValueError(
                     "pipeline.mode='decoupled': needs compute.ranks of 2 or more, one that learns and "
                     "others that sample"

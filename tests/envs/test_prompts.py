@@ -198,7 +198,7 @@ def test_the_steps_of_training_go_through_all_prompts_before_any_comes_again(
     assert size == 32
     seen: list[str] = []
     for step in range(8):
-        numbers = draw([1.0], groups, seed="0", first=step * stride(groups, 1))
+        numbers = draw([1.0], groups, seed="0", first=step * stride(groups, 1, is_finite=True))
         seen += [environment.task(split="train", index=number, seed=0)[0].id for number in numbers]
     assert (
         len(set(seen[:size])) == size

@@ -79,7 +79,8 @@ class SoloHarness:
     async def _turns(
         self, task: Task, session: Session, spec: AgentSpec, capture: Capture, events: list[Event]
     ) -> TerminationReason:
-        limits, renderer = task.limits, spec.renderer
+        # The compact dialect tells calls apart by all of a task's tools; others are refused later.
+        limits, renderer, offered = task.limits, spec.renderer, task.tools if spec.tools else session.tools
         if spec.tools is not None:
             task = replace(task, tools=session.tools)
         capture.extend(renderer.opening(task))
@@ -96,7 +97,7 @@ class SoloHarness:
                 max_tokens=room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort
             )
             capture.label(renderer.channels(sampled.ids))
-            calls = _calls(renderer, sampled, session.tools)[: limits.calls - len(events)]
+            calls = _calls(renderer, sampled, offered)[: limits.calls - len(events)]
             left = Budget(
                 turns=limits.turns - number - 1,
                 calls=limits.calls - len(events) - len(calls),

@@ -105,11 +105,12 @@ class AttemptRunner:
     async def _scripted(
         self, script: ScriptFactory, session: Session, task: Task, attempt: AttemptId, seed: int
     ) -> Trajectory:
-        """A script plays one agent; where the harness asks for several, it acts alone."""
+        """A script plays one agent, with every tool; where the harness asks for several, it acts alone."""
+        spec = replace(self._first, tools=None)
         agent = ScriptedAgent(script, session, self._first.renderer)
         harness = self._harness if len(self._agents) == 1 else SoloHarness()
         return await harness.run(
-            task, agent, {harness.roles[0]: Agent(spec=self._first, engine=agent)}, attempt, seed=seed
+            task, agent, {harness.roles[0]: Agent(spec=spec, engine=agent)}, attempt, seed=seed
         )
 
     async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:

@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 
 from agito.concurrency import first_error
-from agito.errors import BadRecipe
+from agito.errors import BadRecipe, NotFound
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
 from agito.models.sections import ModelSection, PolicySection
@@ -118,7 +118,11 @@ class Policies:
         sources = {MAIN: checkpoint}
         for name, section in self.recipe.policies.items():
             learned = beside(checkpoint, name)
-            sources[name] = learned if section.learns and learned.is_dir() else find(Path(section.path))
+            if section.learns and not learned.is_dir():
+                raise NotFound(
+                    f"{learned}: the policy {name}, which learned with this checkpoint, is not there"
+                )
+            sources[name] = learned if section.learns else find(Path(section.path))
             self.renderers[name] = renderer_of(sources[name], recipe_of(sources[name]))
         for name, source in sources.items():
             dtype = (self.recipe.model if name == MAIN else self.recipe.policies[name]).dtype
@@ -277,7 +281,8 @@ class Policies:
         )
 
     def _require_same_tokenizer(self, teacher: str) -> None:
-        if teacher and self.renderers[teacher].files() != self.renderers[MAIN].files():
+        tokenizers = [self.renderers[name].files()["tokenizer.json"] for name in (teacher, MAIN) if teacher]
+        if teacher and tokenizers[0] != tokenizers[1]:
             raise BadRecipe(f"distill.teacher={teacher}: its tokenizer is not that of {MAIN}")
 
     def _main_model(self) -> ModelSpec:

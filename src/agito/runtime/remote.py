@@ -107,7 +107,10 @@ class RemoteLearner:
 
     async def export(self, request: ExportWeights) -> WeightsExported:
         async with self._turn:
-            return await self._workers[0].ask(self._policy, request, WeightsExported)
+            exported = await self._workers[0].ask(self._policy, request, WeightsExported)
+            for worker in self._workers[1:]:  # the others have the same weights: they are of this version too
+                await worker.ask(self._policy, PushWeights(version=request.version), Done)
+            return exported
 
     async def save(
         self,

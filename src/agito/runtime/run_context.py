@@ -247,7 +247,8 @@ class RunContext:
 
         async with anyio.create_task_group() as tasks:
             for rank, quota in enumerate(quotas):
-                tasks.start_soon(run, rank, quota)
+                if quota.ids:
+                    tasks.start_soon(run, rank, quota)
         groups = [group for rank in sorted(parts) for group in parts[rank].groups]
         return Collected(
             groups=tuple(sorted(groups, key=lambda group: group.id)),

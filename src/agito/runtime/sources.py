@@ -44,6 +44,7 @@ def find(path: Path) -> Path:
 def beside(checkpoint: Path, policy: str) -> Path:
     """Where another learning policy is saved with `checkpoint`:
     `runs/NAME/policies/POLICY/checkpoints/step-N`."""
+    checkpoint = checkpoint.resolve()
     return checkpoint.parents[1] / "policies" / policy / "checkpoints" / checkpoint.name
 
 

@@ -49,7 +49,7 @@ class Freerun:
     async def run(self) -> None:
         """Runs until `stop`. Raises what `advance` raises; pending samples then raise `WorkerDied`."""
         try:
-            while not self._is_stopping:
+            while not self._is_stopping or self._closed:  # the engine must hear of every row that ends
                 if not (self._live or self._requests or self._closed or self._branched):
                     self._stirred = anyio.Event()
                     await self._stirred.wait()  # all attempts are in tool calls, which have deadlines

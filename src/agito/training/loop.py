@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from agito.errors import EnvironmentPaused
 from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor
-from agito.protocols import MAIN, StepStats
+from agito.protocols import MAIN, Finite, StepStats
 from agito.record.trajectories import is_success
 from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
@@ -140,7 +140,8 @@ async def collect_groups(
     recipe, ranks = run_context.recipe.rl, run_context.recipe.compute.ranks
     share = recipe.groups // ranks
     most = int(share * recipe.oversampling)
-    first = index * stride(most * ranks, len(run_context.cells))
+    is_finite = isinstance(run_context.environment, Finite)
+    first = index * stride(most * ranks, len(run_context.cells), is_finite=is_finite)
     numbers = draw(curriculum.weights(), most * ranks, seed=str(run_context.recipe.seed), first=first)
     quotas = [
         Quota(
@@ -160,12 +161,11 @@ async def collect_groups(
     )
 
 
-def stride(num_groups: int, num_cells: int) -> int:
+def stride(num_groups: int, num_cells: int, *, is_finite: bool = False) -> int:
     """Task numbers that are set aside for a step of so many groups: enough for all of them to come from one
-    cell. Where there is one cell only, none is left out, so that a finite set of tasks is gone through in
-    turn.
+    cell. A finite set of tasks leaves none out, so that it is gone through in turn.
     """
-    return num_groups if num_cells == 1 else max(_STRIDE, num_groups * num_cells)
+    return num_groups if is_finite and num_cells == 1 else max(_STRIDE, num_groups * num_cells)
 
 
 def paused(run_context: RunContext, index: int, learned: Learned) -> str:

@@ -25,6 +25,6 @@ def group_mean(group: Group, *, running_mean: float = math.nan) -> tuple[Sample,
     rewards = [attempt.verdict.reward for attempt in group.trusted]
     spread = statistics.pstdev(rewards) if len(rewards) > 1 else 0.0
     samples: list[Sample] = []
-    for attempt, reward in zip(group.trusted, rewards, strict=True) if spread else ():
-        samples += samples_of(attempt.trajectory, (reward - mean(rewards)) / spread)
+    for attempt, reward in zip(group.trusted, rewards, strict=True):
+        samples += samples_of(attempt.trajectory, (reward - mean(rewards)) / (spread or 1.0))
     return (*samples, *penalised(group, mean(rewards) if rewards else running_mean))

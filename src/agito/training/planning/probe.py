@@ -133,7 +133,8 @@ async def _sample(run_context: RunContext, found: Probe, until: float) -> None:
     recipe, policies = run_context.recipe, run_context.policies
     await policies.publish(2)
     samplers, began = policies.samplers.get(MAIN, ()), time.monotonic()
-    policies.samplers[MAIN] = tuple(_Counted(sampler, found, began) for sampler in samplers)
+    if samplers:  # else a server samples, which is not counted
+        policies.samplers[MAIN] = tuple(_Counted(sampler, found, began) for sampler in samplers)
     workers = policies.sampling_workers
     whole = min(recipe.compute.max_num_seqs, -(-recipe.rl.groups * recipe.rl.group_size // len(workers)))
     few = min(_FEW, whole)
