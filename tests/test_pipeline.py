@@ -171,7 +171,7 @@ async def test_every_group_is_learned_from_once_and_no_token_is_too_old(
     mode: str, staleness: int, ranks: int, tmp_path: Path, pools: dict[int, WorkerPool]
 ) -> None:
     """Whatever is trained on is checked against the weights that it says it was sampled by: see
-    `agito.learning.losses.agreement`.
+    `agito.learning.losses.sampler_agreement`.
     """
     found = await run(mode, staleness, ranks=ranks, directory=tmp_path, shared=pools[ranks])
     assert [step.index for step in found.steps] == list(range(6))

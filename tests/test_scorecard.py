@@ -14,7 +14,7 @@ import pytest
 from agito.errors import EndpointFailed
 from agito.evaluation import scorecard
 from agito.evaluation.scorecard import Scorecard, estimate
-from agito.harness.chat import ChatHarness
+from agito.harness.endpoint import ChatHarness
 from agito.recipe import EnvSection, Recipe
 from agito.record.events import ignore
 from agito.types import Status

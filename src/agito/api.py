@@ -71,12 +71,14 @@ def train(
     if reads_file.get():
         where = f"{reads_file.get()} calls agito.train while it is read for its functions"
         raise BadRecipe(f"{where}: put the call under `if __name__ == '__main__':`")
-    given = _given(prompts, reward, tools, model, sft, turns, tokens)
     if environment is not None and prompts is not None:
         raise BadRecipe("give an environment, or prompts with a reward function")
-    if recipe is None and environment is not None:
-        recipe, given = "quickstart", (f'name="{label(plugins.named(environment))}"', *given)
+    given = _given(prompts, reward, tools, model, sft, turns, tokens)
     given += _handed_in(environment, harness)
+    if recipe is None and prompts is None:
+        if environment is None:
+            raise BadRecipe("give a recipe, an environment, or prompts with a reward function")
+        recipe, given = "quickstart", (f'name="{label(plugins.named(environment))}"', *given)
     fitted = fit(_recipe_of(recipe, given, _listed("overrides", overrides)))
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
@@ -86,8 +88,9 @@ def train(
     return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
 
 
-def _recipe_of(recipe: str | Path | Recipe | None, given: Sequence[str], overrides: Sequence[str]) -> Recipe:
-    """Raises `NotFound` and `BadRecipe`."""
+def _recipe_of(
+    recipe: str | Path | Recipe | None, given: tuple[str, ...], overrides: tuple[str, ...]
+) -> Recipe:
     if isinstance(recipe, Recipe):
         if overrides or given:
             raise BadRecipe(
@@ -95,11 +98,8 @@ def _recipe_of(recipe: str | Path | Recipe | None, given: Sequence[str], overrid
                 "a Recipe is changed with model_copy"
             )
         return recipe
-    if recipe is not None:
-        return read_recipe(str(recipe), (*given, *overrides))
-    if not any(each.startswith("env.name=") for each in given):
-        raise BadRecipe("give a recipe, an environment, or prompts with a reward function")
-    return build(Recipe, {}, (*given, *overrides))
+    changes = (*given, *overrides)
+    return build(Recipe, {}, changes) if recipe is None else read_recipe(str(recipe), changes)
 
 
 def _given(

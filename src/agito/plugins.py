@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from agito.config import meant
 from agito.errors import AgitoError, BadEnvironment, NotFound
@@ -251,7 +251,8 @@ def make(
             f"{kind} {name!r}: {class_name} lacks {', '.join(missing)}, which every {kind} has: pydoc "
             f"agito.protocols.{kind.title()}"
         )
-    (_made_here.discard if isinstance(found, type) else _made_here.add)(made.__class__)
+    kind_made = cast("type[object]", type(made))
+    (_made_here.discard if isinstance(found, type) else _made_here.add)(kind_made)
     return made
 
 

@@ -13,8 +13,8 @@ import pytest
 from agito.audit import Card, Depth, Mark, audit, read_card
 from agito.audit.agents import words_of
 from agito.audit.attacks import ATTACKERS, generic
-from agito.audit.digest import digest_of
-from agito.audit.numbers import luck
+from agito.audit.env_hash import digest_of
+from agito.audit.statistics import luck
 from agito.envs import load
 from agito.errors import NoIsolation, SandboxFailure
 from agito.protocols import Control, Environment, Script, ScriptFactory

@@ -12,7 +12,7 @@ from agito.audit import Depth
 from agito.audit.agents import nothing
 from agito.audit.episode import replay
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.visit import visits
+from agito.audit.open_episodes import visits
 from agito.errors import SandboxFailure
 from agito.protocols import Control
 from agito.testing import FakeEnvironment

@@ -17,10 +17,10 @@ from agito.audit.episode import Episode
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.honest import honest
 from agito.audit.interference import count_disturbed
-from agito.audit.pool import duplicates
 from agito.audit.rewriting import Sign, rewritten
 from agito.audit.run import SEED
 from agito.audit.stability import record
+from agito.audit.task_pool import duplicates
 from agito.envs import load
 
 PLANTED = Path(__file__).parents[2] / "benchmarks" / "planted"

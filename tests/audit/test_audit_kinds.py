@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from agito.audit import Card, Depth, Mark, audit
-from agito.audit.codes import codes_of, decoded
-from agito.audit.numbers import differs, earns_more
-from agito.audit.reading import Shown, readings
+from agito.audit.answer_rules import Shown, readings
+from agito.audit.hidden_encodings import codes_of, decoded
+from agito.audit.statistics import differs, earns_more
 from agito.envs import load
 
 PLANTED = Path(__file__).parents[2] / "benchmarks" / "planted"

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, environment, sets
 
-from agito.cli.board import RunProgress, planned
 from agito.cli.progress import shown
+from agito.cli.run_status import RunProgress, planned
 from agito.recipe import Recipe
 from agito.record.events import (
     CheckpointSaved,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.sampling.balance import Balance
+from agito.sampling.engine_assignment import Balance
 from agito.types import AttemptId
 
 COSTS = {"brief": 60, "long": 900}  # tokens of an attempt, by family

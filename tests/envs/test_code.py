@@ -16,9 +16,9 @@ from agito.envs.code.agents import meaning, read
 from agito.envs.code.env import function_task
 from agito.envs.code.instance import FAMILIES, INPUTS, LEVELS, ONLY, SPLITS, Instance, generate
 from agito.envs.code.steps import run, spoil
+from agito.grading.candidate_box import BOX
 from agito.grading.functions import draw
 from agito.grading.scrub import prove
-from agito.grading.throwaway import BOX
 from agito.protocols import Environment, Renderer
 from agito.render import learn, renderer
 from agito.testing import EnvironmentContract

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -32,14 +33,13 @@ NATURAL = (
     "eval.tasks=2",
     "model.vocab_size=400",
 )
-AGENT = ROOT / "tests/gateway/peers/plain.py"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained through somebody's own agent, from an empty folder."""
     home = tmp_path_factory.mktemp("own")
-    (home / "my_agent.py").write_text(AGENT.read_text())
+    (home / "my_agent.py").write_text(agent_of(ROOT / "docs" / "howto" / "own-agent.md"))
     overrides = sets(*NATURAL, "harness.command=python my_agent.py")
     agito_in(home)("train", "quickstart", "--name", "mine", "--admit-anyway", *overrides)
     return home / "runs/mine"
@@ -72,6 +72,12 @@ def post(url: str, body: dict[str, Any], key: str = "k") -> dict[str, Any]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"authorization": f"Bearer {key}"})
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
+
+
+def agent_of(page: Path) -> str:
+    """The Python of the guide, as it stands."""
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return code
 
 
 def test_a_run_trained_through_somebodys_own_agent_learned_from_exactly_what_it_sampled(run: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from agito.grading.functions import FunctionTask, grade
-from agito.grading.plain import MAX_DEPTH, parse, same
+from agito.grading.plain_json import MAX_DEPTH, parse, same
 from agito.types import Json, Verdict
 from agito.worlds.sandbox import Pool
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from agito.errors import AnswerReachable, SandboxFailure
+from agito.grading.candidate_box import BOX
 from agito.grading.probe import probe
 from agito.grading.scrub import prove, scrub
-from agito.grading.throwaway import BOX
 from agito.types import Json
 from agito.worlds.sandbox import Pool
 

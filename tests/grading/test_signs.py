@@ -19,7 +19,7 @@ from typing import Literal
 import pytest
 
 from agito.grading.answers import answer_flags
-from agito.grading.bait import takes_the_bait
+from agito.grading.bait_grader import takes_the_bait
 from agito.grading.canaries import REWARD, Canaries, canaries, quiet_canaries
 from agito.grading.evidence import Finished, finish, flags_of, work_flags
 from agito.grading.functions import FunctionTask, draw

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from agito.envs import load
-from agito.harness.chat import ChatHarness
+from agito.harness.endpoint import ChatHarness
 from agito.rollout import EpisodeDriver
 from agito.types import AttemptId, TerminationReason
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.harness.chat import _calls  # pyright: ignore[reportPrivateUsage]
+from agito.harness.endpoint import _calls  # pyright: ignore[reportPrivateUsage]
 from agito.render import CompactRenderer, NaturalRenderer, learn, policy_json
 from agito.render.vocabulary import CALL, END, END_CALL, END_THINK, IM_END, THINK
 from agito.types import Call, Json, ToolSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agito.learning.losses.agreement import BOUNDS, agreement_sums, require_agreement
+from agito.learning.losses.sampler_agreement import BOUNDS, agreement_sums, require_agreement
 
 
 def judge(log_w_T: torch.Tensor, dtype: torch.dtype) -> None:

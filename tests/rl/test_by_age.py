@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from agito.learning.losses.by_age import AGES, metrics_by_age, sums_by_age
+from agito.learning.losses.drift_by_age import AGES, metrics_by_age, sums_by_age
 
 
 def test_weights_by_age_match_values_worked_by_hand() -> None:

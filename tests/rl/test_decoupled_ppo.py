@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from agito.learning.losses.config import DecoupledPPOConfig
 from agito.learning.losses.decoupled_ppo import decoupled_ppo
-from agito.learning.losses.losses import LOSSES
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens
+from agito.learning.losses.registry import LOSSES
 
 CONFIG = DecoupledPPOConfig()
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from agito.learning.losses.config import CISPOConfig, DPPOConfig, GSPOConfig, LossConfig
-from agito.learning.losses.losses import LOSSES
 from agito.learning.losses.meters import PolicyTokens
+from agito.learning.losses.registry import LOSSES
 from agito.learning.trainer.config import TrainerConfig
 
 N = 50.0

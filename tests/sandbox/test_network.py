@@ -13,7 +13,7 @@ from anyio.abc import SocketStream
 
 from agito.errors import SandboxFailure
 from agito.protocols import SandboxSpec
-from agito.worlds.sandbox import Pool, passed
+from agito.worlds.sandbox import Pool, descriptor_checks
 from agito.worlds.sandbox.box import Box
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ async def test_a_connection_to_itself_is_no_connection() -> None:
         first.bind(("127.0.0.1", 0))
         first.connect(first.getsockname())  # control: this kernel does it
         first.setblocking(False)
-        assert not await passed.is_connected(first)
+        assert not await descriptor_checks.is_connected(first)
 
 
 async def test_a_taken_port_and_what_is_no_port_are_refused(box: Box) -> None:
@@ -105,10 +105,10 @@ async def test_a_descriptor_that_is_not_what_was_asked_for_is_refused() -> None:
     """What a compromised pid 1 could send: the host uses none of it."""
     file = os.open("/dev/null", os.O_RDWR)
     with pytest.raises(SandboxFailure, match="no socket"):
-        passed.tcp(file)
+        descriptor_checks.tcp(file)
     left, right = socket.socketpair()
     with right, pytest.raises(SandboxFailure, match="not TCP"):
-        passed.tcp(left.detach())
+        descriptor_checks.tcp(left.detach())
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(file)
 

@@ -12,7 +12,7 @@ from agito.scheduling.schedule import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.types import AttemptId, Call, EpisodeArtifacts, Group, Status, Target, Task, Verdict
 from agito.worlds.component import Answer, Machine, spec
-from agito.worlds.flaw import REPORT, FlawDesk
+from agito.worlds.flaw_report import REPORT, FlawDesk
 from agito.worlds.world import SUBMIT, World
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agito.grading.throwaway import BOX
+from agito.grading.candidate_box import BOX
 from agito.types import Call
 from agito.worlds.component import spec
 from agito.worlds.sandbox import Pool

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from agito.audit.card import Card, Case, Gate, Mark, Measure, Quality, read_card
-from agito.audit.digest import digest_of
+from agito.audit.env_hash import digest_of
 from agito.audit.episode_runner import FULL, SHORT, Depth
-from agito.audit.pool import SPLITS, needed_splits
 from agito.audit.run import audit
+from agito.audit.task_pool import SPLITS, needed_splits
 
 __all__ = [
     "FULL",

@@ -18,12 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agito.audit.agents import ending, fill, strings
-from agito.audit.codes import decoded
+from agito.audit.answer_rules import Reading, features
 from agito.audit.episode import Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
+from agito.audit.hidden_encodings import decoded
 from agito.audit.literals import commands_of
-from agito.audit.numbers import earns_more
-from agito.audit.reading import Reading, features
+from agito.audit.statistics import earns_more
 from agito.protocols import Environment
 from agito.types import Call, Event, Task
 

@@ -15,8 +15,8 @@ from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.forging import FORGED, forging
 from agito.audit.leaked_answers import ASKED, secret_requests
-from agito.audit.numbers import average, bounds, earns_more, share
 from agito.audit.open_loop import BLIND, CONSTANT, open_loop_attacks
+from agito.audit.statistics import average, bounds, earns_more, share
 from agito.protocols import OPEN_LOOP, ScriptFactory
 from agito.types import EpisodeArtifacts, Status, mean
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from agito.audit.digest import sources_of
+from agito.audit.env_hash import sources_of
 from agito.audit.episode import Drawn, Episode, Watched
 from agito.errors import BadEnvironment, SandboxFailure
 from agito.grading.retry import ask

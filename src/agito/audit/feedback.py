@@ -14,7 +14,7 @@ from agito.audit.agents import malformed, parameters, prompt_of, words_of
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.numbers import share
+from agito.audit.statistics import share
 from agito.types import Call, Event, Fault, Task
 
 _TASKS = 24

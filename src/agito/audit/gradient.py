@@ -12,7 +12,7 @@ from agito.audit.agents import at_random, blind, nothing
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.numbers import average, share
+from agito.audit.statistics import average, share
 from agito.protocols import Environment, ScriptFactory
 from agito.types import Target, Task, mean
 

@@ -13,7 +13,7 @@ from agito.audit.agents import coping, stumbling
 from agito.audit.card import Case, Gate, Measure
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.numbers import share
+from agito.audit.statistics import share
 from agito.protocols import ScriptFactory
 from agito.types import Target
 

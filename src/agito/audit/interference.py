@@ -16,7 +16,7 @@ from agito.audit.card import Case
 from agito.audit.episode import Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import commands_of
-from agito.audit.visit import visits
+from agito.audit.open_episodes import visits
 from agito.types import Call, ToolSpec
 
 _EPISODES, _LEAST, _WORDS = 8, 2, 30

@@ -16,7 +16,7 @@ from agito.audit.card import Case
 from agito.audit.episode import Drawn
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
-from agito.audit.visit import Open, Visit, visits
+from agito.audit.open_episodes import Open, Visit, visits
 from agito.types import Call, Json, Task, ToolSpec
 
 PREFIX = "zq7planted"

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from agito.audit import limits
 from agito.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
 from agito.audit.answer_checks import answer_checks
+from agito.audit.answer_rules import Shown, readings
 from agito.audit.attacks import Attackers
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
 from agito.audit.open_loop import Memory
-from agito.audit.reading import Shown, readings
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from agito.audit.agents import strings
-from agito.audit.digest import sources_of
+from agito.audit.env_hash import sources_of
 from agito.protocols import Environment
 from agito.types import Call, ToolSpec
 

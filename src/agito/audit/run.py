@@ -13,7 +13,9 @@ import anyio
 from agito.audit.attacks import ATTACKERS, Attackers
 from agito.audit.card import MAX_CASES, Card, Case, Quality, with_gates
 from agito.audit.cheating import cheating
-from agito.audit.digest import digest_of
+from agito.audit.cost import scalability
+from agito.audit.diversity import coverage, diversity, realism
+from agito.audit.env_hash import digest_of
 from agito.audit.episode_runner import FULL, Depth, EpisodeRunner
 from agito.audit.feedback import feedback
 from agito.audit.gradient import gradient
@@ -21,12 +23,10 @@ from agito.audit.honest import honest, informed
 from agito.audit.leaked_answers import leak_gate
 from agito.audit.levels import levels
 from agito.audit.other_process import run_elsewhere
-from agito.audit.pool import duplicates, overlap, splits_gate
-from agito.audit.scale import scalability
 from agito.audit.stability import record, stability, with_incidents
+from agito.audit.task_pool import duplicates, overlap, splits_gate
 from agito.audit.unscripted import unscripted
 from agito.audit.ways_out import ways_out
-from agito.audit.worlds import coverage, diversity, realism
 from agito.concurrency import first_error
 from agito.protocols import Environment, Unscripted
 from agito.record.events import OnEvent, ignore

@@ -16,9 +16,9 @@ from agito.audit.episode import Drawn, Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.leakage import Leaks, leakage
 from agito.audit.literals import words_in
-from agito.audit.numbers import share
+from agito.audit.open_episodes import visits
 from agito.audit.regrading import Regraded, regrade
-from agito.audit.visit import visits
+from agito.audit.statistics import share
 from agito.protocols import Environment, ScriptFactory
 from agito.testing.episodes import essence
 from agito.types import Event, Fault

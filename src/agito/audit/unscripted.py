@@ -18,8 +18,8 @@ from agito.audit import limits
 from agito.audit.card import Case, Gate, Mark, Measure, Quality, judged
 from agito.audit.episode import Drawn
 from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
-from agito.audit.numbers import bounds
-from agito.audit.pool import splits_gate
+from agito.audit.statistics import bounds
+from agito.audit.task_pool import splits_gate
 from agito.grading.retry import ask
 from agito.protocols import Environment, Finite
 from agito.rollout import EpisodeDriver, reward_range

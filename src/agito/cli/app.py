@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agito import __version__
-from agito.cli import authors, pretrained
+from agito.cli import author_commands, pretrained
 from agito.cli.arguments import (
     AdmitAnyway,
     AsJson,
@@ -47,7 +47,7 @@ from agito.cli.arguments import (
     recipes,
     runs,
 )
-from agito.cli.guard import guarded
+from agito.cli.exit_codes import guarded
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected, 2 usage, 3 recipe, 4 not found, 5 checkpoint, 6 no isolation, 7 "
@@ -345,11 +345,11 @@ def replay(
     return replay_attempt(run, parse_attempt(attempt), phase)
 
 
-app.command(cls=Command)(authors.audit)
-app.command(cls=Command)(authors.grade)
-app.command(cls=Command)(authors.serve)
-app.command(cls=Command)(authors.gateway)
-app.add_typer(authors.app, name="envs")
+app.command(cls=Command)(author_commands.audit)
+app.command(cls=Command)(author_commands.grade)
+app.command(cls=Command)(author_commands.serve)
+app.command(cls=Command)(author_commands.gateway)
+app.add_typer(author_commands.app, name="envs")
 app.add_typer(pretrained.app, name="models")
 
 

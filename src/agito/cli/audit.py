@@ -20,7 +20,7 @@ from rich.text import Text
 
 from agito.audit import FULL, SHORT, Card, Mark, Measure, Quality, audit
 from agito.audit.run import SEED
-from agito.cli.guard import say, work
+from agito.cli.exit_codes import say, work
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out, show
 from agito.envs import load

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from agito.cli.board import Phase, RunProgress
 from agito.cli.evaluate import How
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.progress import shown
+from agito.cli.run_status import Phase, RunProgress
 from agito.cli.summary import rate_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agito.audit import digest_of
-from agito.cli.board import Phase, RunProgress
-from agito.cli.guard import say, work
+from agito.cli.exit_codes import say, work
 from agito.cli.progress import shown
+from agito.cli.run_status import Phase, RunProgress
 from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out

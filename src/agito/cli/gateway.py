@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import typer
 
-from agito.cli.guard import say, work
+from agito.cli.exit_codes import say, work
 from agito.errors import AgitoError
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
 from agito.gateway.tree import Line

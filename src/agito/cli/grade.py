@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agito.cli.episode import shown_text
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.terminal import out
 from agito.envs import load
 from agito.errors import BadEnvironment, BadRecipe, NotFound, SandboxFailure, Uncapturable
@@ -25,7 +25,7 @@ from agito.protocols import Environment
 from agito.rollout import EpisodeDriver, scripted
 from agito.rollout.scripts import nothing
 from agito.types import AttemptId, Dialect, EpisodeArtifacts, Status, Target, Task, Verdict
-from agito.worlds.sandbox import Pool, beneath
+from agito.worlds.sandbox import Pool, host_reads
 
 _LIMIT_BYTES = 1 << 26
 
@@ -78,7 +78,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     except OSError as error:
         raise NotFound(f"--workspace {folder}: {error.strerror}; name a folder") from None
     try:
-        return beneath.read_all(handle, _LIMIT_BYTES)
+        return host_reads.read_all(handle, _LIMIT_BYTES)
     except Uncapturable as error:
         raise BadRecipe(f"--workspace {folder}: {error}") from None
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.envs import bundled, load

@@ -6,7 +6,7 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.errors import BadRecipe

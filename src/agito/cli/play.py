@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agito.cli.episode import budget_text, print_event, print_task, print_verdict
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.terminal import out
 from agito.concurrency import Interrupted
 from agito.evaluation import checkpoint as assess

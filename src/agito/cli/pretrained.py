@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agito.cli.arguments import Command, Group
-from agito.cli.guard import guarded
+from agito.cli.exit_codes import guarded
 
 app = typer.Typer(
     cls=Group,

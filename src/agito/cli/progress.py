@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from agito.cli.board import Mark, Phase, RunProgress, clock_text
+from agito.cli.run_status import Mark, Phase, RunProgress, clock_text
 from agito.recipe import Recipe
 from agito.record.events import (
     EvaluationFinished,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agito.cli.episode import doubts, print_event, print_task, print_tokens, verdict_text
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from agito.cli.board import Phase, RunProgress
 from agito.cli.evaluate import How
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.cli.progress import shown
+from agito.cli.run_status import Phase, RunProgress
 from agito.cli.summary import cause_lines, rate_text
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
@@ -54,7 +54,7 @@ def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
     try:
         import httpx
 
-        from agito.harness.chat import ChatHarness
+        from agito.harness.endpoint import ChatHarness
     except ImportError:
         raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks

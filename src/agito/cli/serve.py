@@ -17,7 +17,7 @@ from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
 
 from agito import __version__
-from agito.cli.guard import work
+from agito.cli.exit_codes import work
 from agito.envs import load
 from agito.protocols import Environment, Session
 from agito.rollout import EpisodeDriver, Finished, acted

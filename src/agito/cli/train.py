@@ -7,9 +7,9 @@ from pathlib import Path
 
 from agito.api import place, require_place
 from agito.audit import SHORT
-from agito.cli.board import RunProgress, planned
-from agito.cli.guard import say, work
+from agito.cli.exit_codes import say, work
 from agito.cli.progress import heading_of, shown
+from agito.cli.run_status import RunProgress, planned
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from agito.cli.board import RunProgress, planned
-from agito.cli.guard import say
+from agito.cli.exit_codes import say
 from agito.cli.progress import heading_of, shown
+from agito.cli.run_status import RunProgress, planned
 from agito.cli.terminal import out
 from agito.config import read
 from agito.errors import NotFound

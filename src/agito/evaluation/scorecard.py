@@ -32,7 +32,7 @@ from agito.runtime.run_context import RunContext, environment_of, open_run_conte
 from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
 
 if TYPE_CHECKING:  # needs httpx, which evaluating a checkpoint does not
-    from agito.harness.chat import ChatHarness
+    from agito.harness.endpoint import ChatHarness
 
 SCHEMA_VERSION = 1
 SUITES = ("decisions",)

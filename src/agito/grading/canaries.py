@@ -19,7 +19,7 @@ from io import BytesIO
 
 from agito.errors import SandboxFailure
 from agito.grading.imports import imported
-from agito.grading.layers import layers
+from agito.grading.unwrap_encodings import layers
 from agito.protocols import Sandbox
 from agito.types import ANSWER, Flag
 

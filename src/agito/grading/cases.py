@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 
 from agito.grading.artefacts import Artefacts
-from agito.grading.plain import check, same, shown
+from agito.grading.plain_json import check, same, shown
 from agito.grading.runner import CallEnd
 from agito.types import Json
 

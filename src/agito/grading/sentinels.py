@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 
 from agito.errors import SandboxFailure
 from agito.grading.artefacts import Artefacts
-from agito.grading.plain import parse
-from agito.grading.throwaway import BOX, ThrowawayBox
+from agito.grading.candidate_box import BOX, ThrowawayBox
+from agito.grading.plain_json import parse
 from agito.protocols import Result, SandboxPool, SandboxSpec
 from agito.types import Flag, Json, Status, Verdict
 

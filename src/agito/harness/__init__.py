@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agito.harness.granted import session_of
 from agito.harness.registry import bundled, load
+from agito.harness.role_tools import session_of
 from agito.harness.scripted import ScriptedAgent
 from agito.harness.solo import SOLO, SoloHarness, solo
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 
 from agito.errors import WorkerDied
-from agito.harness.granted import session_of
+from agito.harness.role_tools import session_of
 from agito.protocols import MAIN, Agent, AgentSpec, Renderer, Sampled, Session
 from agito.sampling.capture import Capture
 from agito.types import (

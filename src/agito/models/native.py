@@ -22,7 +22,7 @@ from torch import Tensor
 from agito.models.cached import check_weights, copy_norm, layer_names
 from agito.models.compiler import FORWARD, is_built, library
 from agito.models.config import DecoderConfig
-from agito.models.pages import SPAN, Arena, PageTable, StoredPages
+from agito.models.kv_pages import SPAN, Arena, PageTable, StoredPages
 from agito.models.rope import rotary
 
 _LANES, _BLOCK = 16, 128  # as in vectors.h and forward.c

@@ -12,7 +12,7 @@ from itertools import pairwise
 from agito.grading.canaries import TOUCHED
 from agito.types import ANSWER, Call, Event, Flag, Penalty, Trajectory, Verdict
 
-# the tool with which a policy reports that a task or its check is broken; see `agito.worlds.flaw`
+# the tool with which a policy reports that a task or its check is broken; see `agito.worlds.flaw_report`
 REPORT_FLAW = "report_flaw"
 
 # Detectors kept out of every path to a reward, so that no policy can learn to evade them: they are only

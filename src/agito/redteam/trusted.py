@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from agito.grading.answers import answer_flags
-from agito.grading.bait import bait_flag, takes_the_bait
+from agito.grading.bait_grader import bait_flag, takes_the_bait
 from agito.grading.canaries import canaries
 from agito.grading.evidence import finish, flags_of
 from agito.grading.functions import draw, grade

@@ -8,7 +8,7 @@ from agito.protocols import Renderer
 from agito.render import compact, natural
 from agito.render.chat import ChatRenderer
 from agito.render.compact import CompactRenderer
-from agito.render.folder import read_chat
+from agito.render.hf_folder import read_chat
 from agito.render.natural import NaturalRenderer
 from agito.render.template import UnsupportedTemplate
 from agito.render.vocabulary import Vocabulary, learn

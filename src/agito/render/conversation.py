@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from agito.render.formats import ToolFormat
-from agito.render.keeping import keeping
+from agito.render.keep_thinking import keeping
 from agito.render.template import ChatTemplate, Message, UnsupportedTemplate, guarded
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Call, Json, ToolSpec

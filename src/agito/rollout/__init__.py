@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.rollout.collect import Collected, collect, outcome
+from agito.rollout.deadline_log import DeadlineLog, Observed, RecordedAttempt, is_real_deadline
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
-from agito.rollout.observed import DeadlineLog, Observed, RecordedAttempt, is_real_deadline
 from agito.rollout.scripts import act_out, acted, scripted
 
 __all__ = [

@@ -21,9 +21,9 @@ from agito.protocols import (
     Session,
     Validated,
 )
+from agito.rollout.deadline_log import Observed
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
-from agito.rollout.guarded import what_broke
-from agito.rollout.observed import Observed
+from agito.rollout.guarded_session import what_broke
 from agito.types import (
     Attempt,
     AttemptId,

@@ -17,8 +17,8 @@ import anyio
 
 from agito.grading.retry import Grade, ask, judge
 from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
-from agito.rollout.guarded import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
-from agito.rollout.observed import DeadlineLog, Observed
+from agito.rollout.deadline_log import DeadlineLog, Observed
+from agito.rollout.guarded_session import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
 from agito.rollout.scripts import act_out
 from agito.types import (
     AttemptId,

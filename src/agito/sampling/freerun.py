@@ -13,7 +13,7 @@ import anyio
 
 from agito.errors import WorkerDied
 from agito.protocols import Row, Sampled, SampleRequest
-from agito.sampling.handle import Handle
+from agito.sampling.row_states import Handle
 from agito.sampling.wire import EngineClient, EngineRequest, RowBranch, RowDone, RowRequest
 
 

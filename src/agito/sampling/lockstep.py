@@ -17,7 +17,7 @@ import anyio
 from agito.concurrency import first_error
 from agito.errors import WorkerDied
 from agito.protocols import Engine, Row, Sampled, SampleRequest
-from agito.sampling.handle import Handle
+from agito.sampling.row_states import Handle
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse, RowBranch, RowRequest
 
 _MAX_ROWS_PER_LANE = 1 << 10  # of one lane

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from agito.errors import SandboxFailure
 from agito.protocols import Agent, AgentSpec, Harness, Renderer, Session
-from agito.rollout.guarded import GuardedSession
-from agito.rollout.observed import DeadlineLog
+from agito.rollout.deadline_log import DeadlineLog
+from agito.rollout.guarded_session import GuardedSession
 from agito.testing.contract import Contract, require, rule
 from agito.testing.engines import ReplayEngine
 from agito.testing.fakes import TOOLS, FakeSession, call

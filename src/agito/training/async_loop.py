@@ -27,7 +27,7 @@ from agito.monitor import Monitor
 from agito.protocols import MAIN, Engine
 from agito.rollout import AttemptRunner, Observed, outcome
 from agito.runtime.run_context import RunContext
-from agito.sampling.balance import Balance
+from agito.sampling.engine_assignment import Balance
 from agito.sampling.freerun import Freerun
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.log import LoggedScheduler

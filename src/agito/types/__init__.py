@@ -7,8 +7,7 @@ for people; training reads token columns only.
 
 from __future__ import annotations
 
-from agito.types.group import Group, Sample, has_variance, mean
-from agito.types.kinds import (
+from agito.types.enums import (
     Channel,
     Dialect,
     Effort,
@@ -20,6 +19,7 @@ from agito.types.kinds import (
     TerminationReason,
     TokenSource,
 )
+from agito.types.group import Group, Sample, has_variance, mean
 from agito.types.task import AttemptId, Budget, Call, Event, Limits, Target, Task, ToolSpec
 from agito.types.trajectory import Lineage, Segment, Tokens, Trajectory, Turn, VersionSpan, span
 from agito.types.verdict import ANSWER, Attempt, EpisodeArtifacts, Flag, Penalty, Verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agito.types.kinds import Dialect, Fault, Json
+from agito.types.enums import Dialect, Fault, Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
-from agito.types.kinds import Effort, Fault, FinishReason, TerminationReason, TokenSource
+from agito.types.enums import Effort, Fault, FinishReason, TerminationReason, TokenSource
 from agito.types.task import AttemptId, Event, Task
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agito.types.kinds import Status
+from agito.types.enums import Status
 from agito.types.trajectory import Trajectory
 
 

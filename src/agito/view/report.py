@@ -14,7 +14,7 @@ from typing import Any
 
 from agito.errors import DiskFull, NotFound
 from agito.view.episodes import read_episodes
-from agito.view.happened import read_happened
+from agito.view.interruptions import read_happened
 from agito.view.rundata import read_run
 from agito.view.suspects import read_suspects
 

@@ -17,10 +17,10 @@ from agito.envs.code import agents
 from agito.envs.code.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
 from agito.envs.procedural import Place, SandboxedEnvironment
 from agito.grading.canaries import Canaries, quiet_canaries
+from agito.grading.candidate_box import BOX
 from agito.grading.evidence import work_flags
 from agito.grading.functions import FunctionTask, grade
 from agito.grading.gitstore import Commit, repository
-from agito.grading.throwaway import BOX
 from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Status, Target, Task, Verdict
 from agito.worlds.component import FaultProfile, spec

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from agito.grading.throwaway import BOX, ThrowawayBox
+from agito.grading.candidate_box import BOX, ThrowawayBox
 from agito.protocols import SandboxPool
 from agito.worlds.sandbox import Pool
 

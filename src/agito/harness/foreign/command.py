@@ -23,7 +23,7 @@ from agito.errors import BadHarness
 from agito.gateway import Conversations, Gateway, Terms, listening
 from agito.harness.foreign import guest
 from agito.harness.foreign.desk import ToolDesk
-from agito.harness.granted import session_of
+from agito.harness.role_tools import session_of
 from agito.protocols import Agent, Session
 from agito.render.messages import allowance
 from agito.types import AttemptId, Dialect, Fault, Task, TerminationReason, Trajectory

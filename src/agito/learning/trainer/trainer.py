@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agito.learning.losses.agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
-from agito.learning.losses.by_age import SUMS_BY_AGE, metrics_by_age, sums_by_age
-from agito.learning.losses.losses import LOSSES
+from agito.learning.losses.drift_by_age import SUMS_BY_AGE, metrics_by_age, sums_by_age
 from agito.learning.losses.meters import PolicyMeters, PolicyTokens
 from agito.learning.losses.packing import Packed, require_sampled, split_minibatches
+from agito.learning.losses.registry import LOSSES
+from agito.learning.losses.sampler_agreement import BOUNDS, NUM_SUMS, agreement_sums, require_agreement
 from agito.learning.losses.sft import token_cross_entropy
 from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.learning.trainer.muon import iteration_dtype

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from agito.protocols import Row, Sampled, SampleRequest
 from agito.sampling.capabilities import SamplerCapabilities
-from agito.sampling.handle import Handle
-from agito.sampling.vllm.known import Difference, KnownLogprobs
+from agito.sampling.row_states import Handle
+from agito.sampling.vllm.known_text import Difference, KnownLogprobs
 from agito.sampling.vllm.server import VllmServer
 
 

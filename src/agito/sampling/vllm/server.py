@@ -19,7 +19,14 @@ from agito.concurrency import first_error
 from agito.errors import WorkerDied, WorkerFailed
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.vllm.client import VllmClient, VllmFailed
-from agito.sampling.vllm.known import BOUNDS, Checked, Difference, KnownLogprobs, WrongWeights, require_known
+from agito.sampling.vllm.known_text import (
+    BOUNDS,
+    Checked,
+    Difference,
+    KnownLogprobs,
+    WrongWeights,
+    require_known,
+)
 from agito.sampling.vllm.process import VllmProcess
 from agito.sampling.vllm.spec import BASE_NAME, VllmSpec
 

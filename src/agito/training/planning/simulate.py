@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from agito.sampling.balance import Balance
+from agito.sampling.engine_assignment import Balance
 from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
 from agito.types import AttemptId
 

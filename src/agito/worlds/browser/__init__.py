@@ -5,9 +5,9 @@ docs/browser.md.
 from __future__ import annotations
 
 from agito.worlds.browser.component import MORE_TOOLS, TOOLS, Browser, Served, Tab, Tabs
-from agito.worlds.browser.farm import Farm, NoBrowser, probe, program
 from agito.worlds.browser.markup import Unsupported
 from agito.worlds.browser.page import Page, Site, Unusable
+from agito.worlds.browser.shared_chromium import Farm, NoBrowser, probe, program
 from agito.worlds.browser.text import TextTabs
 from agito.worlds.browser.tree import Element, View
 

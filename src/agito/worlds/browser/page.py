@@ -20,7 +20,7 @@ from anyio.abc import SocketStream
 from agito.errors import InvalidArguments, SandboxFailure
 from agito.worlds.browser import keys
 from agito.worlds.browser.cdp import Link, Refused
-from agito.worlds.browser.sheet import ANSWER, CANCEL, OK, Interrupted, Sheet
+from agito.worlds.browser.tab import ANSWER, CANCEL, OK, Interrupted, Sheet
 from agito.worlds.browser.tree import CHOICES, FIELDS, UPLOAD, VALUE_FIELDS, Element, Frame, View, read_frame
 from agito.worlds.http1 import Request, Response, Server, meanwhile
 

@@ -18,11 +18,11 @@ import anyio.lowlevel
 from agito.errors import SandboxExhausted, SandboxFailure, Uncapturable
 from agito.protocols import Result, SandboxSpec, Service
 from agito.types import Fault
-from agito.worlds.sandbox import beneath, passed
+from agito.worlds.sandbox import descriptor_checks, host_reads
 from agito.worlds.sandbox.commands import Program, as_program, is_stateless
 from agito.worlds.sandbox.inside import wire
 from agito.worlds.sandbox.link import Exchange, Pulse, Reply
-from agito.worlds.sandbox.standing import Standing
+from agito.worlds.sandbox.workspace_snapshot import Standing
 
 GRACE_S = 2.0  # pid 1 enforces deadlines; if it is silent this long after one, it is killed
 STARVED_S = 30.0  # extra patience if the machine is so busy that pid 1 was not scheduled
@@ -128,7 +128,7 @@ class Box:
         """
         rows = [
             (
-                beneath.relative(path),
+                host_reads.relative(path),
                 data.encode(errors="surrogateescape") if isinstance(data, str) else data,
                 0o755 if path in executable else 0o644,
             )
@@ -148,7 +148,7 @@ class Box:
     async def read(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
         """Raises `NotFound`, and `ValueError` for anything but a regular file beneath the workspace."""
         self._check()
-        return beneath.read_file(self.work, path, limit_bytes)
+        return host_reads.read_file(self.work, path, limit_bytes)
 
     async def files(self, *, limit_bytes: int = 1 << 22, under: str = "") -> dict[str, bytes]:
         """Every regular file beneath the workspace or its folder `under`; links are never followed.
@@ -159,7 +159,9 @@ class Box:
         Concurrent writes may be missed: `kill` first.
         """
         self._check()
-        reading = beneath.read_in_turns(self.work, limit_bytes, beneath.relative(under) if under else "")
+        reading = host_reads.read_in_turns(
+            self.work, limit_bytes, host_reads.relative(under) if under else ""
+        )
         try:
             while True:
                 next(reading)
@@ -216,9 +218,9 @@ class Box:
         with anyio.fail_after(timeout_s):
             while True:
                 self._check()
-                link = passed.tcp(await self._make_socket("connect", passed.port(port)))
+                link = descriptor_checks.tcp(await self._make_socket("connect", descriptor_checks.port(port)))
                 try:
-                    if await passed.is_connected(link):
+                    if await descriptor_checks.is_connected(link):
                         return link
                 except BaseException:
                     link.close()
@@ -233,7 +235,7 @@ class Box:
         Nothing outside this sandbox can connect to it. The caller closes it.
         """
         self._check()
-        return passed.tcp(await self._make_socket("listen", passed.port(port, least=0)))
+        return descriptor_checks.tcp(await self._make_socket("listen", descriptor_checks.port(port, least=0)))
 
     async def launch(self, command: str) -> Service:
         """Starts `bash -c` in the background. It runs until it ends, the sandbox does, or everything inside
@@ -247,10 +249,10 @@ class Box:
         try:
             await self._hand("launch", command, (reading, writing, complaining))
         except BaseException:
-            passed.close((stdin, stdout, stderr))
+            descriptor_checks.close((stdin, stdout, stderr))
             raise
         finally:
-            passed.close((reading, writing, complaining))
+            descriptor_checks.close((reading, writing, complaining))
         for descriptor in (stdin, stdout, stderr):
             os.set_blocking(descriptor, False)
         return Service(stdin=stdin, stdout=stdout, stderr=stderr)

@@ -17,7 +17,7 @@ from agito.audit import limits
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.numbers import differs
+from agito.audit.statistics import differs
 from agito.protocols import Environment, Unscripted
 
 SPLITS = ("train", "heldout", "structural")

@@ -13,7 +13,7 @@ import anyio
 
 from agito.errors import NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
 from agito.protocols import Session
-from agito.rollout.observed import Observed, said_so_far
+from agito.rollout.deadline_log import Observed, said_so_far
 from agito.types import AttemptId, Budget, Call, Event, Fault, Limits, ToolSpec
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import time
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.numbers import milliseconds
+from agito.audit.statistics import milliseconds
 
 _WIDTHS = (1, 2, 4, 8)
 _SHORT_WIDTHS = (1, 4)

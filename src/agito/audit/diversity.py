@@ -11,7 +11,7 @@ from agito.audit.agents import malformed
 from agito.audit.card import Case, Measure, Quality, judged
 from agito.audit.episode import Drawn, replay
 from agito.audit.episode_runner import EpisodeRunner
-from agito.audit.numbers import percentile, share
+from agito.audit.statistics import percentile, share
 from agito.types import Fault
 
 _INSTANCES = 300

@@ -49,15 +49,15 @@ def _compiled(kind: type) -> str:
 
 
 def _said(code: CodeType) -> str:
-    constants = list[str]()
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            constants.append(_said(each))
-        elif isinstance(each, frozenset):  # in an order that hashes decide
-            constants += sorted(map(repr, cast("frozenset[object]", each)))
-        else:
-            constants.append(repr(each))
+    constants = [_said(each) if isinstance(each, CodeType) else _constant(each) for each in code.co_consts]
     return repr((code.co_name, code.co_code.hex(), code.co_names, constants))
+
+
+def _constant(value: object) -> str:
+    """The order of a set depends on hash seeds."""
+    if isinstance(value, frozenset):
+        return repr(sorted(map(repr, cast("frozenset[object]", value))))
+    return repr(value)
 
 
 def _code_of(path: Path) -> str:

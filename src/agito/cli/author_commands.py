@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from agito.cli.arguments import AsJson, Command, EnvName, Group, Split, environments, runs
-from agito.cli.guard import guarded
+from agito.cli.exit_codes import guarded
 
 
 class _Listing(Group):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agito.errors import SandboxFailure
+from agito.grading.candidate_box import BOX
 from agito.grading.cases import Case, FunctionTask
 from agito.grading.runner import CallEnd
-from agito.grading.throwaway import BOX
 from agito.protocols import SandboxPool
 from agito.types import Flag
 

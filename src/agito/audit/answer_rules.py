@@ -15,8 +15,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
-from agito.audit.codes import PLAIN, codes_of, views_of
-from agito.audit.numbers import differs, earns_more
+from agito.audit.hidden_encodings import PLAIN, codes_of, views_of
+from agito.audit.statistics import differs, earns_more
 
 _WORD = re.compile(r"[^\s\"'`,;()\[\]{}<>|]+")
 _EDGE = ".:!?="
