@@ -120,7 +120,7 @@ def test_in_every_familys_format_a_conversation_is_what_a_policy_in_training_mee
     family: ChatRenderer,
 ) -> None:
     talk = [{"role": "user", "content": "find"}, {"role": "assistant", "content": "kev"}]
-    ((ids, trainable),) = family.labelled(talk)  # type: ignore[arg-type]
+    ((ids, trainable),) = family.stretches(talk)  # type: ignore[arg-type]
     opening = family.opening(task(SPEECH, messages=({"role": "user", "content": "find"},)))
     assert ids == opening + family.action([said("kev")], [SPEECH])
     assert trainable == bytes(len(opening)) + b"\1" * (len(ids) - len(opening))
@@ -156,7 +156,7 @@ TALK = [
 @pytest.mark.parametrize("template", [CHATML, QWEN, GEMMA], ids=["chatml", "qwen", "gemma"])
 def test_every_turn_of_the_assistants_is_imitated_and_nothing_else(template: str, tmp_path: Path) -> None:
     renderer = read_chat(write(tmp_path, "byte level", template))
-    ((ids, trainable),) = renderer.labelled(TALK)  # type: ignore[arg-type]
+    ((ids, trainable),) = renderer.stretches(TALK)  # type: ignore[arg-type]
     shown = [renderer.text([token]) for token, mark in zip(ids, trainable, strict=True) if mark]
     text = "".join(shown)
     assert text.count("kev") == 1 and "system model" in text and "find" not in text and "grep" not in text
@@ -166,7 +166,7 @@ def test_every_turn_of_the_assistants_is_imitated_and_nothing_else(template: str
 
 def test_a_conversation_is_rendered_as_a_policy_in_training_meets_it(tmp_path: Path) -> None:
     renderer = read_chat(write(tmp_path, "byte level", CHATML))
-    ((ids, trainable),) = renderer.labelled(TALK[:2])  # type: ignore[arg-type]
+    ((ids, trainable),) = renderer.stretches(TALK[:2])  # type: ignore[arg-type]
     opening = renderer.opening(task(SPEECH, messages=({"role": "user", "content": "find"},)))
     assert ids == opening + renderer.action([said("kev")], [SPEECH])
     assert trainable == bytes(len(opening)) + b"\1" * (len(ids) - len(opening))
@@ -181,12 +181,12 @@ def test_a_template_that_rewrites_history_opens_a_new_stretch(tmp_path: Path) ->
     )
     renderer = read_chat(write(tmp_path, "byte level", drops))
     talk = [TALK[0], {"role": "assistant", "content": "<think>model</think>kev"}, *TALK[2:]]
-    stretches = renderer.labelled(talk)  # type: ignore[arg-type]
+    stretches = renderer.stretches(talk)  # type: ignore[arg-type]
     assert len(stretches) == 2
     texts = [renderer.text(ids) for ids, _ in stretches]
     assert "<think>model</think>kev" in texts[0] and "<think>" not in texts[1] and "kev" in texts[1]
     second = [renderer.text([token]) for token, mark in zip(*stretches[1], strict=True) if mark]
     assert "kev" not in "".join(second), "what the first stretch has taught is not taught again"
-    if renderer.text(renderer.labelled(TALK[:2])[0][0]):  # type: ignore[arg-type]
+    if renderer.text(renderer.stretches(TALK[:2])[0][0]):  # type: ignore[arg-type]
         tokens = [renderer.text([token]) for token in stretches[0][0]]
         assert "<think>" in tokens, "an assistant that is imitated may think by the model's own tokens"

@@ -27,7 +27,7 @@ from agito.render.messages import (
     with_tool_names,
 )
 from agito.render.policy_json import printable
-from agito.render.template import Message as TemplateMessage
+from agito.render.template import Message as Entry
 from agito.render.template import UnsupportedTemplate, dated, strings
 from agito.render.tokenizer import ModelTokenizer, free_mark
 from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
@@ -110,9 +110,9 @@ class ChatRenderer:
 
     def opening(self, task: Task) -> array[int]:
         prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
-        messages: list[TemplateMessage] = [dict(message) for message in task.messages]
+        given: list[Entry] = [dict(message) for message in task.messages]
         return self._encode(
-            *self._conversation.whole(messages or [{"role": "user", "content": prompt}], task.tools)
+            *self._conversation.whole(given or [{"role": "user", "content": prompt}], task.tools)
         )
 
     def observation(self, events: Sequence[Event]) -> array[int]:
@@ -128,8 +128,8 @@ class ChatRenderer:
                 return self._encode(*self._conversation.speech(text, tools))
         return self._encode(*self._conversation.action(calls, tools))
 
-    def labelled(
-        self, messages: Sequence[TemplateMessage], tools: Sequence[Json] = ()
+    def stretches(
+        self, messages: Sequence[Entry], tools: Sequence[Json] = ()
     ) -> list[tuple[array[int], bytes]]:
         """The tokens of a whole conversation, and 1 for each that the assistant said, its end included.
 
@@ -267,14 +267,14 @@ def _fitting(
     raise UnsupportedTemplate(problems[-1])
 
 
+def _speech(tools: Sequence[ToolSpec]) -> ToolSpec | None:
+    """The tool that a turn without a call calls."""
+    return next((tool for tool in tools if tool.is_speech), None)
+
+
 def _inside(thought: str) -> str:
     """Without the tags around it."""
     thought = thought.strip()
     for begin, end in _THOUGHTS:
         thought = thought.removeprefix(begin).removesuffix(end)
     return thought
-
-
-def _speech(tools: Sequence[ToolSpec]) -> ToolSpec | None:
-    """The tool that a turn without a call calls."""
-    return next((tool for tool in tools if tool.is_speech), None)

@@ -88,7 +88,8 @@ async def run_sft(
         made.extend(collected.attempts)
         buffer.complete()
 
-    on_start(num_steps := sum(map(len, epochs)))
+    num_steps = sum(map(len, epochs))
+    on_start(num_steps)
     # a large model is learned far more slowly than demonstrations are made
     is_alone = not run_context.recipe.model.path
     await learner.begin_phase("sft", num_steps, is_alone=is_alone)
