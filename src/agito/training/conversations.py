@@ -59,7 +59,7 @@ def samples_of(renderer: ChatRenderer, told: Sequence[Conversation]) -> list[Sam
     """One for each stretch that the chat template does not rewrite, in their order."""
     found: list[Sample] = []
     for group, each in enumerate(told):
-        for segment, (ids, trainable) in enumerate(renderer.labelled(each.messages, each.tools)):
+        for segment, (ids, trainable) in enumerate(renderer.stretches(each.messages, each.tools)):
             advantages = array("f", [float(mark) for mark in trainable])
             found.append(
                 Sample(
