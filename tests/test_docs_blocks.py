@@ -194,6 +194,15 @@ async def vllm(blocks: list[str], place: Path) -> None:
         await names["sample_and_publish"](place, lora, WeightFiles(place / "pushed", "policy"), learner)
 
 
+async def tracking(blocks: list[str], place: Path) -> None:
+    names = await execute(blocks[0], {})
+    tracker = names["MyTracker"]()
+    tracker.open(SimpleNamespace(folder=place))
+    tracker.log([SimpleNamespace(phase="rl", step=1, values={"reward/mean": 0.5})])
+    assert "rl 1 {'reward/mean': 0.5}" in (place / "points.txt").read_text()
+    tracker.file.close()
+
+
 RUNNERS: Mapping[str, Runner] = {
     "docs/browser.md": browser,
     "docs/components.md": components,
@@ -204,6 +213,7 @@ RUNNERS: Mapping[str, Runner] = {
     "docs/models.md": models,
     "docs/redteam.md": redteam,
     "docs/sandbox.md": sandbox,
+    "docs/tracking.md": tracking,
     "docs/vllm.md": vllm,
 }
 # pages whose blocks another file executes as they stand

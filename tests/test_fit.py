@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from agito.runtime.recipe_check import fit
 
 from agito.errors import BadRecipe
 from agito.evaluation.checkpoint import Changes
 from agito.plugins import absolute, label, shown
 from agito.recipe import Recipe, read
+from agito.runtime.recipe_check import fit
 
 COIN = "agito.testing:FakeEnvironment"
 TWO_SPLITS = """
