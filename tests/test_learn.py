@@ -212,3 +212,25 @@ def test_a_teacher_adds_what_it_finds_more_probable_to_the_advantage_of_trained_
     assert list(both.advantages) == [0.0, 0.0, 1.5] and list(alone.advantages) == [0.0, 0.0, 1.0]
     with pytest.raises(ValueError, match="1 scores of 3 tokens"):
         distilled(sample, [-9.0], weight=2.0, keeps_reward=True)
+
+
+def _with_a_foe(attempt: Attempt) -> Attempt:
+    (own,) = attempt.trajectory.segments
+    segments = (own, replace(own, id=1, policy="foe"))
+    return replace(attempt, trajectory=replace(attempt.trajectory, segments=segments))
+
+
+async def test_a_teacher_makes_groups_of_equal_rewards_teach_main_and_nobody_else() -> None:
+    class Scoring:
+        async def credit(self, samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], dict[str, float]]:
+            return tuple(samples), {}
+
+    first, second = await groups()
+    failed = [each for each in first.attempts if each.verdict.reward == 0]
+    both = replace(first, attempts=tuple(_with_a_foe(each) for each in failed))
+    for credit in ("leave_one_out", "group_mean"):
+        trainer = Trainer()
+        trainer.learning = {MAIN: None, "foe": None}
+        step = learner(trainer, settings={"credit": credit}, teacher=Scoring())
+        learned = await step.learn(0, [both, second], publish=trainer.publish)
+        assert {sample.policy for sample in learned.samples if sample.attempt.group == 0} == {MAIN}

@@ -17,6 +17,7 @@ from agito.models import Decoder, DecoderConfig, LoraConfig, adapt, save, save_a
 from agito.models.lora import load_adapter_into
 from agito.recipe import Recipe, read
 from agito.record import read_trajectories
+from agito.render import read_chat
 from agito.render.tokenizer import ModelTokenizer
 from agito.render.vocabulary import Vocabulary
 from agito.replays.updates import replay_updates
@@ -165,6 +166,9 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for home in (whole, killed):
         home.mkdir()
+    ends = json.loads((model / "config.json").read_text()) | {"eos_token_id": 7}
+    (model / "config.json").write_text(json.dumps(ends))
+    (model / "manifest.json").unlink()  # as folders of other makers are
     overrides = (*PRETRAINED, f"model.path={model}")
     one = finish(train(whole, overrides), whole)
     assert kill(train(killed, overrides), when=(killed / "runs/run/checkpoints/step-1").is_dir), (
@@ -173,6 +177,8 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
     two = finish(agito(killed, "train", "--resume", "runs/run"), killed)
     adapters = [(run / "checkpoints/final/adapter_model.safetensors").read_bytes() for run in (one, two)]
     assert adapters[0] == adapters[1]
+    base, saved = read_chat(model), read_chat(one / "checkpoints/final")
+    assert 7 in base.stop_ids and (saved.stop_ids, saved.vocab_size) == (base.stop_ids, base.vocab_size)
     config = json.loads((one / "checkpoints/final/adapter_config.json").read_text())
     assert config["peft_type"] == "LORA" and config["base_model_name_or_path"] == str(model)
     lines = map(json.loads, (one / "metrics.jsonl").read_text().splitlines())
@@ -192,6 +198,8 @@ def test_a_run_from_a_pretrained_model_that_is_killed_and_resumed_ends_with_the_
 def test_a_student_comes_nearer_to_its_teacher_on_its_own_samples(tmp_path: Path) -> None:
     """The teacher is the same network under other weights; rewards do not count."""
     student, teacher = pretrained(tmp_path / "student"), pretrained(tmp_path / "teacher", seed=2)
+    (teacher / "generation_config.json").write_text('{"repetition_penalty": 1.1}')  # its own sampling's
+    (teacher / "manifest.json").unlink()
     overrides = (
         *(each for each in PRETRAINED if not each.startswith(("rl.steps", "sft.demos", "model.lora"))),
         f"model.path={student}",

@@ -44,6 +44,29 @@ async def test_an_engine_is_asked_only_while_somebody_waits_though_resting_rows_
         free.stop()
 
 
+async def test_an_engine_hears_of_a_row_that_ended_as_it_was_stopped() -> None:
+    """Else the next one that uses its number would go on behind what it held."""
+    engine, asked = new_engine(), anyio.Event()
+
+    async def advance(exchange: EngineRequest) -> EngineResponse:
+        answer = engine.advance(exchange)
+        asked.set()
+        await anyio.sleep(0.05)
+        return answer
+
+    free = Freerun(EngineClient(advance=advance, context=96))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(free.run)
+        rows = [free.open(seed) for seed in range(2)]
+        await rows[0].sample(ask(5))
+        asked = anyio.Event()
+        tasks.start_soon(rows[1].sample, ask(5))
+        await asked.wait()
+        await rows[0].close()  # while an exchange is under way
+        free.stop()
+    assert engine.num_rows == 1
+
+
 async def test_whoever_samples_a_row_that_another_closes_is_told() -> None:
     told: list[str] = []
     free = Freerun(EngineClient(advance=Counting().advance, context=96))

@@ -19,16 +19,17 @@ import pytest
 from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 
 from agito.errors import CorruptCheckpoint, WorkerDied, WorkerFailed
+from agito.learning.trainer.config import TrainerConfig
 from agito.protocols import SampleRequest
 from agito.runtime.client import Worker
 from agito.runtime.pipes import Asking, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import Sampler
 from agito.runtime.transport import Launch, ThreadTransport, Transport
-from agito.runtime.wire import BeginPhase, Done, Request, Response
+from agito.runtime.wire import BeginPhase, Done, ExportWeights, Request, Response
 from agito.runtime.worker import WorkerHandler
 from agito.sampling.wire import EngineRequest, EngineResponse, RowRequest
-from agito.types import VersionSpan
+from agito.types import VersionSpan, span
 
 pytestmark = pytest.mark.anyio
 
@@ -231,3 +232,22 @@ async def test_an_answer_of_another_kind_is_a_failure() -> None:
     with ours, theirs, pytest.raises(WorkerFailed, match="EngineRequest was answered by Done"):
         await Worker(0, Talkative(ours), 60.0).ask("policy", EngineRequest(), EngineResponse)
     other.join()
+
+
+async def test_every_rank_knows_the_version_of_weights_that_were_written_for_a_server(tmp_path: Path) -> None:
+    """One that did not would refuse the tokens of that version as newer than itself."""
+    request = ExportWeights(
+        directory=tmp_path, name="main", version=7, is_adapter=False, text=array("i", [5, 6, 7])
+    )
+    sampled = [
+        replace(each, logprobs=array("f", [-3.0] * 9), versions=span(7, 9))
+        for each in (sample(slot, 9) for slot in range(4))
+    ]
+    async with started(launch, 2) as pool:
+        quiet = TrainerConfig(
+            muon_dtype="float32", check_on_policy=False
+        )  # these log-probabilities are made up
+        policy = await pool.open("main", replace(plan(), trainer=quiet, is_sampled_here=False))
+        await policy.learner.begin_phase("rl", 2)
+        assert (await policy.learner.export(request)).path.is_file()
+        assert (await policy.learner.step(sampled)).values["policy/age_max_versions"] == 0

@@ -38,9 +38,8 @@ def read_chat(
 
     Raises `CorruptCheckpoint`, `UnsupportedTemplate`.
     """
-    config, network, generation = (
-        _json(directory / f"{name}.json") for name in ("tokenizer_config", "config", "generation_config")
-    )
+    config, network = _json(directory / "tokenizer_config.json"), _network(directory)
+    generation = _json(directory / "generation_config.json")
     named = {name: _content(config[name]) for name in _NAMED if config.get(name) is not None}
     tokenizer = ModelTokenizer.read(directory)
     ends = [token for token in map(tokenizer.control, (named.get("eos_token", ""),)) if token is not None]
@@ -63,6 +62,13 @@ def read_chat(
         tool_format=tool_format,
         files=_files(directory),
     )
+
+
+def _network(directory: Path) -> dict[str, Any]:
+    """Of the model under it, where the folder holds an adapter: what ends a turn may stand there only."""
+    base = _json(directory / "adapter_config.json").get("base_model_name_or_path")
+    found = _json(directory / "config.json")
+    return found or (_json(Path(base) / "config.json") if isinstance(base, str) else {})
 
 
 def _files(directory: Path) -> dict[str, str]:

@@ -253,13 +253,13 @@ class Policies:
         for name, handle in self.learning.items():
             await handle.learner.load(checkpoint if name == MAIN else beside(checkpoint, name))
 
-    def prune(self, checkpoints: Path) -> None:
+    async def prune(self, checkpoints: Path) -> None:
         """Removes what was saved beside checkpoints of `main` that no longer exist."""
         for name in self.learning:
             folder = beside(checkpoints / "any", name).parent
             for path in folder.iterdir() if name != MAIN and folder.is_dir() else ():
                 if not (checkpoints / path.name).is_dir():
-                    shutil.rmtree(path)
+                    await to_thread.run_sync(shutil.rmtree, path)
 
     async def aclose(self) -> None:
         """Stops servers and workers. Call it in the task that opened them. Idempotent."""

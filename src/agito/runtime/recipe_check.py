@@ -20,6 +20,7 @@ from agito.record import tracking
 from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of
 from agito.runtime.sources import find
+from agito.sampling.vllm import installed
 
 _NEEDED = ("train", "heldout")
 _STRUCTURAL = "structural"
@@ -41,6 +42,7 @@ def fit(recipe: Recipe) -> Fit:
     """
     require_installed(recipe.compute.on)
     tracking.require(recipe.track.to)
+    _require_server(recipe)
     parts = recipe.env.mix or (recipe.env,)
     environments = [load(part.name) for part in parts]
     for at, (part, environment) in enumerate(zip(parts, environments, strict=True)):
@@ -100,6 +102,18 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
         changes["tasks"] = sum(sizes)
         notes = (f"each evaluation is on all {sum(sizes)} held-out prompts",)
     return recipe.model_copy(update={"eval": recipe.eval.model_copy(update=changes)}), notes
+
+
+def _require_server(recipe: Recipe) -> None:
+    """Raises `BadRecipe` where vLLM should sample and is not there, or has no whole model to start with."""
+    if recipe.compute.sampler != "vllm":
+        return
+    if installed() is None:
+        raise BadRecipe("compute.sampler=vllm: vLLM is not there: make vllm, or AGITO_VLLM=PATH/bin/vllm")
+    if (folder_of(recipe.model.path) / "adapter_config.json").is_file():
+        raise BadRecipe(
+            f"model.path={recipe.model.path}: an adapter; vLLM starts with a whole model: name its base"
+        )
 
 
 def _with_models(recipe: Recipe) -> Recipe:

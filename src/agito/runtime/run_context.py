@@ -197,7 +197,8 @@ class RunContext:
                         f"agents.{role}.tools: {task.cell} has no tool {tool}; it has {', '.join(names)}"
                         f"{meant(tool, names)}"
                     )
-            self._require_room(task, len(self.policies.renderers[MAIN].opening(task)))
+            for renderer in self.policies.renderers.values():
+                self._require_room(task, len(renderer.opening(task)))
 
     def _require_room(self, task: Task, opening: int) -> None:
         turn, own, context, dialect = (

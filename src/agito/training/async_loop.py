@@ -36,7 +36,8 @@ from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.loop import RL_BASE, Step, learn_step, make_step, paused
 from agito.types import Attempt, AttemptId, Group, Json, Sample
 
-_SILENCE_S = 300.0  # longer than any one thing may take
+_PHASES = 3  # that one event may be waited for through: a teacher's scores, a step, a publication
+_SERVER_S = 900.0  # for a server to be replaced meanwhile
 _BACKLOG = 1024  # finished attempts that nobody has looked at yet
 
 
@@ -157,6 +158,8 @@ class _AsyncLoop:
         ]
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.max_num_seqs)
         self._attempts: dict[int, dict[int, Attempt]] = {}  # group → slot → its last try
+        served_s = _SERVER_S if self._policies.served else 0.0
+        self._silence_s = _PHASES * run_context.recipe.compute.silence_s + served_s
         self._retried = 0
         self._oldest_valid = 0  # groups with older tokens are revoked: those weights were rolled back
         self._meters = _Meters(len(self._engines))
@@ -207,7 +210,7 @@ class _AsyncLoop:
 
     async def _next(self) -> Attempt | _Trained | _Published:
         try:
-            with anyio.fail_after(_SILENCE_S):
+            with anyio.fail_after(self._silence_s):
                 return await self._receive.receive()
         except TimeoutError:
             group = self._scheduler.waits_for
@@ -217,7 +220,7 @@ class _AsyncLoop:
                 else f"idle, waiting for group {group}"
             )
             raise WorkerDied(
-                f"nothing has happened for {_SILENCE_S:.0f} s: {self._scheduler.num_live} attempts are "
+                f"nothing has happened for {self._silence_s:.0f} s: {self._scheduler.num_live} attempts are "
                 "out, the "
                 f"trainer is at {trainer}"
             ) from None

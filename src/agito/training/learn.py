@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from agito.learning.credit import RunningMeans, load
 from agito.monitor import Monitor
-from agito.protocols import StepStats
+from agito.protocols import MAIN, StepStats
 from agito.recipe import RlSection
 from agito.record.trajectories import is_success
 from agito.scheduling.curriculum import Curriculum, GroupOutcome
@@ -113,6 +113,8 @@ class LearnStep:
             for group in teaching
             for sample in self._credit(group, running_mean=self._means.of(group.task.cell))
             if sample.policy in self._policies.learning
+            # a teacher scores `main` only
+            and (group.has_variance or sample.policy == MAIN)
         )
         self._means.add(groups)
         if self._teacher is not None and samples:

@@ -350,7 +350,7 @@ class TrainingRun:
             reach=monitor.rise_step,
             revoked=revoked,
         )
-        policies.prune(self._run.checkpoints)
+        await policies.prune(self._run.checkpoints)
 
     async def _evaluate(self, phase: str, split: str, num_tasks: int) -> Sequence[Attempt]:
         """The stored attempts, if this phase was finished before a resume."""
