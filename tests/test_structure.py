@@ -130,7 +130,8 @@ def test_importing_agito_alone_is_light() -> None:
 def test_a_file_and_each_of_its_functions_can_be_read_in_one_go(path: Path) -> None:
     text = path.read_text()
     lines = sum(1 for line in text.splitlines() if line.strip())
-    assert lines <= MAX_FILE_LINES, f"{lines} lines: split the file by idea"
+    if "planted" not in path.parts:  # those stand alone, as environments that strangers send
+        assert lines <= MAX_FILE_LINES, f"{lines} lines: split the file by idea"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -87,7 +87,7 @@ async def test_a_world_that_takes_any_state_that_it_is_handed_is_refused(place: 
         ("known/ledger.py:Compares", True),
         ("blind/todo.py:TodoDraft", True),
         ("blind/todo.py:TodoZip", False),
-        ("sound/trails.py:Checked", False),
+        ("sound/small.py:Checked", False),
     ],
 )
 async def test_a_check_that_knows_the_key_is_told_from_one_that_knows_the_form(

@@ -85,9 +85,9 @@ async def test_a_planted_fault_is_refused_by_the_gate_that_names_it(place: str, 
 @pytest.mark.parametrize(
     "name",
     [
-        "trails.py:Faulty",
-        "trails.py:Digits",
-        "trails.py:FewTasks",
+        "small.py:Faulty",
+        "small.py:Digits",
+        "small.py:FewTasks",
         "small.py:Form",
         "small.py:SortedFile",
         "small.py:Meter",

@@ -244,9 +244,7 @@ async def test_every_rank_knows_the_version_of_weights_that_were_written_for_a_s
         for each in (sample(slot, 9) for slot in range(4))
     ]
     async with started(launch, 2) as pool:
-        quiet = TrainerConfig(
-            muon_dtype="float32", check_on_policy=False
-        )  # these log-probabilities are made up
+        quiet = TrainerConfig(muon_dtype="float32", check_on_policy=False)  # made-up numbers
         policy = await pool.open("main", replace(plan(), trainer=quiet, is_sampled_here=False))
         await policy.learner.begin_phase("rl", 2)
         assert (await policy.learner.export(request)).path.is_file()

@@ -1,4 +1,6 @@
-"""Sound environments that resemble flawed ones: forms, files, a captured state, options, partial rewards."""
+"""Sound environments that resemble flawed ones: forms, files, a captured state, options, partial rewards;
+trails of places with answers named in the prompt by chance, few tasks, faults and retries.
+"""
 
 import json
 import random
@@ -7,9 +9,10 @@ from itertools import pairwise
 from agito.envs.procedural import ProceduralEnvironment
 from agito.errors import InvalidArguments
 from agito.types import Call, Dialect, Fault, Limits, Status, Target, Task, Verdict
-from agito.worlds.component import Answer, Machine, spec, text_of
+from agito.worlds.component import Answer, FaultProfile, Machine, spec, text_of
 from agito.worlds.world import SUBMIT, World
 
+COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gold")
 WORDS = (
     "river",
     "stone",
@@ -430,3 +433,208 @@ class Arithmetic(Base):
         whole = (int(a) * int(b) if sign == "*" else int(a) + int(b)) - int(c)
         slips = sum(rng.random() > 0.9 + 0.1 * skill for _ in range(2 * task.level))
         yield use("submit", answer=str(whole + slips))
+
+
+class Trail(Base):
+    """Plain: a trail of places with a word at its end."""
+
+    KIND = "sound"
+
+    def draw(self, rng, split, level, index):
+        answer = rng.choice(WORDS)
+        first, places = trail(rng, split, level, answer)
+        return {"ask": f"from {first}", "places": places, "answer": answer}
+
+    def script(self, task, skill, rng):
+        return follow(task, skill, rng, rng.choice(WORDS))
+
+
+class Faulty(Trail):
+    """A third of the calls time out or fail, reported as such, at random."""
+
+    KIND = "sound"
+    faults = {"read": FaultProfile(timeout=0.2, error=0.13)}  # noqa: RUF012
+
+
+class Tight(Trail):
+    """Just enough calls for a run without mistakes."""
+
+    KIND = "sound"
+    limits = Limits(turns=4, calls=4)
+
+
+class Digits(Trail):
+    """One-digit answers, which occur in every prompt by chance."""
+
+    KIND = "sound"
+    chance_level = 0.1
+
+    def draw(self, rng, split, level, index):
+        answer = str(rng.randrange(10))
+        first, places = trail(rng, split, level, answer)
+        numbers = " ".join(str(rng.randrange(100)) for _ in range(6))
+        return {
+            "ask": f"{numbers} from {first}",
+            "prompt": f"Files {numbers} are closed; begin at {first}, submit the digit.",
+            "places": places,
+            "answer": answer,
+        }
+
+    def guess(self, task, rng):
+        return str(rng.randrange(10))
+
+    def script(self, task, skill, rng):
+        return follow(task, skill, rng, str(rng.randrange(10)))
+
+
+class YesOrNo(Trail):
+    """Yes-or-no answers, so half of the guesses are right, as declared."""
+
+    KIND = "sound"
+    chance_level = 0.5
+
+    def draw(self, rng, split, level, index):
+        answer = rng.choice(("yes", "no"))
+        first, places = trail(rng, split, level, answer)
+        return {"ask": f"yes or no, from {first}", "places": places, "answer": answer}
+
+    def guess(self, task, rng):
+        return rng.choice(("yes", "no"))
+
+    def script(self, task, skill, rng):
+        return follow(task, skill, rng, rng.choice(("yes", "no")))
+
+
+class Verbose(Trail):
+    """A page-long prompt that names every possible colour, in another order each time."""
+
+    KIND = "sound"
+    chance_level = 0.125
+
+    def draw(self, rng, split, level, index):
+        answer = rng.choice(COLORS)
+        first, places = trail(rng, split, level, answer)
+        order = rng.sample(COLORS, len(COLORS))
+        rules = " ".join(
+            f"The {rng.choice(WORDS)} by the {rng.choice(WORDS)} may be {color}, or it was in "
+            f"{rng.randrange(1900, 2000)}."
+            for color in order
+        )
+        return {
+            "ask": f"{' '.join(order)} from {first}",
+            "prompt": f"{rules} {rules.lower()} Begin at {first} and submit the colour.",
+            "places": places,
+            "answer": answer,
+        }
+
+    def guess(self, task, rng):
+        return rng.choice(COLORS)
+
+    def script(self, task, skill, rng):
+        return follow(task, skill, rng, rng.choice(COLORS))
+
+
+class LongAnswers(Trail):
+    """A whole paragraph is to be submitted."""
+
+    KIND = "sound"
+    chance_level = 0.0
+
+    def draw(self, rng, split, level, index):
+        answer = " ".join(rng.choice(WORDS) for _ in range(60))
+        first, places = trail(rng, split, level, answer)
+        return {"ask": f"copy from {first}", "places": places, "answer": answer}
+
+
+class FewTasks(Trail):
+    """Only forty training tasks, twenty held-out and twenty structural ones, repeated."""
+
+    KIND = "sound"
+
+    def draw(self, rng, split, level, index):
+        at = rng.randrange(20)
+        return super().draw(random.Random(f"few/{split}/{level}/{at}"), split, level, index)
+
+
+class ThreeTries(Trail):
+    """Three submissions, each told if wrong. Three guesses among twelve are declared as the chance level."""
+
+    KIND = "sound"
+    chance_level = 0.25
+    NAMES = WORDS[:12]
+    looks = (
+        *Base.looks,
+        spec("submit", "Ends the episode when it is right, or at the third time.", ["answer"]),
+    )
+
+    def task(self, *, split, index, seed, family=None, level=None):
+        task, target = super().task(split=split, index=index, seed=seed, family=family, level=level)
+        return Task(
+            **{name: getattr(task, name) for name in task.__dataclass_fields__} | {"tools": self.looks}
+        ), target
+
+    def draw(self, rng, split, level, index):
+        answer = rng.choice(self.NAMES)
+        first, places = trail(rng, split, level, answer)
+        return {"ask": f"from {first}", "places": places, "answer": answer, "tries": 3}
+
+    def answer(self, call, state):
+        if call.tool != "submit":
+            return super().answer(call, state)
+        said = text_of(call, "answer")
+        state["tries"] -= 1
+        return (
+            Answer(text="", submitted=said)
+            if said == state["answer"] or not state["tries"]
+            else Answer(text="no")
+        )
+
+    def negative_controls(self, task):
+        names = random.Random(task.id).sample(self.NAMES, 3)
+        return {"empty": lambda: say(""), "open_loop": lambda: (use("submit", answer=name) for name in names)}
+
+    def script(self, task, skill, rng):
+        return follow(task, skill, rng, "unknown")
+
+
+class Checked(Trail):
+    """A tool checks an answer's form: it knows the list of all answers but not the right one."""
+
+    KIND = "sound"
+    looks = (*Trail.looks, spec("check", "Checks how an answer is written.", ["answer"]))
+
+    def answer(self, call, state):
+        if call.tool == "check":
+            said = text_of(call, "answer")
+            return Answer(
+                text=f"{len(said)} letters, {'one' if said in WORDS or said in COLORS else 'none'} of the "
+                "words"
+            )
+        return super().answer(call, state)
+
+    def script(self, task, skill, rng):
+        inner = super().script(task, skill, rng)
+        call = next(inner)
+        while call.tool != "submit":
+            call = inner.send((yield call))
+        yield use("check", answer=call.arguments["answer"])
+        yield call
+
+
+class OnlyFaultsDiffer(Trail):
+    """Levels differ only in how often a tool fails, which the demonstrator notices."""
+
+    KIND = "sound"
+
+    async def open(self, task, target, attempt, *, noise_seed):
+        faults = {"read": FaultProfile(error=0.05 if task.level == 1 else 0.45)}
+        return World(
+            task,
+            [Room(json.loads(json.dumps(target.data)), self)],
+            attempt,
+            noise_seed=noise_seed,
+            faults=faults,
+        )
+
+    def draw(self, rng, split, level, index):
+        return super().draw(rng, split, 2, index)
