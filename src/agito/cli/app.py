@@ -326,7 +326,7 @@ def replay(
         typer.Option("--updates", help="Instead, RL from the recorded tokens: are the weights the same?"),
     ] = False,
 ) -> None:
-    """Act a recorded attempt again, token by token.
+    """Replay a recorded attempt, token by token.
 
     In a fresh world; says where it diverges from what was recorded.
 
@@ -399,7 +399,7 @@ def plan(
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to simulate.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Foresee what overlapping would bring.
+    """Simulate asynchronous training with tools as slow as yours.
 
     Throughput, idle time and token age of the decoupled loop for several bounds on staleness, from latencies
     measured here.
