@@ -66,6 +66,8 @@ PAGES = {
         <script>onbeforeunload = event => event.preventDefault()</script>""",
     "/windows": """<h1>Windows</h1><a href=/next target=_blank>blank</a><button onclick="window.open('/next')">open</button>
         <button onclick="window.open('/closing')">brief</button><a href="/down">file</a>""",  # noqa: E501
+    "/late": """<h1>Late</h1><button onclick="window.open('/later')">open</button>""",
+    "/later": """<h1>Later</h1><button onclick='setTimeout(() => window.close(), performance.now() % 20)'>close</button>""",
     "/closing": "<h1>Closing</h1><button onclick='window.close()'>close</button>",
     "/long": """<h1>Long</h1><ul id=l></ul><script>
         const add = () => { for (let i = 0; i < 20; i++) { const li = document.createElement('li');
@@ -318,6 +320,18 @@ async def test_windows_are_followed_and_left_again(farm: Farm) -> None:
     await policy.reads("click", "brief")
     assert (await policy.reads("click", "close"))[0] == "# Windows"
     assert (await policy.reads("click", "file"))[0] == "# Windows"  # a download leads nowhere
+    await policy.world.close()
+
+
+async def test_a_window_that_closes_itself_while_it_is_read_shows_the_one_before(farm: Farm) -> None:
+    policy = Policy(farm, "/late")
+    await policy.reads("look")
+    for _ in range(30):
+        assert (await policy.reads("click", "open"))[0] == "# Later"
+        shown = await policy.reads("click", "close")
+        while shown[0] == "# Later":
+            shown = await policy.reads("look")
+        assert shown[0] == "# Late"
     await policy.world.close()
 
 

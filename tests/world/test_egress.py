@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import http.server
 import socket
@@ -231,6 +232,25 @@ async def test_whoever_asks_before_sending_a_body_is_told_to_go_on_or_refused(
         for host, status in ((b"a", b"100"), (b"b", b"403")):
             head = b"POST http://%s.test/ HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n" % host
             assert (await send(egress, address, head + HEAD)).split()[1] == status
+
+
+async def test_connections_that_are_reset_end_alone(box: Box, site: tuple[int, list[str]]) -> None:
+    """Before, while and after they are taken up."""
+    egress = await Egress.open(box, ["data.test:80"], at={"data.test:80": ("127.0.0.1", site[0])})
+    reset = """import socket, struct
+for said in (b"", b"GET http://data.test/ HTTP/1.1\\r\\n") * 40:
+    with socket.create_connection(("127.0.0.1", 3128)) as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        link.send(said)
+"""
+
+    async def action() -> Result:
+        await box.py(reset, timeout_s=20)
+        return await box.sh("curl -s http://data.test/", timeout_s=20)
+
+    assert (await egress.during(action)).output.split() == [b"echo"]
+    await egress.aclose()
+    gc.collect()  # a socket that nobody closed would be a warning, and fail
 
 
 async def test_connections_and_bodies_are_bounded() -> None:

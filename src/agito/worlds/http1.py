@@ -207,8 +207,8 @@ async def accept(
 
     async def one(link: socket.socket) -> None:
         try:
-            async with await SocketStream.from_socket(link) as stream:
-                with suppress(BadMessage, anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+            with suppress(BadMessage, anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+                async with await stream_over(link) as stream:
                     await handle(stream)
         finally:
             free.release()
@@ -218,6 +218,16 @@ async def accept(
             await free.acquire()
             link = await _accepted(listener)
             group.start_soon(one, link)
+
+
+async def stream_over(link: socket.socket) -> SocketStream:
+    """A stream that owns `link`. Raises `OSError` if the other side is gone."""
+    try:
+        link.getpeername()
+        return await SocketStream.from_socket(link)
+    except BaseException:  # cancellation too: nothing owns it yet
+        link.close()
+        raise
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:

@@ -192,8 +192,14 @@ class Page:
     async def _view(self) -> View:
         sheet = self._shown()
         if sheet.dialog is None:
-            with suppress(Interrupted):
+            try:
                 return self._with_messages(await self._read(sheet))
+            except Interrupted:
+                pass
+            except Unusable:  # a window may close itself while it is read
+                if self._shown() is sheet:
+                    raise
+                return await self._view()
         return self._with_messages(
             sheet.dialog.view(self._answer_text) if sheet.dialog else View(text="", elements=())
         )

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import anyio
-from anyio.abc import SocketStream
 
 from agito.errors import SandboxFailure
 from agito.protocols import Sandbox, Service
@@ -109,7 +108,7 @@ class Http:
         )
         try:
             link = await self._sandbox.connect(self._port)
-            async with await SocketStream.from_socket(link) as stream:
+            async with await http1.stream_over(link) as stream:
                 response = await http1.ask(stream, request, most_bytes=MOST_BYTES)
         except (TimeoutError, OSError, http1.BadMessage, anyio.BrokenResourceError) as error:
             if isinstance(error, SandboxFailure):
