@@ -68,7 +68,7 @@ PAGES = {
         <button onclick="window.open('/closing')">brief</button><a href="/down">file</a>""",  # noqa: E501
     "/late": """<h1>Late</h1><button onclick="window.open('/later')">open</button>""",
     "/later": """<h1>Later</h1>
-        <button onclick="setTimeout(() => close(), performance.now() % 20)">close</button>""",
+        <button onclick="setTimeout(() => window.close(), performance.now() % 20)">close</button>""",
     "/closing": "<h1>Closing</h1><button onclick='window.close()'>close</button>",
     "/long": """<h1>Long</h1><ul id=l></ul><script>
         const add = () => { for (let i = 0; i < 20; i++) { const li = document.createElement('li');
