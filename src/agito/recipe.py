@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from agito import config
 from agito.config import Section, meant
 from agito.errors import NotFound
+from agito.harness.config import HarnessSection
 from agito.learning.credit import CREDITS
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.sections import DistillSection, ModelSection, PolicySection
@@ -128,42 +129,6 @@ class ComputeSection(Section):
         return device
 
 
-class HarnessSection(Section):
-    """What drives the agents."""
-
-    name: str = Field(
-        default="solo", description="A bundled harness, or `path.py:Class`; a path is kept absolute."
-    )
-    command: str = Field(
-        default="",
-        description="Instead of `name`: an agent of your own, as a program with its arguments, or "
-        "`path.py:function`: see [the gateway](gateway.md).",
-    )
-    folder: str = Field(
-        default="", description="Where `command` runs; kept absolute. Left out: where the run was begun."
-    )
-    seconds: float = Field(
-        default=120.0,
-        gt=0,
-        description="That `command` may take for one attempt, without those in which it waits for the policy "
-        "or a tool.",
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _holds_everywhere(cls, name: str) -> str:
-        return absolute(name)
-
-    @model_validator(mode="after")
-    def _has_one_driver(self) -> Self:
-        if not self.command:
-            return self
-        if self.name != "solo":
-            raise ValueError(f"name={self.name!r} and command={self.command!r}: give one of them")
-        folder = str(Path(self.folder or ".").expanduser().absolute())
-        return self if folder == self.folder else self.model_copy(update={"folder": folder})
-
-
 class AgentSection(Section):
     """Who plays a role of the harness."""
 
@@ -176,6 +141,10 @@ class AgentSection(Section):
     tools: tuple[str, ...] | None = Field(
         default=None, description="Those of the environment that the role may call; by default all."
     )
+    instructions: str = Field(
+        default="", description="In a team: before the task, or before the brief of a spawned agent."
+    )
+    turns: int | None = Field(default=None, ge=1, description="In a team: at most, of one agent.")
 
 
 class SftSection(Section):

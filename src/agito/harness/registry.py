@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from agito import plugins
 from agito.errors import BadHarness
+from agito.harness.team import TEAM_ROLES, TeamHarness, TeamRules
 from agito.protocols import Harness
 
-_BUNDLED = {"solo": "agito.harness.solo:SoloHarness"}
+_TEAM = "team"
+_BUNDLED = {"solo": "agito.harness.solo:SoloHarness", _TEAM: ""}
 _MEMBERS = ("roles", "run")
 
 
@@ -16,8 +19,18 @@ def bundled() -> tuple[str, ...]:
     return tuple(_BUNDLED)
 
 
-def load(name: str, *, command: str = "", folder: str = "", seconds: float = 120.0) -> Harness:
-    """`command`: instead of a name, somebody's own agent, see `foreign`.
+def load(
+    name: str,
+    *,
+    command: str = "",
+    folder: str = "",
+    seconds: float = 120.0,
+    roles: Sequence[str] = (),
+    depth: int = 1,
+    breadth: int = 8,
+    notes: bool = False,
+) -> Harness:
+    """`command`: instead of a name, somebody's own agent, see `foreign`. `roles` and what follows: of `team`.
 
     Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
     harness, for a file or class that fails, and for a command that cannot be started.
@@ -26,6 +39,9 @@ def load(name: str, *, command: str = "", folder: str = "", seconds: float = 120
         from agito.harness.foreign import CommandHarness
 
         return CommandHarness(command, folder=folder, seconds=seconds)
+    if name == _TEAM:
+        rules = TeamRules(roles=tuple(roles) or TEAM_ROLES, depth=depth, breadth=breadth, has_notes=notes)
+        return TeamHarness(rules)
     harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
     if not harness.roles:
         raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")

@@ -97,7 +97,7 @@ class SoloHarness:
                 max_tokens=room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort
             )
             capture.label(renderer.channels(sampled.ids))
-            calls = _calls(renderer, sampled, offered)[: limits.calls - len(events)]
+            calls = calls_of(renderer, sampled, offered)[: limits.calls - len(events)]
             left = Budget(
                 turns=limits.turns - number - 1,
                 calls=limits.calls - len(events) - len(calls),
@@ -122,7 +122,7 @@ class _NoRoom(Exception):
     """The opening leaves no room for a single sampled token."""
 
 
-def _calls(renderer: Renderer, sampled: Sampled, tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
+def calls_of(renderer: Renderer, sampled: Sampled, tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
     """What was sampled, as calls. A renderer that cannot read it says so in the call; one that raises is no
     way out of the episode.
     """

@@ -16,6 +16,7 @@ from agito.protocols.optional import (
     Measured,
     Ranged,
     Sourced,
+    TeamDemonstrated,
     Unscripted,
     Validated,
 )
@@ -39,6 +40,7 @@ from agito.protocols.world import (
     Script,
     ScriptFactory,
     Session,
+    TeamScript,
     WorldSnapshot,
 )
 
@@ -75,6 +77,8 @@ __all__ = [
     "Sourced",
     "Standing",
     "StepStats",
+    "TeamDemonstrated",
+    "TeamScript",
     "TrackedRun",
     "Tracker",
     "Trainer",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from agito.protocols.world import ScriptFactory, TeamScript
 from agito.types import (
     EpisodeArtifacts,
     Target,
@@ -124,4 +125,16 @@ class Answered(Protocol):
     def answers(self, task: Task, target: Target) -> Sequence[str]:
         """Texts that no observation should contain verbatim before the agent has said them. Texts under six
         characters are ignored: they appear by chance."""
+        ...
+
+
+@runtime_checkable
+class TeamDemonstrated(Protocol):
+    """An environment whose demonstrator can also hand out work. Optional: without it a team imitates one
+    agent alone before RL."""
+
+    def team_demonstrator(
+        self, task: Task, target: Target, *, role: str, skill: float, seed: int
+    ) -> TeamScript | ScriptFactory:
+        """An imperfect team; `role`: of the agents that it spawns."""
         ...

@@ -134,6 +134,8 @@ class AgentSpec:
     top_p: float = 1.0
     effort: Effort = Effort.NONE
     tools: tuple[str, ...] | None = None  # tools that the role may call; None: all of the task
+    instructions: str = ""  # in a team: before the task, or a child's brief
+    turns: int | None = None  # in a team: of one agent in this role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,16 @@ Script: TypeAlias = Generator[Call, Event, None]
 ScriptFactory: TypeAlias = Callable[[], Script]
 
 
+@runtime_checkable
+class TeamScript(Protocol):
+    """Scripted agents of a team. Called like any script, it is the agent that begins."""
+
+    def __call__(self) -> Script: ...
+    def member(self, role: str, brief: str) -> Script:
+        """A spawned agent, which knows its brief and nothing else."""
+        ...
+
+
 OPEN_LOOP = "open_loop"  # the negative control that acts from the prompt alone and ignores events
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
-from agito.harness import ScriptedAgent, SoloHarness
+from agito.harness import ScriptedAgent, SoloHarness, TeamHarness
+from agito.harness.team import LEAKED, Heard, ScriptedTeam, context_leaks
 from agito.monitor import Monitor, is_report, located, proof_of
 from agito.protocols import (
     Agent,
@@ -19,6 +20,7 @@ from agito.protocols import (
     Harness,
     ScriptFactory,
     Session,
+    TeamScript,
     Validated,
 )
 from agito.rollout.deadline_log import Observed
@@ -96,22 +98,40 @@ class AttemptRunner:
             agents = {
                 role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in self._agents.items()
             }
-            return _fault_if_never_sampled(
-                await self._harness.run(task, session, agents, attempt, seed=stream)
-            )
+            return _fault_if_never_sampled(await self._acted(task, session, agents, attempt, stream))
 
         return await self.drive(task, target, attempt, act)
 
     async def _scripted(
         self, script: ScriptFactory, session: Session, task: Task, attempt: AttemptId, seed: int
     ) -> Trajectory:
-        """A script plays one agent, with every tool; where the harness asks for several, it acts alone."""
+        """A script plays one agent, with every tool; where the harness asks for several, it acts alone unless
+        it is a team's.
+        """
+        if isinstance(script, TeamScript) and isinstance(self._harness, TeamHarness):
+            engine = ScriptedTeam(script, self._first.renderer)
+            agents = {role: Agent(spec=spec, engine=engine) for role, spec in self._agents.items()}
+            return await self._acted(task, session, agents, attempt, seed)
         spec = replace(self._first, tools=None)
         agent = ScriptedAgent(script, session, self._first.renderer)
         harness = self._harness if len(self._agents) == 1 else SoloHarness()
         return await harness.run(
             task, agent, {harness.roles[0]: Agent(spec=spec, engine=agent)}, attempt, seed=seed
         )
+
+    async def _acted(
+        self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, seed: int
+    ) -> Trajectory:
+        """What the harness makes of it. A team that did not keep its contexts apart has failed."""
+        if not isinstance(self._harness, TeamHarness):
+            return await self._harness.run(task, session, agents, attempt, seed=seed)
+        heard = Heard(session)
+        trajectory = await self._harness.run(task, heard, agents, attempt, seed=seed)
+        found = context_leaks(trajectory, self._agents, self._harness.rules, heard.events)
+        if not found or trajectory.fault is not None:
+            return trajectory
+        detail = f"{LEAKED}: {'; '.join(found)}"
+        return replace(trajectory, end=TerminationReason.FAILED, fault=Fault.ENV, detail=detail)
 
     async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:
         """The same for whoever acts."""

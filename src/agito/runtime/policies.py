@@ -278,6 +278,8 @@ class Policies:
             policy=section.policy,
             temperature=temperature,
             tools=section.tools,
+            instructions=section.instructions,
+            turns=section.turns,
         )
 
     def _require_same_tokenizer(self, teacher: str) -> None:

@@ -15,11 +15,22 @@ import anyio
 from agito.config import meant
 from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
-from agito.harness import SoloHarness
+from agito.harness import SoloHarness, TeamHarness
 from agito.harness import load as load_harness
+from agito.harness.team import first_task
 from agito.monitor import Monitor
-from agito.protocols import MAIN, Engine, Environment, Harness, ScriptFactory, Session, Validated
-from agito.recipe import Recipe
+from agito.protocols import (
+    MAIN,
+    AgentSpec,
+    Engine,
+    Environment,
+    Harness,
+    Renderer,
+    ScriptFactory,
+    Session,
+    Validated,
+)
+from agito.recipe import AgentSection, Recipe
 from agito.render import Vocabulary, learn, texts_of
 from agito.rollout import (
     AttemptRunner,
@@ -179,9 +190,11 @@ class RunContext:
                 f"{self.environment.name}: not one of {size} demonstrations could be played; the first: "
                 f"{broke[0]}"
             )
-        numbers = [str(number) for number in range(20)] * size
+        common = [str(number) for number in range(20)] * size
+        if isinstance(self.harness, TeamHarness):
+            common += list(self.harness.words) * size
         return learn(
-            [*(text for index in sorted(texts) for text in texts[index]), *numbers],
+            [*(text for index in sorted(texts) for text in texts[index]), *common],
             size=self.recipe.model.vocab_size,
         )
 
@@ -198,7 +211,15 @@ class RunContext:
                         f"{meant(tool, names)}"
                     )
             for renderer in self.policies.renderers.values():
-                self._require_room(task, len(renderer.opening(task)))
+                self._require_room(task, len(renderer.opening(self._as_told(task, renderer))))
+
+    def _as_told(self, task: Task, renderer: Renderer) -> Task:
+        """What the agent that begins is told, which in a team is more than the task."""
+        if not isinstance(self.harness, TeamHarness):
+            return task
+        section = self.recipe.agents.get(self.harness.roles[0], AgentSection())
+        spec = AgentSpec(renderer=renderer, tools=section.tools, instructions=section.instructions)
+        return first_task(task, spec, self.harness.rules)
 
     def _require_room(self, task: Task, opening: int) -> None:
         turn, own, context, dialect = (

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio
 
 from agito.errors import BadRecipe
+from agito.harness import TeamHarness
 from agito.learning.credit import demonstrations
-from agito.protocols import ScriptFactory, StepStats
+from agito.protocols import ScriptFactory, StepStats, TeamDemonstrated
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.schedule import Quota
@@ -25,7 +26,17 @@ _TOKENIZER_BASE = 500_000  # of the training stream, so that no demonstration is
 
 
 def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
-    """The environment's imperfect script, at the recipe's skill."""
+    """The environment's imperfect script, at the recipe's skill: a team's where there is one."""
+    environment, roles = run_context.environment, run_context.harness.roles
+    if not isinstance(run_context.harness, TeamHarness) or not isinstance(environment, TeamDemonstrated):
+        return _alone(run_context)
+    skill, seed = run_context.recipe.sft.skill, run_context.recipe.seed << 32
+    return lambda task, target, attempt: environment.team_demonstrator(
+        task, target, role=roles[-1], skill=skill, seed=seed | attempt.group
+    )
+
+
+def _alone(run_context: RunContext) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
     environment, recipe = run_context.environment, run_context.recipe
     return lambda task, target, attempt: environment.demonstrator(
         task, target, skill=recipe.sft.skill, seed=recipe.seed << 32 | attempt.group
@@ -36,7 +47,7 @@ async def train_tokenizer(run_context: RunContext, on_episode: Callable[[], None
     """Learns the run's vocabulary from what demonstrators say and read. Raises `BadRecipe` when openings then
     do not fit.
     """
-    script = demonstrator(run_context)
+    script = _alone(run_context)
     vocabulary = await run_context.train_tokenizer(
         run_context.recipe.sft.tokenizer_episodes,
         lambda task, target, index: script(task, target, AttemptId(group=_TOKENIZER_BASE + index, slot=0)),

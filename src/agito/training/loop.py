@@ -23,6 +23,7 @@ from agito.scheduling.schedule import Quota
 from agito.training.components import score_metrics
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.teacher import Teacher
+from agito.training.team_meters import team_metrics
 from agito.types import Attempt, Group, Sample, mean
 
 RL_BASE = 10_000_000  # of group ids
@@ -195,6 +196,7 @@ def metrics_of(
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
         **score_metrics(attempts),
+        **team_metrics(attempts),
     }
     learned = {
         name if policy == MAIN else f"{policy}/{name}": value

@@ -17,9 +17,18 @@ from functools import lru_cache
 
 from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
 from agito.envs.decisions.measured import MEASURES
-from agito.envs.decisions.scene import Case, Family, Spent, act_again, demonstrator, negative_controls, solver
+from agito.envs.decisions.scene import (
+    Case,
+    Family,
+    Hand,
+    Spent,
+    act_again,
+    demonstrator,
+    negative_controls,
+    solver,
+)
 from agito.envs.procedural import Place, ProceduralEnvironment
-from agito.protocols import Control, Measure, ScriptFactory
+from agito.protocols import Control, Measure, ScriptFactory, TeamScript
 from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Trajectory, Verdict
 from agito.worlds.world import World
 
@@ -96,6 +105,15 @@ class DecisionsEnvironment(ProceduralEnvironment):
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return demonstrator(_of(target), skill=skill, seed=seed)
+
+    def team_demonstrator(
+        self, task: Task, target: Target, *, role: str, skill: float, seed: int
+    ) -> TeamScript | ScriptFactory:
+        """Hands out work in fanout; elsewhere one agent acts alone."""
+        case = _of(target)
+        if not isinstance(case, fanout.FanOut):
+            return demonstrator(case, skill=skill, seed=seed)
+        return case.team(Hand(skill, random.Random(f"decisions/team/{seed}")), role)
 
 
 def _of(target: Target) -> Case:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
 from agito.envs.decisions.words import NAMES, VALUES
 from agito.errors import InvalidArguments
-from agito.protocols import Script
+from agito.protocols import Script, TeamScript
 from agito.types import Call, Dialect, Fault, Limits, ToolSpec
 from agito.worlds.component import Answer, spec, text_of
 
@@ -99,6 +99,38 @@ class FanOut:
             while part not in found:
                 found |= _read((yield call("wait")).text)
         yield call("submit", results=" ".join(found.values()))
+
+    def team(self, hand: Hand, role: str) -> TeamScript:
+        """Half of the tasks whose parts can run at once are handed out, a part to an agent; in all others one
+        agent acts alone."""
+        is_shared = self.kind == "all" and hand.rng.random() < 0.5
+        return FanOutTeam(case=self, hand=hand, role=role, is_shared=is_shared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOutTeam:
+    """Of every agent that was spawned: starts its part, waits once, and reports what it read. Together they
+    wait as often as parts end."""
+
+    case: FanOut
+    hand: Hand
+    role: str  # of the agents that are spawned
+    is_shared: bool
+
+    def __call__(self) -> Script:
+        return self._share() if self.is_shared else self.case.agent(self.hand)
+
+    def _share(self) -> Script:
+        parts = self.case.parts if self.hand.is_right() else self.case.parts[:-1]
+        brief = " | ".join(parts)
+        back = yield Call(tool="spawn", arguments={"role": self.role, "budget": 3, "brief": brief})
+        words = back.text.replace("|", " ").split()
+        yield call("submit", results=" ".join(word for word in words if word in VALUES))
+
+    def member(self, role: str, brief: str) -> Script:
+        yield call("start", part=brief)
+        heard = (yield call("wait")).text if self.hand.is_right() else "nothing"
+        yield call("report", text=heard)
 
 
 class FanOutScene(Scene):

@@ -1,0 +1,52 @@
+"""A team learns from random weights by the bundled recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import agito
+from agito.record import Recorded, read_trajectories
+
+SMALL = (
+    "env.levels=[1]",
+    "model.hidden_size=32",
+    "model.num_layers=1",
+    "sft.demos=96",
+    "sft.epochs=1",
+    "sft.skill=0.9",
+    "sft.tokenizer_episodes=20",
+    "rl.steps=1",
+    "rl.groups=2",
+    "rl.group_size=4",
+    "eval.tasks=4",
+    "eval.structural_tasks=0",
+    "eval.baseline_tasks=0",
+)
+
+
+def recorded(run: Path, phase: str) -> list[Recorded]:
+    return [
+        each for path in sorted((run / "trajectories").glob(f"{phase}-*")) for each in read_trajectories(path)
+    ]
+
+
+def test_a_team_is_shown_how_to_hand_out_work_and_every_agent_is_trained_on_its_own_tokens(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "team"
+    summary = agito.train("team-fanout", overrides=SMALL, out=run)
+    assert summary.void_attempts == 0
+    roles = {
+        segment.role
+        for each in recorded(run, "demo")
+        for segment in each.attempt.trajectory.segments
+        if segment.spawned_by is not None
+    }
+    assert roles == {"worker"}
+    for each in recorded(run, "rl"):
+        trajectory = each.attempt.trajectory
+        assert trajectory.segments[0].role == "orchestrator" and trajectory.fault is None
+        assert {stats.segment for stats in each.stats} <= {segment.id for segment in trajectory.segments}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.get("team/leaks_num", 0) == 0 for line in lines)
