@@ -199,8 +199,16 @@ class RlSection(Section):
     )
     credit: str = Field(
         default="leave_one_out",
-        description="How rewards become advantages: leave_one_out, group_mean, or `path.py:Class`.",
+        description="How rewards become advantages: leave_one_out, group_mean, by_replay, or "
+        "`path.py:Class`.",
     )
+    fork_ratio: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Of by_replay: the share of turns before and after which it forks.",
+    )
+    fork_times: int = Field(default=2, ge=1, description="Of by_replay: forks of one state.")
     temperature: float = Field(default=1.0, gt=0, description="Of sampling.")
     checkpoint_every: int = Field(default=5, ge=1, description="Steps.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Latest ones, beside the first and the last.")
@@ -306,6 +314,17 @@ class Recipe(Section):
             if isinstance(tree.get(name, {}), dict | Section):
                 tree = tree | {name: wider | _table(tree.get(name))}
         return tree
+
+    @model_validator(mode="after")
+    def _can_fork(self) -> Recipe:
+        if self.rl.credit != "by_replay":
+            return self
+        if self.pipeline.mode != "on_policy" or self.harness.name != "solo" or self.harness.command:
+            raise ValueError(
+                "rl.credit='by_replay': needs pipeline.mode='on_policy' and the harness `solo`, whose "
+                "attempts can be repeated up to any turn"
+            )
+        return self
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:

@@ -66,6 +66,8 @@ async def replay_episode(run: Path, attempt: AttemptId, *, phase: str | None = N
             f"attempt {attempt}: it never began ({recorded.attempt.trajectory.detail}), so there is "
             "nothing to replay"
         )
+    if (lineage := recorded.attempt.trajectory.lineage) is not None:
+        raise NotFound(f"attempt {attempt}: a fork of {lineage.parent} begins in its middle; replay that one")
     recipe = config.read(Recipe, run / "config.toml")
     async with open_run_context(recipe) as run_context:
         run_context.policies.use_tokenizer_of(load_policy.find(run))

@@ -22,7 +22,7 @@ from agito.runtime.run_context import open_run_context
 from agito.runtime.sources import beside
 from agito.training.learn import LearnStep
 from agito.training.loop import learn_step
-from agito.types import Group
+from agito.types import Attempt, Group
 
 _START = "checkpoints/step-0"
 
@@ -73,7 +73,7 @@ async def _step(policies: Policies, step: LearnStep, index: int, path: Path, ver
     found = read_trajectories(path)
     attempts = [recorded.attempt for recorded in found]
     groups = [
-        Group(id=number, task=(each := tuple(members))[0].trajectory.task, attempts=each)
+        _group(number, tuple(members))
         for number, members in groupby(attempts, key=lambda attempt: attempt.trajectory.attempt.group)
     ]
     versions = [
@@ -95,6 +95,12 @@ async def _step(policies: Policies, step: LearnStep, index: int, path: Path, ver
     }
     await step.learn(index, groups, publish=nothing, revoked=untouched)
     return version
+
+
+def _group(number: int, attempts: tuple[Attempt, ...]) -> Group:
+    own = tuple(attempt for attempt in attempts if attempt.trajectory.lineage is None)
+    forks = tuple(attempt for attempt in attempts if attempt.trajectory.lineage is not None)
+    return Group(id=number, task=own[0].trajectory.task, attempts=own, forks=forks)
 
 
 async def _difference(policies: Policies, checkpoint: Path) -> str:

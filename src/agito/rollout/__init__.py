@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from agito.rollout.attempt import AttemptRunner, Plan
-from agito.rollout.collect import Collected, collect, outcome
+from agito.rollout.collect import Collected, Runs, collect, outcome
 from agito.rollout.deadline_log import DeadlineLog, Observed, RecordedAttempt, is_real_deadline
 from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
+from agito.rollout.forks import ForkPoint, ForkRunner, fork_points, numbered
 from agito.rollout.scripts import act_out, acted, scripted
 
 __all__ = [
@@ -16,13 +17,18 @@ __all__ = [
     "Deadlines",
     "EpisodeDriver",
     "Finished",
+    "ForkPoint",
+    "ForkRunner",
     "Observed",
     "Plan",
     "RecordedAttempt",
+    "Runs",
     "act_out",
     "acted",
     "collect",
+    "fork_points",
     "is_real_deadline",
+    "numbered",
     "outcome",
     "reward_range",
     "scripted",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 
 from agito.protocols import Engine
-from agito.rollout.attempt import AttemptRunner, Plan
+from agito.rollout.attempt import Plan
 from agito.sampling.lockstep import Lane, Lockstep
 from agito.scheduling.schedule import Outcome, Quota, SyncScheduler
 from agito.types import Attempt, AttemptId, Group
@@ -26,8 +27,14 @@ class Collected:
         return tuple(attempt for group in self.groups for attempt in group.attempts)
 
 
+class Runs(Protocol):
+    """Whatever runs attempts: see `AttemptRunner`."""
+
+    async def run(self, plan: Plan, attempt: AttemptId, engines: Mapping[str, Engine] | None) -> Attempt: ...
+
+
 async def collect(
-    runner: AttemptRunner,
+    runner: Runs,
     plan: Plan,
     quota: Quota,
     engines: Lockstep | Mapping[str, Engine] | None,
@@ -60,13 +67,13 @@ async def collect(
     return Collected(groups=book.groups(quota.group_size), retried=schedule.retried)
 
 
-async def _in_lane(runner: AttemptRunner, plan: Plan, attempt: AttemptId, lane: Lane, book: _Book) -> None:
+async def _in_lane(runner: Runs, plan: Plan, attempt: AttemptId, lane: Lane, book: _Book) -> None:
     book.add(await runner.run(plan, attempt, lane.engines))
     lane.finish()
 
 
 async def _as_they_end(
-    runner: AttemptRunner,
+    runner: Runs,
     plan: Plan,
     schedule: SyncScheduler,
     book: _Book,

@@ -38,6 +38,7 @@ from agito.rollout import (
     EpisodeDriver,
     Observed,
     Plan,
+    Runs,
     collect,
     reward_range,
     scripted,
@@ -251,9 +252,12 @@ class RunContext:
         on_attempt: Callable[[Attempt], None] = lambda _: None,
         monitor: Monitor | None = None,
         observed: Observed | None = None,
+        runner: Runs | None = None,
     ) -> Collected:
-        """Runs one quota per rank, concurrently; uses no workers when the plan has scripts."""
-        runner = self.runner(temperature=temperature, monitor=monitor, observed=observed)
+        """Runs one quota per rank, concurrently; uses no workers when the plan has scripts. `runner`: instead
+        of the run's own.
+        """
+        runner = runner or self.runner(temperature=temperature, monitor=monitor, observed=observed)
         parts: dict[int, Collected] = {}
 
         async def run(rank: int, quota: Quota) -> None:

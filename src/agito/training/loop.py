@@ -20,6 +20,7 @@ from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.schedule import Quota
+from agito.training.branching import fork_metrics, with_forks
 from agito.training.components import score_metrics
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.teacher import Teacher
@@ -73,8 +74,10 @@ async def train(
     for index in range(start, recipe.steps):
         began, cpu_s = time.monotonic(), time.process_time()
         collected = await collect_groups(run_context, index, curriculum, monitor, observed)
+        plan = run_context.plan("train", RL_BASE)
+        groups = await with_forks(run_context, collected.groups, plan, observed=observed)
         acted = time.monotonic()
-        learned = await step.learn(index, collected.groups, publish=lambda: policies.publish(new_version()))
+        learned = await step.learn(index, groups, publish=lambda: policies.publish(new_version()))
         spent = {
             "time/rollout_s": acted - began,
             "engine/busy_ratio": run_context.take_busy_s() / len(policies.sampling_workers) / (acted - began),
@@ -192,11 +195,14 @@ def metrics_of(
         "success/all_num": float(len(attempts)),  # void ones are failures here
         "length/sampled_tokens_mean": mean(map(float, sampled)),
         "length/turns_mean": mean(float(len(attempt.trajectory.turns)) for attempt in attempts),
-        "tokens/sampled_num": float(sum(sampled)),
+        "tokens/sampled_num": float(
+            sum(each.trajectory.num_sampled for group in groups for each in group.all_attempts)
+        ),
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
         **score_metrics(attempts),
         **team_metrics(attempts),
+        **fork_metrics(groups),
     }
     learned = {
         name if policy == MAIN else f"{policy}/{name}": value

@@ -299,7 +299,7 @@ class TrainingRun:
             await self._save(f"step-{step.index}", step.index)
         else:
             self._watched = self._monitor.to_json()
-        attempts = [attempt for group in step.groups for attempt in group.attempts]
+        attempts = [attempt for group in step.groups for attempt in group.all_attempts]
         self._usage.add(attempts)
         for attempt in attempts:
             self._ledger.grade(attempt.trajectory.attempt, attempt.verdict.status, step=step.index)

@@ -19,6 +19,14 @@ class Group:
     id: int
     task: Task
     attempts: tuple[Attempt, ...]
+    # Attempts that go on from the middle of one of these, as their lineage says: they measure credit, and
+    # enter no baseline, curriculum or success.
+    forks: tuple[Attempt, ...] = ()
+
+    @property
+    def all_attempts(self) -> tuple[Attempt, ...]:
+        """Forks too: whatever was sampled."""
+        return (*self.attempts, *self.forks)
 
     @property
     def trusted(self) -> tuple[Attempt, ...]:

@@ -6,15 +6,29 @@ from typing import cast
 
 from agito import plugins
 from agito.errors import BadRecipe
+from agito.learning.credit.by_replay import by_replay, turn_credits
 from agito.learning.credit.demonstrations import demonstrations
 from agito.learning.credit.group_mean import group_mean
 from agito.learning.credit.leave_one_out import leave_one_out
 from agito.learning.credit.running_mean import RunningMeans
 from agito.protocols import Credit
 
-CREDITS: Mapping[str, Credit] = {"leave_one_out": leave_one_out, "group_mean": group_mean}
+CREDITS: Mapping[str, Credit] = {
+    "leave_one_out": leave_one_out,
+    "group_mean": group_mean,
+    "by_replay": by_replay,
+}
 
-__all__ = ["CREDITS", "RunningMeans", "demonstrations", "group_mean", "leave_one_out", "load"]
+__all__ = [
+    "CREDITS",
+    "RunningMeans",
+    "by_replay",
+    "demonstrations",
+    "group_mean",
+    "leave_one_out",
+    "load",
+    "turn_credits",
+]
 
 
 def load(name: str) -> Credit:

@@ -1,0 +1,99 @@
+"""An engine that repeats the recorded turns of an attempt, then goes on live.
+
+A harness is deterministic given tokens and events, so it brings itself to the point of the fork, and the
+world with it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+
+from agito.protocols import Engine, Row, Sampled, SampleRequest
+from agito.types import Segment, Trajectory, Turn, VersionSpan
+
+
+class ForkedEngine:
+    """`turns`: by segment, how many of its turns are repeated. Rows are opened in the order in which the
+    attempt opened them; further ones are live from the start.
+    """
+
+    def __init__(
+        self, live: Engine, was: Trajectory, turns: Mapping[int, int], policy: str, *, seed: int
+    ) -> None:
+        self._live, self._seed, self.context = live, seed, live.context
+        self._past = [
+            (segment, [turn for turn in was.turns if turn.segment == segment.id][: turns.get(segment.id, 0)])
+            for segment in sorted(was.segments, key=lambda segment: segment.id)
+            if segment.policy == policy
+        ]
+        self._num_rows = 0
+
+    def open(self, seed: int) -> Row:
+        """`seed` of the attempt is mixed with the fork's own, so that what is live is drawn afresh."""
+        number, self._num_rows = self._num_rows, self._num_rows + 1
+        live = self._live.open(zlib.crc32(f"{seed}/{self._seed}".encode()))
+        return live if number >= len(self._past) else ForkedRow(live, *self._past[number])
+
+
+class ForkedRow:
+    def __init__(self, live: Row, was: Segment, turns: Sequence[Turn]) -> None:
+        self._row, self._was, self._turns = live, was, turns
+        self._num_done = 0
+        self._unsent: array[int] = array("i")  # what the live row has not been told
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        """Raises `ValueError` where the attempt does not come as far again."""
+        if self._num_done < len(self._turns):
+            return self._repeated(request)
+        num_unsent = len(self._unsent)
+        whole = SampleRequest(
+            extend=self._unsent + request.extend,
+            max_tokens=request.max_tokens,
+            stop_ids=request.stop_ids,
+            temperature=request.temperature,
+            top_p=request.top_p,
+        )
+        sampled = await self._row.sample(whole)
+        self._unsent = array("i")
+        return Sampled(
+            ids=sampled.ids,
+            logprobs=sampled.logprobs,
+            stopped=sampled.stopped,
+            versions=_from(num_unsent, sampled.versions),
+        )
+
+    def _repeated(self, request: SampleRequest) -> Sampled:
+        turn, tokens = self._turns[self._num_done], self._was.tokens
+        if request.extend != tokens.ids[len(self._unsent) : turn.start]:
+            raise ValueError(f"turn {self._num_done} of {self._was.agent} reads something else than it did")
+        shown = len(self._unsent)
+        self._num_done += 1
+        self._unsent = tokens.ids[: turn.stop]
+        return Sampled(
+            ids=tokens.ids[turn.start : turn.stop],
+            logprobs=tokens.logprobs[turn.start : turn.stop],
+            stopped=turn.stopped,
+            versions=_between(shown, turn.stop, tokens.versions),
+        )
+
+    def branch(self, seed: int) -> Row:
+        raise NotImplementedError("a fork cannot branch")
+
+    async def close(self) -> None:
+        await self._row.close()
+
+
+def _from(start: int, spans: Sequence[VersionSpan]) -> tuple[VersionSpan, ...]:
+    """What lies behind `start`, counted from there."""
+    return _between(start, max((span.stop for span in spans), default=start), spans)
+
+
+def _between(start: int, stop: int, spans: Sequence[VersionSpan]) -> tuple[VersionSpan, ...]:
+    cut = [(max(span.start, start), min(span.stop, stop), span.version) for span in spans]
+    return tuple(
+        VersionSpan(start=first - start, stop=last - start, version=version)
+        for first, last, version in cut
+        if last > first
+    )

@@ -1,0 +1,227 @@
+"""Credit by replay against an exact gradient: two agents, three turns, every outcome enumerated."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pytest
+
+from agito.learning.credit import by_replay, group_mean, leave_one_out, turn_credits
+from agito.protocols import Credit
+from agito.types import (
+    Attempt,
+    AttemptId,
+    Call,
+    Dialect,
+    Event,
+    FinishReason,
+    Group,
+    Lineage,
+    Segment,
+    Task,
+    TerminationReason,
+    Tokens,
+    TokenSource,
+    Trajectory,
+    Turn,
+    Verdict,
+    span,
+)
+
+TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "go"}, tools=())
+# The orchestrator stops (0) or hands out work (1); the worker does x or y; the orchestrator then does x or y.
+STATES = ("begin", "work", "x", "y")
+LOGITS = {"begin": (0.3, 0.8), "work": (-0.4, 0.5), "x": (0.9, -0.2), "y": (0.1, 0.6)}
+REWARDS = {(0,): 0.4, (1, 0, 0): 1.0, (1, 0, 1): 0.0, (1, 1, 0): 0.1, (1, 1, 1): 0.7}
+SEGMENT_OF_TURN = (0, 1, 0)
+Path = tuple[int, ...]
+
+
+def probability(state: str, action: int) -> float:
+    return math.exp(LOGITS[state][action]) / sum(map(math.exp, LOGITS[state]))
+
+
+def state_of(path: Path) -> str:
+    return ("begin", "work", ("x", "y")[path[1]] if len(path) > 1 else "")[len(path)]
+
+
+def endings(path: Path) -> Iterator[tuple[Path, float]]:
+    """Every way to the end from here, with its probability."""
+    if path in REWARDS:
+        yield path, 1.0
+        return
+    for action in (0, 1):
+        for ending, chance in endings((*path, action)):
+            yield ending, chance * probability(state_of(path), action)
+
+
+def attempt_of(path: Path, *, slot: int, first: int = 0, parent: int | None = None) -> Attempt:
+    """`first`: the turn at which a fork of attempt `parent` begins. Token ids tell state and action."""
+    ids = [2 * STATES.index(state_of(path[:turn])) + path[turn] for turn in range(len(path))]
+    segments: list[Segment] = []
+    places: dict[int, tuple[int, int]] = {}
+    for segment in (0, 1):
+        turns = [turn for turn in range(len(path)) if SEGMENT_OF_TURN[turn] == segment]
+        kinds, tokens, logprobs = bytearray([TokenSource.OBSERVED]), [99], [math.nan]
+        for turn in turns:
+            places[turn] = segment, len(tokens)
+            tokens.append(ids[turn])
+            kinds.append(TokenSource.SAMPLED if turn >= first else TokenSource.OBSERVED)
+            logprobs.append(math.log(probability(state_of(path[:turn]), path[turn])))
+        columns = Tokens(
+            ids=array("i", tokens),
+            logprobs=array("f", logprobs),
+            kinds=bytes(kinds),
+            channels=bytes(len(tokens)),
+            versions=span(4, len(tokens)),
+        )
+        if turns:
+            role = ("orchestrator", "worker")[segment]
+            segments.append(Segment(id=segment, tokens=columns, agent=role, role=role))
+    turns = tuple(
+        Turn(segment=places[turn][0], start=(at := places[turn][1]), stop=at + 1, stopped=FinishReason.END,
+             calls=(turn,))
+        for turn in range(first, len(path))
+    )  # fmt: skip
+    events = tuple(
+        Event(index=turn, call=Call(tool="act", arguments={}), text="") for turn in range(len(path))
+    )
+    lineage = (
+        None if parent is None else Lineage(parent=AttemptId(group=7, slot=parent), event=first, snapshot="")
+    )
+    trajectory = Trajectory(
+        attempt=AttemptId(group=7, slot=slot),
+        task=TASK,
+        segments=tuple(segments),
+        turns=turns,
+        events=events,
+        end=TerminationReason.SUBMITTED,
+        lineage=lineage,
+    )
+    return Attempt(trajectory=trajectory, verdict=Verdict.scored(REWARDS[path], evidence="", grade_seed=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An attempt with its forks, and how probable they are together."""
+
+    path: Path
+    forks: tuple[tuple[int, Path], ...]
+    chance: float
+
+    def attempts(self, slot: int) -> tuple[Attempt, list[Attempt]]:
+        own = attempt_of(self.path, slot=slot)
+        return own, [
+            attempt_of(path, slot=10 * (slot + 1) + at, first=first, parent=slot)
+            for at, (first, path) in enumerate(self.forks)
+        ]
+
+
+def bundles(places: Mapping[int, int]) -> list[Bundle]:
+    """`places`: how many forks begin at a turn, where the attempt comes that far."""
+    found: list[Bundle] = []
+    for path, chance in endings(()):
+        firsts = [turn for turn, times in places.items() if turn < len(path) for _ in range(times)]
+        for ways in product(*(list(endings(path[:first])) for first in firsts)):
+            forks = tuple((first, way) for first, (way, _) in zip(firsts, ways, strict=True))
+            found.append(Bundle(path, forks, chance * math.prod(each for _, each in ways)))
+    return found
+
+
+def gradient(credit: Credit, group: Group) -> list[float]:
+    """Of the sum of advantage x log pi over what is trained on, by logit."""
+    found = [0.0] * 8
+    for sample in credit(group, running_mean=math.nan):
+        for token, advantage, is_on in zip(sample.ids, sample.advantages, sample.trainable, strict=True):
+            state = STATES[token // 2] if is_on else ""
+            for action in (0, 1) if is_on else ():
+                found[2 * (token // 2) + action] += advantage * (
+                    (token % 2 == action) - probability(state, action)
+                )
+    return found
+
+
+def exact() -> list[float]:
+    """The gradient of the expected reward of two attempts."""
+    found = [0.0] * 8
+    for path, chance in endings(()):
+        for turn, taken in enumerate(path):
+            state = state_of(path[:turn])
+            for action in (0, 1):
+                slope = (taken == action) - probability(state, action)
+                found[2 * STATES.index(state) + action] += 2 * chance * REWARDS[path] * slope
+    return found
+
+
+def moments(credit: Credit, places: Mapping[int, int]) -> tuple[list[float], float]:
+    """The estimator's mean, and its variance summed over logits: exactly, over all groups of two."""
+    total, squares = [0.0] * 8, 0.0
+    ways = bundles(places)
+    assert sum(way.chance for way in ways) == pytest.approx(1.0)
+    for one, two in product(ways, ways):
+        (a, forks_a), (b, forks_b) = one.attempts(0), two.attempts(1)
+        group = Group(id=7, task=TASK, attempts=(a, b), forks=(*forks_a, *forks_b))
+        found, chance = gradient(credit, group), one.chance * two.chance
+        total = [sum_ + chance * value for sum_, value in zip(total, found, strict=True)]
+        squares += chance * sum(value * value for value in found)
+    return total, squares - sum(value * value for value in total)
+
+
+@pytest.mark.parametrize("places", [{}, {1: 1}, {2: 2}, {1: 1, 2: 1}], ids=str)
+def test_credit_by_replay_is_unbiased_and_its_variance_falls(places: dict[int, int]) -> None:
+    found, variance = moments(by_replay, places)
+    assert found == pytest.approx(exact(), abs=1e-6)
+    _, inherited = moments(leave_one_out, {})
+    assert variance == pytest.approx(inherited) if not places else variance < inherited
+
+
+def test_inherited_credit_is_unbiased_and_dividing_by_the_spread_is_not() -> None:
+    assert moments(leave_one_out, {})[0] == pytest.approx(exact(), abs=1e-6)
+    gaps = [abs(a - b) for a, b in zip(moments(group_mean, {})[0], exact(), strict=True)]
+    assert max(gaps) > 0.1
+
+
+def test_the_credit_of_a_turn_is_the_difference_of_the_mean_outcomes_after_and_before_it() -> None:
+    own = attempt_of((1, 0, 1), slot=0)  # earned 0
+    before = [attempt_of(path, slot=9, first=1, parent=0) for path in ((1, 1, 1), (1, 0, 0))]  # .7 and 1
+    after = [attempt_of(path, slot=9, first=2, parent=0) for path in ((1, 0, 0), (1, 0, 1))]  # 1 and 0
+    other = attempt_of((0,), slot=1)
+    group = Group(id=7, task=TASK, attempts=(own, other), forks=(*before, *after))
+    assert turn_credits(own, group) == pytest.approx({1: (0 + 1 + 0) / 3 - 0.85, 2: 0 - 0.5})
+    assert turn_credits(other, group) == {}
+
+
+def test_forks_are_trained_on_from_where_they_begin_and_enter_no_baseline() -> None:
+    own, other = attempt_of((1, 0, 1), slot=0), attempt_of((0,), slot=1)
+    fork = attempt_of((1, 0, 0), slot=2, first=2, parent=0)
+    group = Group(id=7, task=TASK, attempts=(own, other), forks=(fork,))
+    samples = {(sample.attempt.slot, sample.segment): sample for sample in by_replay(group, running_mean=0.0)}
+    assert set(samples) == {(0, 0), (0, 1), (1, 0), (2, 0)}, "what a fork repeated is nobody's sample"
+    assert list(samples[2, 0].trainable) == [0, 0, 1]
+    assert samples[2, 0].advantages[2] == pytest.approx((1.0 - 0.0) / 2)
+    assert samples[0, 0].advantages[2] == pytest.approx((0.0 - 1.0) / 2)
+    assert samples[1, 0].advantages[1] == pytest.approx(0.4 - 0.0), "the others' mean is of attempts alone"
+
+
+def test_arms_of_two_versions_are_refused() -> None:
+    own, other = attempt_of((1, 0, 1), slot=0), attempt_of((0,), slot=1)
+    fork = attempt_of((1, 0, 0), slot=2, first=2, parent=0)
+    segments = tuple(
+        replace(each, tokens=replace(each.tokens, versions=span(5, len(each.tokens))))
+        for each in fork.trajectory.segments
+    )
+    newer = replace(fork, trajectory=replace(fork.trajectory, segments=segments))
+    with pytest.raises(ValueError, match=r"versions \[4, 5\]"):
+        by_replay(Group(id=7, task=TASK, attempts=(own, other), forks=(newer,)), running_mean=0.0)
+
+
+def test_void_forks_count_for_nothing() -> None:
+    own, other = attempt_of((1, 0, 1), slot=0), attempt_of((0,), slot=1)
+    fork = replace(attempt_of((1, 0, 0), slot=2, first=2, parent=0), verdict=Verdict.void("gone"))
+    group = Group(id=7, task=TASK, attempts=(own, other), forks=(fork,))
+    plain = Group(id=7, task=TASK, attempts=(own, other))
+    assert by_replay(group, running_mean=0.0) == leave_one_out(plain, running_mean=0.0)
