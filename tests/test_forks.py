@@ -20,8 +20,6 @@ from agito.types import Attempt, AttemptId, TokenSource
 REPLAY = (
     *PAYING,
     "monitor.gold_share=0",
-    "sft.demos=160",
-    "sft.epochs=1",
     "eval.tasks=2",
     "eval.structural_tasks=0",
     "rl.steps=2",
@@ -108,6 +106,6 @@ def test_updates_with_forks_replay_bit_for_bit_and_a_fork_itself_is_no_episode(r
 
 
 def test_a_recipe_whose_attempts_cannot_be_repeated_cannot_ask_for_credit_by_replay() -> None:
-    for overrides in (("pipeline.mode=decoupled",), ("harness.name=team",)):
+    for overrides in (("pipeline.mode=decoupled",), ("harness.command=true",)):
         with pytest.raises(BadRecipe, match="by_replay"):
             read("quickstart", ("rl.credit=by_replay", *overrides))

@@ -319,10 +319,14 @@ class Recipe(Section):
     def _can_fork(self) -> Recipe:
         if self.rl.credit != "by_replay":
             return self
-        if self.pipeline.mode != "on_policy" or self.harness.name != "solo" or self.harness.command:
+        if (
+            self.pipeline.mode != "on_policy"
+            or self.harness.name not in ("solo", "team")
+            or self.harness.command
+        ):
             raise ValueError(
-                "rl.credit='by_replay': needs pipeline.mode='on_policy' and the harness `solo`, whose "
-                "attempts can be repeated up to any turn"
+                "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
+                "be repeated up to any turn: solo or team"
             )
         return self
 

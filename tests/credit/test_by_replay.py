@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 
-from agito.learning.credit import by_replay, group_mean, leave_one_out, turn_credits
+from agito.learning.credit import agent_credits, by_replay, group_mean, leave_one_out, turn_credits
 from agito.protocols import Credit
 from agito.types import (
     Attempt,
@@ -36,6 +36,7 @@ TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dial
 # The orchestrator stops (0) or hands out work (1); the worker does x or y; the orchestrator then does x or y.
 STATES = ("begin", "work", "x", "y")
 LOGITS = {"begin": (0.3, 0.8), "work": (-0.4, 0.5), "x": (0.9, -0.2), "y": (0.1, 0.6)}
+WITHHELD = {0.2: 0.3, 0.5: 0.7}  # what is earned, and how probably, where the worker's report is withheld
 REWARDS = {(0,): 0.4, (1, 0, 0): 1.0, (1, 0, 1): 0.0, (1, 1, 0): 0.1, (1, 1, 1): 0.7}
 SEGMENT_OF_TURN = (0, 1, 0)
 Path = tuple[int, ...]
@@ -113,22 +114,38 @@ class Bundle:
     forks: tuple[tuple[int, Path], ...]
     chance: float
 
+    withheld: float | None = None  # earned by a fork without the worker's report
+
     def attempts(self, slot: int) -> tuple[Attempt, list[Attempt]]:
         own = attempt_of(self.path, slot=slot)
-        return own, [
+        forks = [
             attempt_of(path, slot=10 * (slot + 1) + at, first=first, parent=slot)
             for at, (first, path) in enumerate(self.forks)
         ]
+        return own, forks if self.withheld is None else [*forks, without_report(self.withheld, slot)]
 
 
-def bundles(places: Mapping[int, int]) -> list[Bundle]:
+def without_report(reward: float, parent: int) -> Attempt:
+    """A fork in which the orchestrator did not read the worker's report."""
+    fork = attempt_of((1, 0, 0), slot=90 + parent, first=2, parent=parent)
+    lineage = Lineage(parent=AttemptId(group=7, slot=parent), event=2, snapshot="", without="worker")
+    return replace(
+        fork,
+        trajectory=replace(fork.trajectory, lineage=lineage),
+        verdict=Verdict.scored(reward, evidence="", grade_seed=0),
+    )
+
+
+def bundles(places: Mapping[int, int], *, withholds: bool = False) -> list[Bundle]:
     """`places`: how many forks begin at a turn, where the attempt comes that far."""
     found: list[Bundle] = []
     for path, chance in endings(()):
         firsts = [turn for turn, times in places.items() if turn < len(path) for _ in range(times)]
         for ways in product(*(list(endings(path[:first])) for first in firsts)):
             forks = tuple((first, way) for first, (way, _) in zip(firsts, ways, strict=True))
-            found.append(Bundle(path, forks, chance * math.prod(each for _, each in ways)))
+            whole = chance * math.prod(each for _, each in ways)
+            arms = WITHHELD.items() if withholds and len(path) == 3 else [(None, 1.0)]
+            found += [Bundle(path, forks, whole * each, reward) for reward, each in arms]
     return found
 
 
@@ -157,10 +174,12 @@ def exact() -> list[float]:
     return found
 
 
-def moments(credit: Credit, places: Mapping[int, int]) -> tuple[list[float], float]:
+def moments(
+    credit: Credit, places: Mapping[int, int], *, withholds: bool = False
+) -> tuple[list[float], float]:
     """The estimator's mean, and its variance summed over logits: exactly, over all groups of two."""
     total, squares = [0.0] * 8, 0.0
-    ways = bundles(places)
+    ways = bundles(places, withholds=withholds)
     assert sum(way.chance for way in ways) == pytest.approx(1.0)
     for one, two in product(ways, ways):
         (a, forks_a), (b, forks_b) = one.attempts(0), two.attempts(1)
@@ -177,6 +196,22 @@ def test_credit_by_replay_is_unbiased_and_its_variance_falls(places: dict[int, i
     assert found == pytest.approx(exact(), abs=1e-6)
     _, inherited = moments(leave_one_out, {})
     assert variance == pytest.approx(inherited) if not places else variance < inherited
+
+
+def test_credit_against_withheld_reports_is_unbiased() -> None:
+    found, variance = moments(by_replay, {2: 1}, withholds=True)
+    assert found == pytest.approx(exact(), abs=1e-6)
+    assert variance < moments(leave_one_out, {})[1]
+
+
+def test_the_credit_of_an_agent_is_the_difference_that_its_report_makes() -> None:
+    own, other = attempt_of((1, 0, 1), slot=0), attempt_of((0,), slot=1)
+    forks = (attempt_of((1, 0, 0), slot=2, first=2, parent=0), *(without_report(r, 0) for r in (0.2, 0.5)))
+    group = Group(id=7, task=TASK, attempts=(own, other), forks=forks)
+    assert agent_credits(own, group) == pytest.approx({"worker": (0 + 1) / 2 - 0.35})
+    samples = {(sample.attempt.slot, sample.segment): sample for sample in by_replay(group, running_mean=0.0)}
+    assert samples[0, 1].advantages[1] == pytest.approx(0.15)
+    assert not {90, 91} & {slot for slot, _ in samples}, "the policy would not have come there"
 
 
 def test_inherited_credit_is_unbiased_and_dividing_by_the_spread_is_not() -> None:

@@ -227,5 +227,10 @@ def _lineage(row: Mapping[str, Any] | None) -> Lineage | None:
     return (
         None
         if row is None
-        else Lineage(parent=AttemptId.parse(row["parent"]), event=row["event"], snapshot=row["snapshot"])
+        else Lineage(
+            parent=AttemptId.parse(row["parent"]),
+            event=row["event"],
+            snapshot=row["snapshot"],
+            without=row.get("without") or "",
+        )
     )

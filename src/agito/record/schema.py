@@ -73,7 +73,9 @@ FLAG = pa.struct(
 PENALTY = pa.struct({"reward": pa.float64(), "floor": pa.float64(), "event": pa.int32()})
 # reward is null when void
 GOLD = pa.struct({"reward": pa.float64(), "evidence": pa.string(), "chance": pa.float64()})
-LINEAGE = pa.struct({"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string()})
+LINEAGE = pa.struct(
+    {"parent": pa.string(), "event": pa.int32(), "snapshot": pa.string(), "without": pa.string()}
+)
 
 SCHEMA = pa.schema(
     {

@@ -148,7 +148,12 @@ def _row(attempt: Attempt, dialect: Dialect, tasks: dict[int, str]) -> dict[str,
         "segments": _segments(trajectory.segments),
         "turns": [_turn(turn) for turn in trajectory.turns],
         "events": [_event(event) for event in trajectory.events],
-        "lineage": {"parent": str(lineage.parent), "event": lineage.event, "snapshot": lineage.snapshot}
+        "lineage": {
+            "parent": str(lineage.parent),
+            "event": lineage.event,
+            "snapshot": lineage.snapshot,
+            "without": lineage.without,
+        }
         if lineage
         else None,
     }

@@ -1,8 +1,8 @@
 """Forks of attempts: a recorded attempt, repeated up to a turn and then gone on with, to its own verdict.
 
 The world is opened again with the attempt's own noise and comes to the same state by the same calls, which
-works wherever an environment is deterministic. Where one is not, the fork is void. Only attempts of one agent
-are forked.
+works wherever an environment is deterministic. Where one is not, the fork is void. In a team, forks begin at
+turns of the agent that begins: while it acts, nobody else does.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from agito.protocols import Engine
+from agito.harness import TeamHarness
+from agito.protocols import Engine, Harness
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.sampling.forked import ForkedEngine
 from agito.types import Attempt, AttemptId, Group, Lineage, Tokens, TokenSource, Trajectory
@@ -25,6 +28,7 @@ class ForkPoint:
 
     parent: Trajectory
     turn: int
+    without: str = ""  # the agent whose report is withheld
 
     @property
     def event(self) -> int:
@@ -33,42 +37,66 @@ class ForkPoint:
 
 
 def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[ForkPoint]:
-    """The states before and after every turn that is drawn. Each is drawn with probability `ratio`,
-    independently of how its attempt went on, which would bias what is learned from it.
+    """The states before and after every turn that is drawn, and after every agent's work that is drawn the
+    state with and without its report. Each is drawn with probability `ratio`, independently of how its
+    attempt went on, which would bias what is learned from it.
     """
+
+    def is_drawn(was: Trajectory, what: object) -> bool:
+        return random.Random(f"fork/{seed}/{was.attempt}/{what}").random() < ratio
+
     points: list[ForkPoint] = []
     for attempt in (attempt for group in groups for attempt in group.trusted):
         was = attempt.trajectory
-        if len(was.segments) != 1 or not all(turn.calls for turn in was.turns):
+        if not was.segments or not all(turn.calls for turn in was.turns):
             continue
-        drawn = [
-            random.Random(f"fork/{seed}/{was.attempt}/{turn}").random() < ratio
-            for turn in range(len(was.turns))
-        ]
+        places = [at for at, turn in enumerate(was.turns) if turn.segment == was.segments[0].id]
+        drawn = {at for at in places if is_drawn(was, at)}
+        ends = {name: at for name, at in ends_of_work(was).items() if is_drawn(was, name)}
         points += [
-            ForkPoint(parent=was, turn=turn)
-            for turn in range(1, len(was.turns))
-            if drawn[turn] or drawn[turn - 1]
+            ForkPoint(parent=was, turn=at)
+            for before, at in pairwise(places)
+            if {before, at} & drawn or at in ends.values()
         ]
+        points += [ForkPoint(parent=was, turn=at, without=name) for name, at in ends.items()]
     return points
 
 
-class ForkRunner:
-    """Runs forks as attempts: `group` is the number of the point, `slot` that of the fork."""
+def ends_of_work(was: Trajectory) -> dict[str, int]:
+    """By agent that the first one spawned, the first one's turn that follows; none where it took no more."""
+    first = was.segments[0]
+    own = [at for at, turn in enumerate(was.turns) if turn.segment == first.id]
+    found: dict[str, int] = {}
+    for before, after in pairwise(own):
+        calls = was.turns[before].calls
+        found |= {segment.agent: after for segment in was.segments if segment.spawned_by in calls}
+    return found
 
-    def __init__(self, runner: AttemptRunner, points: Sequence[ForkPoint]) -> None:
-        self._runner, self._points = runner, points
+
+class ForkRunner:
+    """Runs forks as attempts: `group` is the number of the point, `slot` that of the fork. `runner_of`: what
+    runs attempts of a harness.
+    """
+
+    def __init__(
+        self, harness: Harness, points: Sequence[ForkPoint], runner_of: Callable[[Harness], AttemptRunner]
+    ) -> None:
+        self._points = points
+        self._runners = {"": runner_of(harness)}
+        for name in {point.without for point in points} - {""}:
+            assert isinstance(harness, TeamHarness), "only a team has reports"
+            self._runners[name] = runner_of(harness.without(name))
 
     async def run(self, plan: Plan, attempt: AttemptId, engines: Mapping[str, Engine] | None) -> Attempt:
         """As `AttemptRunner.run`, of the parent's task."""
         point = self._points[attempt.group]
-        was, (segment,) = point.parent, point.parent.segments
+        was, repeated = point.parent, Counter(turn.segment for turn in point.parent.turns[: point.turn])
         assert engines is not None, "a fork goes on live"
         forked = {
-            policy: ForkedEngine(engine, was, {segment.id: point.turn}, policy, seed=attempt.slot + 1)
+            policy: ForkedEngine(engine, was, repeated, policy, seed=attempt.slot + 1)
             for policy, engine in engines.items()
         }
-        found = await self._runner.run(plan, was.attempt, forked)
+        found = await self._runners[point.without].run(plan, was.attempt, forked)
         return replace(found, trajectory=_as_fork(found.trajectory, point, attempt))
 
 
@@ -94,10 +122,13 @@ def _in_slot(fork: Attempt, group: Group, at: int) -> Attempt:
 
 def _as_fork(trajectory: Trajectory, point: ForkPoint, attempt: AttemptId) -> Trajectory:
     """Its own turns only; what it repeated it has read, not said."""
-    lineage = Lineage(parent=point.parent.attempt, event=point.event, snapshot="")
-    start = point.parent.turns[point.turn - 1].stop
+    lineage = Lineage(parent=point.parent.attempt, event=point.event, snapshot="", without=point.without)
+    stops: dict[int, int] = {}
+    for turn in point.parent.turns[: point.turn]:
+        stops[turn.segment] = max(turn.stop, stops.get(turn.segment, 0))
     segments = tuple(
-        replace(segment, tokens=_observed(segment.tokens, start)) for segment in trajectory.segments
+        replace(segment, tokens=_observed(segment.tokens, stops.get(segment.id, 0)))
+        for segment in trajectory.segments
     )
     return replace(
         trajectory, attempt=attempt, lineage=lineage, segments=segments, turns=trajectory.turns[point.turn :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agito.learning.credit import turn_credits
+from agito.learning.credit import agent_credits, turn_credits
 from agito.rollout import ForkRunner, Observed, Plan, fork_points, numbered
 from agito.runtime.run_context import RunContext
 from agito.scheduling.schedule import Quota
@@ -32,7 +32,13 @@ async def with_forks(
         )
         for rank in range(ranks)
     ]
-    runner = ForkRunner(run_context.runner(temperature=recipe.temperature, observed=observed), points)
+    runner = ForkRunner(
+        run_context.harness,
+        points,
+        lambda harness: run_context.runner(
+            temperature=recipe.temperature, observed=observed, harness=harness
+        ),
+    )
     collected = await run_context.attempts(plan, quotas, temperature=recipe.temperature, runner=runner)
     return numbered(collected.attempts, groups)
 
@@ -54,4 +60,16 @@ def fork_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "fork/tokens_num": float(sum(fork.trajectory.num_sampled for fork in forks)),
         "fork/turns_num": float(len(sizes)),
         **({"fork/credit_abs_mean": mean(sizes)} if sizes else {}),
+        **_of_agents(groups),
     }
+
+
+def _of_agents(groups: Sequence[Group]) -> dict[str, float]:
+    """The difference that spawned agents' reports made, by role."""
+    found: dict[str, list[float]] = {}
+    for group in groups:
+        for attempt in group.trusted:
+            roles = {segment.agent: segment.role for segment in attempt.trajectory.segments}
+            for agent, credit in agent_credits(attempt, group).items():
+                found.setdefault(roles[agent], []).append(credit)
+    return {f"fork/{role}_credit_mean": mean(each) for role, each in found.items()}

@@ -97,6 +97,7 @@ class Lineage:
     parent: AttemptId
     event: int
     snapshot: str
+    without: str = ""  # the agent whose report was withheld from its parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

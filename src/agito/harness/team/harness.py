@@ -41,10 +41,14 @@ from agito.types import (
 class TeamHarness:
     """Roles and bounds of one kind of team. Raises `ValueError` without a role, or with one twice."""
 
-    def __init__(self, rules: TeamRules) -> None:
+    def __init__(self, rules: TeamRules, *, withheld: str = "") -> None:
         if not rules.roles or len(set(rules.roles)) < len(rules.roles):
             raise ValueError(f"roles={rules.roles}: name each role once, the one that begins first")
-        self.rules, self.roles = rules, rules.roles
+        self.rules, self.roles, self.withheld = rules, rules.roles, withheld
+
+    def without(self, agent: str) -> TeamHarness:
+        """The same team, in which the parent of this agent reads that it failed, whatever it reports."""
+        return type(self)(self.rules, withheld=agent)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -57,7 +61,14 @@ class TeamHarness:
         return await self.new_course(task, session, agents, seed).run(attempt)
 
     def new_course(self, task: Task, session: Session, agents: Mapping[str, Agent], seed: int) -> Course:
-        return Course(rules=self.rules, task=task, session=session, agents=agents, seed=seed)
+        return Course(
+            rules=self.rules,
+            task=task,
+            session=session,
+            agents=agents,
+            seed=seed,
+            withheld=self.withheld,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +80,7 @@ class Course:
     session: Session
     agents: Mapping[str, Agent]
     seed: int
+    withheld: str = ""  # the agent whose report its parent does not read
     events: list[Event] = field(default_factory=list[Event])
     members: list[Member] = field(default_factory=list[Member])
     has_ended: bool = False  # the world's episode
@@ -311,6 +323,8 @@ class Course:
 
     def handed_back(self, child: Member) -> str:
         """All that a parent learns of a child."""
+        if child.name == self.withheld:
+            return own_calls.FAILED
         return child.failure if child.report is None else child.report
 
 

@@ -117,7 +117,8 @@ class _Record:
         rest, num_briefs = spawn.text, len(own_calls.briefs_of(spawn.call))
         for number in range(num_briefs):
             between = own_calls.BETWEEN if number + 1 < num_briefs else ""
-            options = [f"{text}{between}" for text in self._reports(children.get(number), limit_bytes)]
+            reports = sorted(self._reports(children.get(number), limit_bytes), key=len, reverse=True)
+            options = [f"{text}{between}" for text in reports]
             match = next((option for option in options if rest.startswith(option)), None)
             if match is None:
                 was_cut = len(spawn.text.encode()) > limit_bytes - 4
@@ -126,11 +127,11 @@ class _Record:
         return not rest
 
     def _reports(self, child: Segment | None, limit_bytes: int) -> Iterable[str]:
-        """What may come back from a child: its report, or else that there is none."""
+        """What may come back from a child: its report, or that there is none."""
         calls = [index for turn in self._turns[child.id] for index in turn.calls] if child else []
         last = self._events[calls[-1]] if calls else None
         if last is not None and last.call.tool == REPORT and self._is_own(last):
-            return (own_calls.reported(last.call, limit_bytes),)
+            return (own_calls.reported(last.call, limit_bytes), own_calls.FAILED)
         return NO_REPORTS
 
     def _unaccounted(self, segment: Segment) -> list[str]:

@@ -6,7 +6,7 @@ from typing import cast
 
 from agito import plugins
 from agito.errors import BadRecipe
-from agito.learning.credit.by_replay import by_replay, turn_credits
+from agito.learning.credit.by_replay import agent_credits, by_replay, turn_credits
 from agito.learning.credit.demonstrations import demonstrations
 from agito.learning.credit.group_mean import group_mean
 from agito.learning.credit.leave_one_out import leave_one_out
@@ -22,6 +22,7 @@ CREDITS: Mapping[str, Credit] = {
 __all__ = [
     "CREDITS",
     "RunningMeans",
+    "agent_credits",
     "by_replay",
     "demonstrations",
     "group_mean",

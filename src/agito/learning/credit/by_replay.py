@@ -14,9 +14,14 @@ from agito.types import Attempt, Group, Sample, Trajectory, mean
 
 
 def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
-    """A_t = Q(s_t, a_t) - V(s_t). Q: the mean reward of the attempt and of the forks from s_{t+1}. V: that of
-    the forks from s_t, each of which draws turn t afresh. Where nothing was forked, Q is the attempt's
-    reward and V the mean of the group's others, as in `leave_one_out` (cf. VinePPO, arXiv:2410.01679).
+    """A_t = Q - V. Q: the mean reward of the attempt and of the forks from the first forked state behind turn
+    t; where there is none, the attempt's reward. V: that of the forks from the last forked state before turn
+    t, which draw t afresh; where there is none, the mean of the group's others, as in `leave_one_out`. With
+    both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
+
+    The tokens of an agent whose report some forks withheld from its parent are compared with those: V is
+    their mean (a difference reward). That is unbiased where it acts on others through its report alone. Such
+    forks count for nothing else and are not trained on, since the policy would not have come there.
 
     A fork from s_t is trained on from turn t on, against the mean of all others that go on from s_t. Where n
     ways lead on from a state, each counts 1/n from there on, so that turns that were gone on from often do
@@ -26,7 +31,7 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     Void forks count for nothing. Raises `ValueError` as `leave_one_out`, and for a group whose arms were
     sampled by more than one version of the weights.
     """
-    forks = [fork for fork in group.forks if fork.is_trusted]
+    forks = _trusted(group)
     if len(group.trusted) < 2 or not forks:
         return leave_one_out(group, running_mean=running_mean)
     _require_one_version(group, forks)
@@ -43,9 +48,17 @@ def turn_credits(attempt: Attempt, group: Group) -> dict[int, float]:
     """By turn, the difference of the mean outcomes after it and of fresh draws of it; of those turns that
     forks measure on both sides.
     """
-    found = _Replayed.of(attempt, [fork for fork in group.forks if fork.is_trusted], 0.0)
+    found = _Replayed.of(attempt, _trusted(group), 0.0)
     last = len(attempt.trajectory.turns) - 1
     return {turn: found.advantage(turn) for turn in found.forks if turn == last or turn + 1 in found.forks}
+
+
+def agent_credits(attempt: Attempt, group: Group) -> dict[str, float]:
+    """By agent, the difference of the mean outcomes with and without its report, of those that forks
+    measure.
+    """
+    found = _Replayed.of(attempt, _trusted(group), 0.0)
+    return {agent: found.with_report(agent) - mean(_rewards(forks)) for agent, forks in found.without.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +68,42 @@ class _Replayed:
     attempt: Attempt
     baseline: float  # of the first turn
     forks: Mapping[int, Sequence[Attempt]] = field(default_factory=dict[int, "Sequence[Attempt]"])
+    without: Mapping[str, Sequence[Attempt]] = field(default_factory=dict[str, "Sequence[Attempt]"])
 
     @classmethod
     def of(cls, attempt: Attempt, forks: Sequence[Attempt], baseline: float) -> _Replayed:
-        by_turn: dict[int, list[Attempt]] = {}
+        by_turn, by_agent = dict[int, list[Attempt]](), dict[str, list[Attempt]]()
         for fork in forks:
             lineage = fork.trajectory.lineage
-            if lineage is not None and lineage.parent == attempt.trajectory.attempt:
+            if lineage is None or lineage.parent != attempt.trajectory.attempt:
+                continue
+            if lineage.without:
+                by_agent.setdefault(lineage.without, []).append(fork)
+            else:
                 by_turn.setdefault(_turn_at(attempt.trajectory, lineage.event), []).append(fork)
-        return cls(attempt=attempt, baseline=baseline, forks=by_turn)
+        return cls(attempt=attempt, baseline=baseline, forks=by_turn, without=by_agent)
 
     def advantage(self, turn: int) -> float:
         """Of a turn of the attempt itself."""
-        after = [self.attempt, *self.forks.get(turn + 1, ())]
-        before = self.forks.get(turn)
-        value = mean(fork.verdict.reward for fork in before) if before else self.baseline
-        return mean(each.verdict.reward for each in after) - value
+        if without := self.without.get(self._agent_of(turn)):
+            return self.with_report(self._agent_of(turn)) - mean(_rewards(without))
+        before = max((point for point in self.forks if point <= turn), default=None)
+        value = self.baseline if before is None else mean(_rewards(self.forks[before]))
+        return self._outcome_behind(turn) - value
+
+    def with_report(self, agent: str) -> float:
+        """The mean outcome from where its parent has read its report on."""
+        (event,) = {fork.trajectory.lineage.event for fork in self.without[agent] if fork.trajectory.lineage}
+        return self._outcome_behind(_turn_at(self.attempt.trajectory, event) - 1)
+
+    def _outcome_behind(self, turn: int) -> float:
+        after = min((point for point in self.forks if point > turn), default=None)
+        return mean(_rewards([self.attempt, *(self.forks[after] if after is not None else ())]))
+
+    def _agent_of(self, turn: int) -> str:
+        trajectory = self.attempt.trajectory
+        number = trajectory.turns[turn].segment
+        return next(segment.agent for segment in trajectory.segments if segment.id == number)
 
     def share(self, turn: int) -> float:
         """What one way from this state on counts."""
@@ -102,6 +135,14 @@ def _samples(attempt: Attempt, advantage: Callable[[int], float]) -> list[Sample
                 column[at] = value if sample.trainable[at] else 0.0
         found.append(replace(sample, advantages=column))
     return found
+
+
+def _trusted(group: Group) -> list[Attempt]:
+    return [fork for fork in group.forks if fork.is_trusted]
+
+
+def _rewards(attempts: Sequence[Attempt]) -> list[float]:
+    return [attempt.verdict.reward for attempt in attempts]
 
 
 def _turn_at(trajectory: Trajectory, event: int) -> int:
