@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import anyio
+
 import agito
 from agito.record import Recorded, read_trajectories
+from agito.replays.episode import replay_episode
 
 SMALL = (
     "env.levels=[1]",
@@ -48,5 +51,7 @@ def test_a_team_is_shown_how_to_hand_out_work_and_every_agent_is_trained_on_its_
         trajectory = each.attempt.trajectory
         assert trajectory.segments[0].role == "orchestrator" and trajectory.fault is None
         assert {stats.segment for stats in each.stats} <= {segment.id for segment in trajectory.segments}
+        again = anyio.run(replay_episode, run, trajectory.attempt)
+        assert again.differences == ()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(line.get("team/leaks_num", 0) == 0 for line in lines)

@@ -87,7 +87,8 @@ async def _replay(run_context: RunContext, recorded: Recorded) -> EpisodeReplay:
     runner = run_context.runner(
         temperature=was.turns[0].temperature if was.turns else 1.0, observed=RecordedAttempt(was)
     )
-    again = await runner.run(Plan(task=lambda _: (task, target)), was.attempt, {MAIN: engine})
+    engines = {segment.policy: engine for segment in was.segments} | {MAIN: engine}
+    again = await runner.run(Plan(task=lambda _: (task, target)), was.attempt, engines)
     found = [
         *_task_differences(was.task, task),
         *_course_differences(was, again.trajectory, engine.prompt_differences),
@@ -99,27 +100,34 @@ async def _replay(run_context: RunContext, recorded: Recorded) -> EpisodeReplay:
 @dataclass(slots=True)
 class _RecordedEngine:
     """An engine that returns recorded tokens turn by turn, and notes where its prompts differ from the
-    recorded ones."""
+    recorded ones. Segments are numbered in the order in which their rows were opened."""
 
     was: Trajectory
     prompt_differences: dict[int, Difference] = field(default_factory=dict[int, Difference])  # by turn
     context: int = 1 << 20
+    num_rows: int = 0
 
     def open(self, seed: int) -> Row:
-        return _RecordedRow(self)
+        segments, number = sorted(segment.id for segment in self.was.segments), self.num_rows
+        self.num_rows += 1
+        turns = enumerate(self.was.turns)
+        return _RecordedRow(
+            self, [at for at, turn in turns if [turn.segment] == segments[number : number + 1]]
+        )
 
 
 class _RecordedRow:
-    def __init__(self, engine: _RecordedEngine) -> None:
-        self._engine, self._turn, self._at = engine, 0, 0
+    def __init__(self, engine: _RecordedEngine, turns: Sequence[int]) -> None:
+        self._engine, self._turns, self._num_done, self._at = engine, turns, 0, 0
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        turns = self._engine.was.turns
-        if self._turn == len(turns):
+        if self._num_done == len(self._turns):
             raise AgitoError("the recording ends here, but the replayed episode continues")
-        turn, ids = turns[self._turn], _segment(self._engine.was, turns[self._turn]).tokens.ids
-        self._compare(ids[self._at : turn.start], request.extend)
-        self._turn, self._at = self._turn + 1, turn.stop
+        number = self._turns[self._num_done]
+        turn = self._engine.was.turns[number]
+        ids = _segment(self._engine.was, turn).tokens.ids
+        self._compare(number, ids[self._at : turn.start], request.extend)
+        self._num_done, self._at = self._num_done + 1, turn.stop
         logprobs = _segment(self._engine.was, turn).tokens.logprobs[turn.start : turn.stop]
         versions = span(0, len(request.extend) + turn.stop - turn.start)
         return Sampled(
@@ -132,7 +140,7 @@ class _RecordedRow:
     async def close(self) -> None:
         return
 
-    def _compare(self, recorded: array[int], given: array[int]) -> None:
+    def _compare(self, turn: int, recorded: array[int], given: array[int]) -> None:
         if recorded == given:
             return
         number = next(
@@ -140,8 +148,8 @@ class _RecordedRow:
             min(len(recorded), len(given)),
         )
         shown = [str(ids[number]) if number < len(ids) else "nothing" for ids in (recorded, given)]
-        self._engine.prompt_differences[self._turn] = Difference(
-            where=f"turn {self._turn}",
+        self._engine.prompt_differences[turn] = Difference(
+            where=f"turn {turn}",
             what=f"token {self._at + number} before it",
             recorded=shown[0],
             again=shown[1],

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
+from agito.harness.team import of_world
 from agito.types import AttemptId, Call, Event, Fault, Json, TerminationReason, Trajectory
 
 _FIELDS = ("text", "exit_code", "truncated_bytes", "wall_s", "cpu_s")
@@ -100,8 +101,8 @@ class RecordedAttempt:
     """One attempt as it was recorded whole: neither a call nor the attempt is late unless it was then."""
 
     def __init__(self, trajectory: Trajectory) -> None:
-        self._end, self._events = trajectory.end, trajectory.events
-        self._at = {said: index for index, said in enumerate(_history(trajectory.events))}
+        self._end, self._events = trajectory.end, of_world(trajectory)
+        self._at = {said: index for index, said in enumerate(_history(self._events))}
 
     def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
         index = self._at.get(said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agito.harness.team.harness import TeamHarness
-from agito.harness.team.leaks import LEAKED, Heard, context_leaks
+from agito.harness.team.leaks import LEAKED, Heard, context_leaks, of_world
 from agito.harness.team.openings import TEAM_ROLES, TeamRules, first_task
 from agito.harness.team.scripted import ScriptedTeam
 
@@ -16,4 +16,5 @@ __all__ = [
     "TeamRules",
     "context_leaks",
     "first_task",
+    "of_world",
 ]

@@ -29,6 +29,14 @@ def context_leaks(
     return _Record(trajectory, specs, rules).leaks(answered)
 
 
+def of_world(trajectory: Trajectory) -> tuple[Event, ...]:
+    """The events that the world answered: all of them, but for what a team's own tools did."""
+    names = {tool.name for tool in trajectory.task.tools}
+    return tuple(
+        event for event in trajectory.events if event.call.tool in names or event.call.tool not in OWN
+    )
+
+
 class Heard:
     """Wraps a session, and remembers what it answered."""
 
