@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import anyio
+import pytest
 
 import agito
 from agito.record import Recorded, read_trajectories
@@ -34,12 +35,14 @@ def recorded(run: Path, phase: str) -> list[Recorded]:
     ]
 
 
-def test_a_team_is_shown_how_to_hand_out_work_and_every_agent_is_trained_on_its_own_tokens(
-    tmp_path: Path,
-) -> None:
-    run = tmp_path / "team"
-    summary = agito.train("team-fanout", overrides=SMALL, out=run)
-    assert summary.void_attempts == 0
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("team") / "team"
+    assert agito.train("team-fanout", overrides=SMALL, out=path).void_attempts == 0
+    return path
+
+
+def test_a_team_is_shown_how_to_hand_out_work_and_every_agent_is_trained_on_its_own_tokens(run: Path) -> None:
     roles = {
         segment.role
         for each in recorded(run, "demo")
@@ -55,3 +58,17 @@ def test_a_team_is_shown_how_to_hand_out_work_and_every_agent_is_trained_on_its_
         assert again.differences == ()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(line.get("team/leaks_num", 0) == 0 for line in lines)
+
+
+def test_a_role_may_be_played_by_a_policy_of_its_own_with_another_vocabulary(
+    run: Path, tmp_path: Path
+) -> None:
+    """It is frozen here: what it is shown doing is no lesson for `main`."""
+    own = ("model.vocab_size=400", f"policies.helper.path={run}", "agents.worker.policy=helper")
+    out = tmp_path / "team"
+    agito.train("team-fanout", overrides=(*SMALL, *own), out=out)
+    segments = [segment for each in recorded(out, "demo") for segment in each.attempt.trajectory.segments]
+    assert {(each.role, each.policy) for each in segments} == {("orchestrator", "main"), ("worker", "helper")}
+    own_tokens = sum(sum(each.tokens.is_sampled) for each in segments if each.policy == "main")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line.get("sft/tokens", 0) for line in lines) == own_tokens

@@ -109,8 +109,10 @@ class AttemptRunner:
         it is a team's.
         """
         if isinstance(script, TeamScript) and isinstance(self._harness, TeamHarness):
-            engine = ScriptedTeam(script, self._first.renderer)
-            agents = {role: Agent(spec=spec, engine=engine) for role, spec in self._agents.items()}
+            agents = {
+                role: Agent(spec=spec, engine=ScriptedTeam(script, spec.renderer))
+                for role, spec in self._agents.items()
+            }
             return await self._acted(task, session, agents, attempt, seed)
         spec = replace(self._first, tools=None)
         agent = ScriptedAgent(script, session, self._first.renderer)

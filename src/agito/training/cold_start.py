@@ -12,7 +12,7 @@ import anyio
 from agito.errors import BadRecipe
 from agito.harness import TeamHarness
 from agito.learning.credit import demonstrations
-from agito.protocols import ScriptFactory, StepStats, TeamDemonstrated
+from agito.protocols import MAIN, ScriptFactory, StepStats, TeamDemonstrated
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.schedule import Quota
@@ -128,7 +128,9 @@ def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
 
 
 class _DemoBuffer:
-    """Demonstrations by position, in order of arrival. Void and penalised ones contribute no samples."""
+    """Demonstrations by position, in order of arrival. Void and penalised ones contribute no samples, nor do
+    agents that another policy plays.
+    """
 
     def __init__(self, places: Mapping[int, int]) -> None:
         self._places = places  # by group
@@ -139,7 +141,7 @@ class _DemoBuffer:
     def add(self, attempt: Attempt) -> None:
         if attempt.is_trusted:
             self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(
-                demonstrations(attempt.trajectory)
+                sample for sample in demonstrations(attempt.trajectory) if sample.policy == MAIN
             )
             self._news.set()
 
