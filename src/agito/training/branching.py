@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from agito.learning.credit import agent_credits, turn_credits
 from agito.rollout import ForkRunner, Observed, Plan, fork_points, numbered
 from agito.runtime.run_context import RunContext
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import Group, mean
 
 BY_REPLAY = "by_replay"
