@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.test_resume import PAYING, finish, train
+from tests.test_resume import PAYING, agito, finish, kill, train, weights
 
 from agito.errors import BadRecipe, NotFound
 from agito.recipe import read
@@ -105,7 +105,16 @@ def test_updates_with_forks_replay_bit_for_bit_and_a_fork_itself_is_no_episode(r
         anyio.run(replay_episode, run, fork)
 
 
+def test_a_run_with_forks_that_is_killed_ends_with_the_weights_of_an_uninterrupted_one(
+    run: Path, tmp_path: Path
+) -> None:
+    process = train(tmp_path, REPLAY)
+    assert kill(process, after_s=200, when=(tmp_path / "runs/run/checkpoints/step-1").is_dir)
+    finish(agito(tmp_path, "train", "--resume", "runs/run"), tmp_path)
+    assert weights(tmp_path / "runs/run") == weights(run)
+
+
 def test_a_recipe_whose_attempts_cannot_be_repeated_cannot_ask_for_credit_by_replay() -> None:
-    for overrides in (("pipeline.mode=decoupled",), ("harness.command=true",)):
+    for overrides in (("pipeline.mode=decoupled",), ('harness.command="true"',)):
         with pytest.raises(BadRecipe, match="by_replay"):
             read("quickstart", ("rl.credit=by_replay", *overrides))
