@@ -234,7 +234,7 @@ class Conversations:
                 max_tokens=1 if ask.stop else min(size, left) if in_pieces else left,
                 temperature=temperature,
                 top_p=top_p,
-                effort=spec.effort if overrides else ask.effort,
+                effort=spec.thinking.effort if overrides and spec.thinking else ask.effort,
             )
             turn.add(sampled)
             is_done = sampled.stopped is FinishReason.END or len(turn.ids) >= turn.hard_budget

@@ -31,6 +31,7 @@ from agito.protocols.policy import (
     SampleRequest,
 )
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
+from agito.protocols.thinking import AsksEffort, ThinkingRenderer, Thought
 from agito.protocols.tracking import Point, TrackedRun, Tracker
 from agito.protocols.world import (
     OPEN_LOOP,
@@ -47,6 +48,7 @@ __all__ = [
     "Agent",
     "AgentSpec",
     "Answered",
+    "AsksEffort",
     "Control",
     "Credit",
     "Engine",
@@ -75,6 +77,8 @@ __all__ = [
     "Sourced",
     "Standing",
     "StepStats",
+    "ThinkingRenderer",
+    "Thought",
     "TrackedRun",
     "Tracker",
     "Trainer",

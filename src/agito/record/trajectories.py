@@ -207,6 +207,10 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "temperature": turn.temperature,
         "top_p": turn.top_p,
         "calls": turn.calls,
+        "continues": turn.continues,
+        "think_budget": turn.think_budget,
+        "num_thought": turn.num_thought,
+        "num_leaked": turn.num_leaked,
     }
 
 
