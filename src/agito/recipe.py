@@ -12,6 +12,7 @@ from agito import config
 from agito.config import Section, meant
 from agito.errors import NotFound
 from agito.learning.credit import CREDITS
+from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.sections import DistillSection, ModelSection, PolicySection
 from agito.monitor import MonitorConfig
@@ -309,6 +310,7 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
+    effort: EffortSection = EffortSection()
     distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
     vllm: VllmSection = VllmSection()

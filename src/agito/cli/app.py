@@ -12,6 +12,7 @@ from agito.cli import author_commands, pretrained, results
 from agito.cli.arguments import (
     AdmitAnyway,
     AsJson,
+    AtEffort,
     Baselines,
     Checkpoints,
     Choose,
@@ -44,6 +45,8 @@ from agito.cli.arguments import (
     TrainEnv,
     TrainModel,
     TrainSeed,
+    effort_of,
+    efforts,
     environments,
     recipes,
     runs,
@@ -202,6 +205,7 @@ def evaluate(
     suite: Suite = None,
     endpoint: Endpoint = None,
     model: EndpointModel = "default",
+    effort: AtEffort = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run or a checkpoint.
@@ -214,6 +218,7 @@ def evaluate(
       agito eval runs/quickstart
       agito eval runs/quickstart --split structural --n 100
       agito eval models/smollm2-135m --env shell --level 1
+      agito eval runs/think --effort all
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
@@ -222,7 +227,13 @@ def evaluate(
     from agito.evaluation.checkpoint import Changes
 
     how = How(
-        changes=Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed),
+        changes=Changes(
+            env=env,
+            families=tuple(family or ()),
+            levels=tuple(level or ()),
+            seed=seed,
+            effort=effort_of(effort, with_all=True),
+        ),
         split=split,
         num_tasks=n,
         temperature=temperature,
@@ -246,6 +257,10 @@ def evaluate(
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:
         return choose_checkpoint(given[0], how)
+    if effort == "all":
+        from agito.cli.efforts import compare_efforts
+
+        return compare_efforts(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
 
 
@@ -274,6 +289,10 @@ def play(
     temperature: Annotated[
         float | None, typer.Option(metavar="T", min=0.0, help="Of the checkpoint; 0 is greedy.")
     ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(metavar="EFFORT", help="Of the checkpoint's thinking.", autocompletion=efforts),
+    ] = None,
     pause: Annotated[
         bool, typer.Option("--pause", help="Wait for Enter after each of the checkpoint's turns.")
     ] = False,
@@ -289,13 +308,19 @@ def play(
     from agito.evaluation.checkpoint import Changes
 
     changes = Changes(
-        env=env, families=(family,) if family else (), levels=(level,) if level is not None else (), seed=seed
+        env=env,
+        families=(family,) if family else (),
+        levels=(level,) if level is not None else (),
+        seed=seed,
+        effort=effort_of(effort),
     )
     choice = Choice(split=split, index=index, changes=changes)
     if checkpoint is not None:
         return watch_checkpoint(checkpoint, choice, temperature=temperature, pause=pause)
-    if temperature is not None or pause:
-        raise typer.BadParameter("--temperature and --pause go with --checkpoint", param_hint="--checkpoint")
+    if temperature is not None or pause or effort is not None:
+        raise typer.BadParameter(
+            "--temperature, --effort and --pause go with --checkpoint", param_hint="--checkpoint"
+        )
     return play_yourself(env or "shell", choice)
 
 

@@ -21,8 +21,8 @@ from agito.protocols import (
     ScriptFactory,
     Session,
     ThinkingRenderer,
+    ThoughtfulCall,
 )
-from agito.render.effort import ThoughtfulCall
 from agito.types import Budget, Call, Event, FinishReason, ToolSpec, span
 
 

@@ -31,7 +31,13 @@ from agito.protocols.policy import (
     SampleRequest,
 )
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
-from agito.protocols.thinking import AsksEffort, ThinkingRenderer, Thought
+from agito.protocols.thinking import (
+    AsksEffort,
+    ThinkingRenderer,
+    Thought,
+    Thoughtful,
+    ThoughtfulCall,
+)
 from agito.protocols.tracking import Point, TrackedRun, Tracker
 from agito.protocols.world import (
     OPEN_LOOP,
@@ -79,6 +85,8 @@ __all__ = [
     "StepStats",
     "ThinkingRenderer",
     "Thought",
+    "Thoughtful",
+    "ThoughtfulCall",
     "TrackedRun",
     "Tracker",
     "Trainer",

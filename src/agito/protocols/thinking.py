@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from agito.protocols.policy import Renderer
-from agito.types import Effort, ToolSpec
+from agito.protocols.world import ScriptFactory
+from agito.types import Call, Effort, Target, Task, ToolSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,15 @@ class Thought:
 
     num_tokens: int  # sampled within blocks; tags and forced tokens are not counted
     is_open: bool  # whether the turn, as it stands, is within a block
+    may_reopen: bool = False  # whether it may be about to open another, by tags that are no single token
     num_leaked: int = 0  # of the sampled tokens: thinking outside the turn's first block, or beside its calls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtfulCall(Call):
+    """A demonstrator's call, and what it thinks before."""
+
+    thinking: str = ""
 
 
 @runtime_checkable
@@ -51,4 +60,17 @@ class AsksEffort(Renderer, Protocol):
 
     def asking(self, effort: Effort) -> ThinkingRenderer:
         """Raises `ValueError` when this model cannot be asked for it."""
+        ...
+
+
+@runtime_checkable
+class Thoughtful(Protocol):
+    """An environment with demonstrators that think at any effort. Optional; without it, there is nothing to
+    begin effort from."""
+
+    def thinker(
+        self, task: Task, target: Target, *, effort: Effort, skill: float, seed: int
+    ) -> ScriptFactory:
+        """As `Environment.demonstrator`; its script yields `ThoughtfulCall`s where it thinks. For `auto`,
+        scripts that think and scripts that do not."""
         ...

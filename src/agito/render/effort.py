@@ -10,20 +10,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from agito.protocols import Renderer, Thought
+from agito.protocols import Renderer, Thought, ThoughtfulCall
 from agito.types import Call, Channel, Effort, Event, Task, ToolSpec
 
 RETENTION = "keep"  # of think blocks: what was thought stays in the context to the end of the attempt
-_INSIDE, _TAG = 1, 2  # of a block; 0 is outside
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThoughtfulCall(Call):
-    """A demonstrator's call, and what it thinks before."""
-
-    thinking: str = ""
+INSIDE, TAG = 1, 2  # of a block; 0 is outside
 
 
 class Blocks:
@@ -34,6 +27,7 @@ class Blocks:
         self.dialect, self.stop_ids, self.vocab_size = inner.dialect, inner.stop_ids, inner.vocab_size
         self.chat_template = inner.chat_template
         self.opener, self.closer, self.reopeners = array("i"), array("i"), tuple[int, ...]()
+        self._before = array("i")  # with which the inner renderer reads a turn that does not think
 
     def files(self) -> Mapping[str, str]:
         return self._inner.files()
@@ -50,7 +44,7 @@ class Blocks:
     def action(self, calls: Sequence[Call], tools: Sequence[ToolSpec]) -> array[int]:
         """What a demonstrator thinks stands before; without it the block is closed at once. For `none` no
         thought is written."""
-        acted = self._inner.action(calls, tools)
+        acted = self._inner.action(calls, tools)[len(self._before) :]
         if self.effort is Effort.NONE:
             return acted
         thinking = next((call.thinking for call in calls if isinstance(call, ThoughtfulCall)), "")
@@ -60,28 +54,28 @@ class Blocks:
         if self.thought(ids).is_open:
             problem = "the turn ended within a thought"
             return (Call(tool=tools[0].name, arguments={}, raw=self.text(ids), problem=problem),)
-        return self._inner.parse(self._acted(ids), tools)
+        return self._inner.parse(self._acted(ids, self._where(ids)), tools)
 
     def channels(self, ids: Sequence[int]) -> bytes:
         where = self._where(ids)
-        acted = iter(self._inner.channels([token for token, at in zip(ids, where, strict=True) if not at]))
+        acted = iter(self._inner.channels(self._acted(ids, where))[len(self._before) :])
         return bytes(Channel.THINK if at else _no_thought(next(acted)) for at in where)
 
     def thought(self, ids: Sequence[int], tools: Sequence[ToolSpec] = ()) -> Thought:
         where = self._where(ids)
         return Thought(
-            num_tokens=where.count(_INSIDE),
+            num_tokens=where.count(INSIDE),
             is_open=self._is_open(ids),
             num_leaked=self._leaked(ids, where, tools) if tools else 0,
         )
 
     def _leaked(self, ids: Sequence[int], where: bytes, tools: Sequence[ToolSpec]) -> int:
         """Tokens of further blocks, and those of the action that its calls do not take."""
-        closed = where.find(_TAG) if self.effort is not Effort.NONE else -1
-        again = sum(where[at] == _INSIDE for at in range(closed + 1, len(where))) if _TAG in where else 0
+        closed = where.find(TAG) if self.effort is not Effort.NONE else -1
+        again = sum(where[at] == INSIDE for at in range(closed + 1, len(where))) if TAG in where else 0
         if self._is_open(ids):
             return again
-        acted = self._acted(ids)
+        acted = self._acted(ids, where)
         known = {tool.name: tool.parameters.get("properties") for tool in tools}
         calls = [_bare(call, known) for call in self._inner.parse(acted, tools) if call.problem is None]
         if not calls or any(call.tool not in known for call in calls):
@@ -92,14 +86,14 @@ class Blocks:
             return again
         return again + max(len(acted) - needed, 0)
 
-    def _acted(self, ids: Sequence[int]) -> list[int]:
-        return [token for token, at in zip(ids, self._where(ids), strict=True) if not at]
+    def _acted(self, ids: Sequence[int], where: bytes) -> list[int]:
+        return [*self._before, *(token for token, at in zip(ids, where, strict=True) if not at)]
 
     def _encode(self, text: str) -> array[int]:
         raise NotImplementedError
 
     def _where(self, ids: Sequence[int]) -> bytes:
-        """0, _INSIDE or _TAG for each token after the opener."""
+        """0, INSIDE or TAG for each token after the opener."""
         raise NotImplementedError
 
     def _is_open(self, ids: Sequence[int]) -> bool:
@@ -127,11 +121,11 @@ class TokenBlocks(Blocks):
     def _states(self, ids: Sequence[int]) -> Iterator[tuple[int, bool]]:
         is_open = self.effort is not Effort.NONE
         for token in ids:
-            at = _INSIDE if is_open else 0
+            at = INSIDE if is_open else 0
             if is_open and (token == self._end_think or token in self.stop_ids):
-                is_open, at = token in self.stop_ids, _TAG
+                is_open, at = token in self.stop_ids, TAG
             elif not is_open and token == self._think:
-                is_open, at = True, _TAG
+                is_open, at = True, TAG
             yield at, is_open
 
 

@@ -36,7 +36,7 @@ from agito.sampling.freerun import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.schedule import Quota
-from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
+from agito.types import Attempt, AttemptId, Dialect, Effort, Fault, Target, Task, Thinking, Trajectory
 
 _OPENINGS = 8  # tasks examined in each cell
 _KNOWN_TOKENS = 160  # of the text by which a server's log-probabilities are compared
@@ -110,10 +110,23 @@ class RunContext:
         return task.in_dialect(self.recipe.env.dialect), target
 
     def plan(
-        self, split: str, base: int, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
+        self,
+        split: str,
+        base: int,
+        script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None,
+        *,
+        effort: Effort | None = None,
     ) -> Plan:
-        """Assigns the `i`-th task of the split to group `base + i`."""
-        return Plan(task=lambda group: self.task(split, group - base), script=script)
+        """Assigns the `i`-th task of the split to group `base + i`. Without an `effort`, training tasks take
+        the recipe's in turn, cell by cell; scripts at others are asked for none."""
+        section, num_cells = self.recipe.effort, len(self.cells)
+
+        def thinking(group: int) -> Thinking | None:
+            if effort is not None:
+                return section.thinking(effort)
+            return section.in_turn((group - base) // num_cells) if split == "train" else None
+
+        return Plan(task=lambda group: self.task(split, group - base), script=script, thinking=thinking)
 
     def new_monitor(self) -> Monitor:
         """For one run of the loop."""
@@ -183,6 +196,7 @@ class RunContext:
         return learn(
             [*(text for index in sorted(texts) for text in texts[index]), *numbers],
             size=self.recipe.model.vocab_size,
+            asks_effort=self.recipe.effort.is_on,
         )
 
     def require_room(self) -> None:

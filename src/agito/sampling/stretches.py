@@ -61,8 +61,8 @@ class Stretches:
             self.ids.extend(self._renderer.closer)
             thought = replace(thought, is_open=False)
         room = min(self._room - len(self.ids), most)
-        if thought.is_open and left is not None:
-            room = min(room, left)
+        if left is not None and (thought.is_open or thought.may_reopen):
+            room = min(room, left if thought.is_open else max(left, 1))
         if room < 1:
             return None
         sampled = await self._capture.sample(

@@ -11,7 +11,7 @@ import anyio
 
 from agito.errors import BadRecipe
 from agito.learning.credit import demonstrations
-from agito.protocols import ScriptFactory, StepStats
+from agito.protocols import ScriptFactory, StepStats, Thoughtful
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.schedule import Quota
@@ -25,8 +25,24 @@ _TOKENIZER_BASE = 500_000  # of the training stream, so that no demonstration is
 
 
 def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
-    """The environment's imperfect script, at the recipe's skill."""
+    """The environment's imperfect script, at the recipe's skill and, in turn, efforts. Raises `BadRecipe`
+    where nobody shows how to think."""
     environment, recipe = run_context.environment, run_context.recipe
+    if recipe.effort.is_on:
+        if not isinstance(environment, Thoughtful):
+            raise BadRecipe(
+                f"effort.settings: {environment.name} has no demonstrators that think; give `thinker`, or "
+                "imitate conversations (sft.messages)"
+            )
+        num_cells = len(run_context.cells)
+
+        def thinker(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
+            asked = recipe.effort.in_turn(attempt.group // num_cells)
+            assert asked is not None
+            seed = recipe.seed << 32 | attempt.group
+            return environment.thinker(task, target, effort=asked.effort, skill=recipe.sft.skill, seed=seed)
+
+        return thinker
     return lambda task, target, attempt: environment.demonstrator(
         task, target, skill=recipe.sft.skill, seed=recipe.seed << 32 | attempt.group
     )
