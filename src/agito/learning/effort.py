@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -31,10 +31,27 @@ class EffortSection(Section):
     call_cost: float = Field(default=1.0, ge=0, description="Of a call, in think tokens.")
     turn_cost: float = Field(default=0.5, ge=0, description="Of a turn, in think tokens.")
 
+    shares: dict[Effort, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict[Effort, float],
+        description="Of `high`'s mean cost in a cell, such as `low = 0.3`. An effort with a share gets a "
+        "price, raised until it costs no more.",
+    )
+    free_steps: float = Field(
+        default=0.5, ge=0, le=1, description="Part of the steps of RL in which nothing has a price."
+    )
+    price_step: float = Field(
+        default=0.002,
+        ge=0,
+        description="How far a price moves in a step in which the cost is double the share.",
+    )
+    price_most: float = Field(default=0.02, ge=0, description="Highest price of a think token, in reward.")
+
     @model_validator(mode="after")
     def _settings_differ(self) -> Self:
         if len(set(self.settings)) < len(self.settings):
             raise ValueError(f"effort.settings={[*map(str, self.settings)]}: name each once")
+        if self.shares and not {*self.shares, Effort.HIGH} <= {*self.settings}:
+            raise ValueError("effort.shares: a share is of high's cost; settings must have both")
         return self
 
     @property

@@ -120,6 +120,7 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
             penalty=_penalty(row),
             gold=_gold(gold),
             gold_chance=gold["chance"] if gold else 1.0,
+            cost=row.get("cost") or 0.0,
         ),
         pieces=tuple(row["pieces"]),
         stats=_stats(at, row),

@@ -48,6 +48,7 @@ class Plan:
     task: Callable[[int], tuple[Task, Target]]
     script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
     thinking: Callable[[int], Thinking | None] = lambda group: None  # None: as the agents' own
+    cost: Callable[[Attempt], float] = lambda attempt: 0.0  # in reward
 
 
 class AttemptRunner:
@@ -106,7 +107,8 @@ class AttemptRunner:
                 await self._harness.run(task, session, agents, attempt, seed=stream)
             )
 
-        return await self.drive(task, target, attempt, act)
+        found = await self.drive(task, target, attempt, act)
+        return replace(found, cost=plan.cost(found)) if found.is_scored else found
 
     async def _scripted(
         self,

@@ -17,6 +17,7 @@ from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness
 from agito.harness import load as load_harness
+from agito.learning.prices import Prices
 from agito.monitor import Monitor
 from agito.protocols import MAIN, Engine, Environment, Harness, ScriptFactory, Session, Validated
 from agito.recipe import Recipe
@@ -49,8 +50,10 @@ class RunContext:
     harness: Harness = field(default_factory=SoloHarness)
     busy_s: float = 0.0
     policies: Policies = field(init=False)
+    prices: Prices = field(init=False)
 
     def __post_init__(self) -> None:
+        self.prices = Prices(self.recipe.effort)
         self.policies = Policies(self.recipe, known_text=self._known_text)
 
     def _known_text(self) -> array[int]:
@@ -126,7 +129,12 @@ class RunContext:
                 return section.thinking(effort)
             return section.in_turn((group - base) // num_cells) if split == "train" else None
 
-        return Plan(task=lambda group: self.task(split, group - base), script=script, thinking=thinking)
+        return Plan(
+            task=lambda group: self.task(split, group - base),
+            script=script,
+            thinking=thinking,
+            cost=self.prices.of if effort is None and script is None and split == "train" else lambda _: 0.0,
+        )
 
     def new_monitor(self) -> Monitor:
         """For one run of the loop."""

@@ -120,6 +120,11 @@ class Trajectory:
     wall_s: float = 0.0
 
     @property
+    def num_turns(self) -> int:
+        """Whole ones, however many stretches each was sampled in."""
+        return sum(not turn.continues for turn in self.turns)
+
+    @property
     def num_sampled(self) -> int:
         return sum(turn.stop - turn.start for turn in self.turns)
 

@@ -26,9 +26,9 @@ AGAIN = "again"  # begins a second walk, which counts
 
 
 def _moves() -> dict[str, dict[str, str]]:
-    """Six permutations of the rooms that leave none in its place."""
+    """Permutations of the rooms that leave none in its place."""
     rng, found = random.Random("thinking/chain"), dict[str, dict[str, str]]()
-    for name in NAMES[:6]:
+    for name in NAMES[:PER_PAGE]:
         while True:
             shuffled = rng.sample(ROOMS, len(ROOMS))
             if all(one != other for one, other in zip(ROOMS, shuffled, strict=True)):
