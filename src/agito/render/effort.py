@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from agito.protocols import Renderer, Thought, ThoughtfulCall
+from agito.render.messages import Conversing, Said
 from agito.types import Call, Channel, Effort, Event, Task, ToolSpec
 
 RETENTION = "keep"  # of think blocks: what was thought stays in the context to the end of the attempt
@@ -55,6 +56,14 @@ class Blocks:
             problem = "the turn ended within a thought"
             return (Call(tool=tools[0].name, arguments={}, raw=self.text(ids), problem=problem),)
         return self._inner.parse(self._acted(ids, self._where(ids)), tools)
+
+    def said(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Said:
+        """What a client reads of the turn."""
+        where = self._where(ids)
+        thinking = self.text([token for token, at in zip(ids, where, strict=True) if at == INSIDE])
+        if not isinstance(self._inner, Conversing):
+            raise TypeError(f"{type(self._inner).__name__} lacks members of Conversing")
+        return replace(self._inner.said(self._acted(ids, where), tools), thinking=thinking)
 
     def channels(self, ids: Sequence[int]) -> bytes:
         where = self._where(ids)

@@ -39,6 +39,10 @@ class Stretches:
         self.ids = array("i")
 
     @property
+    def renderer(self) -> ThinkingRenderer:
+        return self._renderer
+
+    @property
     def has_room(self) -> bool:
         """For at least one token, after a block was closed."""
         return self._room - len(self.ids) > len(self._renderer.closer)
