@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from agito.envs.decisions.scene import Family, Hand, act_again, negative_controls
+from agito.envs.decisions.scene import Family, Hand, Outcome, act_again, negative_controls
 from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.envs.thinking import chain
 from agito.envs.thinking.chain import Chain
@@ -54,8 +54,11 @@ class ThinkingEnvironment(ProceduralEnvironment):
         return World(task, [_of(target).scene()], attempt, noise_seed=noise_seed)
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        """Replays the captured calls in a fresh world."""
-        outcome = act_again(_of(target).scene(), json.loads(sealed.files["calls.json"])).outcome()
+        """Replays the captured calls in a fresh world, which must come to the captured answer."""
+        scene = act_again(_of(target).scene(), json.loads(sealed.files["calls.json"]))
+        outcome = scene.outcome()
+        if outcome.success and (sealed.submitted or "").strip() != _of(target).end:
+            outcome = Outcome(success=False, evidence=f"submitted {sealed.submitted!r}, and not by a call")
         return Verdict(
             status=Status.SCORED,
             reward=outcome.reward,
