@@ -232,7 +232,7 @@ def imitated(setup: Setup, trainer: LocalTrainer, samples: Sequence[Sample]) -> 
     before, began, losses = nll(setup.model, samples[:size]), time.monotonic(), list[float]()
     for step in range(steps):
         batch = [samples[(step * size + number) % len(samples)] for number in range(size)]
-        losses.append(round(trainer.imitate(batch).values["sft/loss_nats"], 4))
+        losses.append(round(trainer.sft_step(batch).values["sft/loss_nats"], 4))
     tokens = steps * size * sum(len(sample.ids) for sample in samples) / len(samples)
     wall_s = time.monotonic() - began
     return {

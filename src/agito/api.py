@@ -26,7 +26,7 @@ from agito.record.events import OnEvent, ignore
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
-from agito.training import run as job
+from agito.training import run as training_run
 from agito.training.admission import admit
 from agito.types import AttemptId, Effort
 
@@ -84,7 +84,9 @@ def train(
     require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
     place(path)
-    return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
+    return run(
+        lambda: training_run.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes)
+    )
 
 
 def _recipe_of(recipe: str | Path | Recipe | None, given: Sequence[str], overrides: Sequence[str]) -> Recipe:
@@ -151,7 +153,7 @@ def resume(
                 raise BadRecipe(f"{path}: this run has {plugins.shown(name)}; what it was given is another")
             if not isinstance(given, str):
                 plugins.offer(name, given)
-    return run(lambda: job.resume(Path(path), on_event or ignore))
+    return run(lambda: training_run.resume(Path(path), on_event or ignore))
 
 
 def require_place(path: Path) -> None:

@@ -20,7 +20,7 @@ from agito.envs import load
 from agito.evaluation import checkpoint as assess
 from agito.evaluation.checkpoint import Evaluation
 from agito.recipe import Recipe
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +36,8 @@ class How:
 
 
 def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
-    directory, split = trained.find(path), how.split
-    learned = trained.recipe_of(directory)
+    directory, split = load_policy.find(path), how.split
+    learned = load_policy.recipe_of(directory)
     recipe = how.changes.applied_to(learned)
     num_tasks = how.num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if how.temperature is None else how.temperature

@@ -24,7 +24,7 @@ from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
 from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.types import Dialect
 
 _ENDPOINT_TASKS = 150
@@ -32,8 +32,8 @@ _ANSWER_S = 300.0
 
 
 def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
-    directories = [trained.find(path) for path in paths]
-    recipe = how.changes.applied_to(scorecard.recipe_for(suite, trained.recipe_of(directories[0])))
+    directories = [load_policy.find(path) for path in paths]
+    recipe = how.changes.applied_to(scorecard.recipe_for(suite, load_policy.recipe_of(directories[0])))
     num_tasks, split = how.num_tasks or recipe.eval.tasks, how.split
     heat = recipe.eval.temperature if how.temperature is None else how.temperature
     named = dict(zip(_names(directories), directories, strict=True))

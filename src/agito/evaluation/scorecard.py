@@ -27,7 +27,7 @@ from agito.record import Rate, rate, rate_over_all
 from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
 from agito.rollout import EpisodeDriver, scripted
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
 
@@ -201,8 +201,8 @@ async def of_checkpoints(
     columns, events = list[Column](), EventLog(on_event)
     for name, directory in named.items():
         events.begin(name, num_tasks)
-        own = trained.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
-        async with trained.open_trained(directory, own) as run_context:
+        own = load_policy.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
+        async with load_policy.open_trained(directory, own) as run_context:
             attempts = await evaluation.policy(
                 run_context,
                 split,

@@ -1,8 +1,8 @@
 """Which attempt runs next, and what is trained on when: `(state, event) → decisions`, without clocks, threads
 or I/O, so that it can be replayed and simulated.
 
-`Schedule` collects one on-policy step. `AsyncScheduler` feeds a trainer that works while other attempts still
-run, within a staleness bound. A void attempt is retried up to `max_tries` times; then it is left out of
+`SyncScheduler` collects one on-policy step. `AsyncScheduler` feeds a trainer that works while other attempts
+still run, within a staleness bound. A void attempt is retried up to `max_tries` times; then it is left out of
 baseline and loss. A group with a penalised attempt always counts as nonzero-variance. At most `max_live`
 attempts run at once.
 """
@@ -82,7 +82,7 @@ class _AttemptQueue:
         return self.groups.pop(attempt.group) if len(group.rewards) == self._group_size else None
 
 
-class Schedule:
+class SyncScheduler:
     """Call `start`, then report every finished attempt; the answers say which attempts to start."""
 
     def __init__(self, quota: Quota) -> None:

@@ -75,7 +75,7 @@ async def run_sft(
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
-        await conversations.imitate(run_context, on_start, on_step)
+        await conversations.run_sft(run_context, on_start, on_step)
         return ()
     if not recipe.demos:  # the model is there already
         return ()
@@ -117,7 +117,7 @@ async def run_sft(
                 await learner.join()
             for first in range(0, len(batches), _BATCHES_A_CALL):
                 samples = [await buffer.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
-                for stats in await learner.imitate([batch for batch in samples if batch]):
+                for stats in await learner.sft_step([batch for batch in samples if batch]):
                     on_step(step, stats)
                     step += 1
     await learner.sync()

@@ -101,7 +101,7 @@ async def _learn(run_context: RunContext, found: Probe) -> None:
         if not samples:
             return
         began = time.monotonic()
-        await learner.imitate([samples])
+        await learner.sft_step([samples])
         found.learned_s, found.learned_tokens = time.monotonic() - began, _num_tokens(samples)
         found.shown = samples
         first += num
