@@ -25,7 +25,7 @@ from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy
-from agito.types import Dialect
+from agito.types import Dialect, Thinking
 
 _ENDPOINT_TASKS = 150
 _ANSWER_S = 300.0
@@ -68,7 +68,9 @@ def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
         async with httpx.AsyncClient(
             base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S
         ) as client:
-            harness = ChatHarness(client, model, temperature=temperature)
+            effort = how.changes.effort
+            thinking = Thinking(effort=effort) if effort is not None else None
+            harness = ChatHarness(client, model, temperature=temperature, thinking=thinking)
             return await scorecard.of_endpoint(
                 harness, model, recipe, on_event, suite=suite, split=how.split, num_tasks=num_tasks
             )

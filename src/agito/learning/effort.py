@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -68,9 +69,14 @@ class EffortSection(Section):
         thought = sum(turn.num_thought for turn in turns)
         return thought + self.call_cost * len(trajectory.events) + self.turn_cost * len(turns)
 
-    def in_turn(self, number: int) -> Thinking | None:
-        """Of a cell's task with this number. None where effort is not asked for."""
-        return self.thinking(self.settings[number % len(self.settings)]) if self.is_on else None
+    def in_turn(self, number: int, *, cell: int) -> Thinking | None:
+        """Of a cell's task with this number: each effort once in as many tasks as there are efforts, in an
+        order drawn anew. None where effort is not asked for."""
+        if not self.is_on:
+            return None
+        block, at = divmod(number, len(self.settings))
+        order = random.Random(f"effort/{cell}/{block}").sample(self.settings, len(self.settings))
+        return self.thinking(order[at])
 
     @property
     def default(self) -> Effort | None:

@@ -127,7 +127,8 @@ class RunContext:
         def thinking(group: int) -> Thinking | None:
             if effort is not None:
                 return section.thinking(effort)
-            return section.in_turn((group - base) // num_cells) if split == "train" else None
+            number, cell = divmod(group - base, num_cells)
+            return section.in_turn(number, cell=cell) if split == "train" else None
 
         return Plan(
             task=lambda group: self.task(split, group - base),

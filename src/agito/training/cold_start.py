@@ -37,7 +37,8 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
         num_cells = len(run_context.cells)
 
         def thinker(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
-            asked = recipe.effort.in_turn(attempt.group // num_cells)
+            number, cell = divmod(attempt.group - DEMO_BASE, num_cells)
+            asked = recipe.effort.in_turn(number, cell=cell)
             assert asked is not None
             seed = recipe.seed << 32 | attempt.group
             return environment.thinker(task, target, effort=asked.effort, skill=recipe.sft.skill, seed=seed)
