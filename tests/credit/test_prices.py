@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -39,13 +40,14 @@ def group(effort: Effort, *tokens: int) -> Group:
 
 
 def test_efforts_take_turns_evenly_whatever_number_a_step_begins_with() -> None:
-    for start in (0, 2500, 7):
-        asked = [SECTION.in_turn(start // 3 * 3 + at, cell=1) for at in range(300)]
-        counts = [
-            sum(each is not None and each.effort is effort for each in asked) for effort in SECTION.settings
-        ]
-        assert counts == [100, 100, 100]
-    firsts = {SECTION.in_turn(2502, cell=cell).effort for cell in range(12)}  # type: ignore[union-attr]
+    def efforts(start: int, num: int, cell: int) -> list[Effort]:
+        asked = [SECTION.in_turn(start + at, cell=cell) for at in range(num)]
+        return [each.effort for each in asked if each is not None]
+
+    for start in (0, 2499, 9):
+        counts = Counter(efforts(start, 300, 1))
+        assert counts == dict.fromkeys(SECTION.settings, 100)
+    firsts = {efforts(2499, 1, cell)[0] for cell in range(12)}
     assert firsts == set(SECTION.settings), "no effort always comes first"
 
 

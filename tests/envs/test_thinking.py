@@ -9,7 +9,7 @@ import pytest
 
 from agito.envs.decisions.scene import Hand, act_again, call
 from agito.envs.thinking import ThinkingEnvironment
-from agito.envs.thinking.chain import MOVES, ROOMS, Chain, walk
+from agito.envs.thinking.chain import MOVES, ROOMS, Chain, draw, walk
 from agito.protocols import Environment, Renderer, ThoughtfulCall
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
@@ -44,6 +44,15 @@ def test_only_the_right_room_after_every_page_pays() -> None:
     )
     assert not outcome(*reads(1), call("submit", room=room)), "a guess"
     assert not outcome(*reads(1, 2), call("submit", room=MOVES[TWO][room]))
+
+
+def test_no_task_of_training_is_held_out_at_any_level() -> None:
+    for level in ThinkingEnvironment.levels:
+        drawn = {
+            split: {draw(split, level, random.Random(at)).pages for at in range(300)}
+            for split in ThinkingEnvironment.splits
+        }
+        assert not drawn["train"] & (drawn["heldout"] | drawn["structural"])
 
 
 def test_every_move_leaves_no_room_in_its_place_and_no_two_commute() -> None:

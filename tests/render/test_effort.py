@@ -10,6 +10,7 @@ from tests.render.test_families import SOURCES, TASK, TOOLS, sh
 
 from agito.protocols import ThinkingRenderer, ThoughtfulCall
 from agito.render import ChatRenderer, learn, renderer
+from agito.render.messages import Message, Speaker
 from agito.render.tokenizer import ModelTokenizer
 from agito.types import Budget, Call, Channel, Dialect, Effort, Event
 
@@ -74,6 +75,17 @@ def test_qwen3_has_its_switch_and_its_empty_block_and_gptoss_its_level() -> None
     assert "Reasoning effort: high." in high.text(high.opening(TASK))
     low = chat("gptoss").asking(Effort.LOW)
     assert "Reasoning: low" in low.text(low.opening(TASK))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_client_s_conversation_is_told_the_effort_once_whatever_it_begins_with(name: str) -> None:
+    asked, line = chat(name).asking(Effort.LOW), "Reasoning effort: low."
+    user = Message(speaker=Speaker.USER, text="hi")
+    for messages in ((user,), (Message(speaker=Speaker.SYSTEM, text="be brief"), user)):
+        if len(messages) == 2 and name in ("like_gemma", "like_mistral"):
+            continue  # these take no system message, neither ours nor a client's
+        text = chat(name).text(chat(name).conversation(asked.told(messages), TOOLS))
+        assert text.count(line) == 1 and "hi" in text
 
 
 @pytest.mark.parametrize("name", SOURCES)

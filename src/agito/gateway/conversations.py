@@ -16,6 +16,7 @@ from agito.errors import WorkerDied
 from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, AsksEffort
+from agito.render.chat_effort import ChatBlocks
 from agito.render.effort import Blocks
 from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse, with_tool_names
 from agito.sampling.capture import Capture
@@ -114,7 +115,8 @@ class Conversations:
         self._require_turns()
         seed = None if self._terms.overrides or ask.seed is None else ask.seed + (choice << 32)
         try:
-            place = self.tree.place(ask.messages, ask.tools, session=ask.session, seed=seed, reserve=1)
+            messages = self._told(ask)
+            place = self.tree.place(messages, ask.tools, session=ask.session, seed=seed, reserve=1)
             self.num_turns += 1
             with self._waiting():
                 async with self._at(place):
@@ -274,6 +276,13 @@ class Conversations:
         except ValueError:
             return None
         return _Thinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
+
+    def _told(self, ask: Ask) -> tuple[Message, ...]:
+        """With the effort in words, where a pre-trained model is asked for one."""
+        thinking = self._thinking(ask)
+        if thinking is None or not isinstance(thinking.renderer, ChatBlocks):
+            return ask.messages
+        return thinking.renderer.told(ask.messages)
 
     def _read(self, ids: array[int], ask: Ask, stretches: Stretches | None) -> Said:
         renderer = self._renderer if stretches is None else stretches.renderer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from agito.protocols import Thought
 from agito.render.effort import INSIDE, TAG, Blocks
-from agito.render.messages import allowance
+from agito.render.messages import Message, Speaker, allowance
 from agito.render.template import UnsupportedTemplate
 from agito.types import Dialect, Effort, Json, Task, ToolSpec
 
@@ -83,6 +83,19 @@ class ChatBlocks(Blocks):
                 raise
             first = rest[0] | {"content": f"{line['content']}\n\n{rest[0]['content']}"}
             return self._inner.opening(replace(task, messages=(first, *rest[1:])))
+
+    def told(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """A client's conversation, with the effort said at its beginning."""
+        line = f"Reasoning effort: {self.effort}."
+        first, *rest = messages
+        if first.speaker is Speaker.SYSTEM:
+            return replace(first, text=f"{first.text}\n\n{line}"), *rest
+        asked = (Message(speaker=Speaker.SYSTEM, text=line), *messages)
+        try:
+            self._inner.conversation(asked[:2], ())
+        except ValueError:  # this template takes no system message
+            return replace(first, text=f"{line}\n\n{first.text}"), *rest
+        return asked
 
     def thought(self, ids: Sequence[int], tools: Sequence[ToolSpec] = ()) -> Thought:
         where, is_open, may_reopen = self._scan(ids)

@@ -7,6 +7,7 @@ read is a guess, and never pays.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from agito.worlds.component import Answer, spec, text_of
 ROOMS, PER_PAGE = VALUES[:8], 4
 PAGES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6}  # by level
 _MORE_PAGES = 2  # of structural tasks
+_HELD_OUT = 6  # of the 24 pages that there are
 _SLIP = 0.5  # of an unskilled hand's errors: the rest are wrong turns that it notices
 AGAIN = "again"  # begins a second walk, which counts
 
@@ -194,11 +196,23 @@ def walk(room: str, moves: Sequence[str]) -> list[str]:
     return rooms
 
 
+def _orders() -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Pages of training, and pages that it never has."""
+    found = list(itertools.permutations(MOVES, PER_PAGE))
+    random.Random("thinking/chain/pages").shuffle(found)
+    return found[_HELD_OUT:], found[:_HELD_OUT]
+
+
 def draw(split: str, level: int, rng: random.Random) -> Chain:
-    pages = PAGES[level] + _MORE_PAGES * (split == "structural")
+    """Tasks of other splits than `train` have a page that no training task has."""
+    num_pages = PAGES[level] + _MORE_PAGES * (split == "structural")
+    trained, held_out = _orders()
     while True:
         start = rng.choice(ROOMS)
-        case = Chain(start=start, pages=tuple(tuple(rng.sample(list(MOVES), PER_PAGE)) for _ in range(pages)))
+        pages = [rng.choice(trained) for _ in range(num_pages)]
+        if split != "train":
+            pages[rng.randrange(num_pages)] = rng.choice(held_out)
+        case = Chain(start=start, pages=tuple(pages))
         if case.end != start:  # otherwise the prompt would show the answer
             return case
 
