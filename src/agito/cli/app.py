@@ -10,6 +10,7 @@ import typer
 from agito import __version__
 from agito.cli import author_commands, pretrained, results
 from agito.cli.arguments import (
+    ActingEffort,
     AdmitAnyway,
     AsJson,
     AtEffort,
@@ -46,7 +47,6 @@ from agito.cli.arguments import (
     TrainModel,
     TrainSeed,
     effort_of,
-    efforts,
     environments,
     recipes,
     runs,
@@ -289,10 +289,7 @@ def play(
     temperature: Annotated[
         float | None, typer.Option(metavar="T", min=0.0, help="Of the checkpoint; 0 is greedy.")
     ] = None,
-    effort: Annotated[
-        str | None,
-        typer.Option(metavar="EFFORT", help="Of the checkpoint's thinking.", autocompletion=efforts),
-    ] = None,
+    effort: ActingEffort = None,
     pause: Annotated[
         bool, typer.Option("--pause", help="Wait for Enter after each of the checkpoint's turns.")
     ] = False,

@@ -283,6 +283,9 @@ AtEffort: TypeAlias = Annotated[
         autocompletion=efforts,
     ),
 ]
+ActingEffort: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="EFFORT", help="Of the checkpoint's thinking.", autocompletion=efforts)
+]
 Baselines: TypeAlias = Annotated[
     bool, typer.Option("--baselines/--no-baselines", help="Scripts on the same tasks, too.")
 ]
