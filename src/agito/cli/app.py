@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -52,6 +52,9 @@ from agito.cli.arguments import (
     runs,
 )
 from agito.cli.exit_codes import guarded
+
+if TYPE_CHECKING:
+    from agito.cli.evaluate import How
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected, 2 usage, 3 recipe, 4 not found, 5 checkpoint, 6 no isolation, 7 "
@@ -241,18 +244,8 @@ def evaluate(
         num_attempts=attempts,
     )
     given = checkpoints or []
-    if suite is not None:
-        from agito.cli.scorecard import score_checkpoints, score_endpoint
-
-        if endpoint is not None:
-            return score_endpoint(endpoint, model, suite, how)
-        if not 1 <= len(given) <= 2:
-            raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
-        return score_checkpoints(given, suite, how)
-    if endpoint is not None:
-        raise typer.BadParameter(
-            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
-        )
+    if suite is not None or endpoint is not None:
+        return _scorecard(given, suite, endpoint, model, how)
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:
@@ -262,6 +255,21 @@ def evaluate(
 
         return compare_efforts(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
+
+
+def _scorecard(given: list[Path], suite: str | None, endpoint: str | None, model: str, how: How) -> None:
+    """How a run, two of them, or an endpoint decides."""
+    from agito.cli.scorecard import score_checkpoints, score_endpoint
+
+    if suite is None:
+        raise typer.BadParameter(
+            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
+        )
+    if endpoint is not None:
+        return score_endpoint(endpoint, model, suite, how)
+    if not 1 <= len(given) <= 2:
+        raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
+    return score_checkpoints(given, suite, how)
 
 
 @app.command(cls=Command)
