@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -52,9 +52,6 @@ from agito.cli.arguments import (
     runs,
 )
 from agito.cli.exit_codes import guarded
-
-if TYPE_CHECKING:
-    from agito.cli.evaluate import How
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected, 2 usage, 3 recipe, 4 not found, 5 checkpoint, 6 no isolation, 7 "
@@ -226,17 +223,13 @@ def evaluate(
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
     from agito.cli.choose import choose_checkpoint
+    from agito.cli.efforts import compare_efforts
     from agito.cli.evaluate import How, evaluate_checkpoint
-    from agito.evaluation.checkpoint import Changes
+    from agito.evaluation.saved_policy import Changes
 
+    families, levels, asked = tuple(family or ()), tuple(level or ()), effort_of(effort, with_all=True)
     how = How(
-        changes=Changes(
-            env=env,
-            families=tuple(family or ()),
-            levels=tuple(level or ()),
-            seed=seed,
-            effort=effort_of(effort, with_all=True),
-        ),
+        changes=Changes(env=env, families=families, levels=levels, seed=seed, effort=asked),
         split=split,
         num_tasks=n,
         temperature=temperature,
@@ -245,31 +238,16 @@ def evaluate(
     )
     given = checkpoints or []
     if suite is not None or endpoint is not None:
-        return _scorecard(given, suite, endpoint, model, how)
+        from agito.cli.scorecard import score  # which asks endpoints
+
+        return score(given, suite, endpoint, model, how)
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:
         return choose_checkpoint(given[0], how)
     if effort == "all":
-        from agito.cli.efforts import compare_efforts
-
         return compare_efforts(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
-
-
-def _scorecard(given: list[Path], suite: str | None, endpoint: str | None, model: str, how: How) -> None:
-    """How a run, two of them, or an endpoint decides."""
-    from agito.cli.scorecard import score_checkpoints, score_endpoint
-
-    if suite is None:
-        raise typer.BadParameter(
-            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
-        )
-    if endpoint is not None:
-        return score_endpoint(endpoint, model, suite, how)
-    if not 1 <= len(given) <= 2:
-        raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
-    return score_checkpoints(given, suite, how)
 
 
 @app.command(cls=Command)
@@ -310,7 +288,7 @@ def play(
       agito play --checkpoint runs/quickstart --index 3
     """
     from agito.cli.play import Choice, play_yourself, watch_checkpoint
-    from agito.evaluation.checkpoint import Changes
+    from agito.evaluation.saved_policy import Changes
 
     changes = Changes(
         env=env,

@@ -15,15 +15,15 @@ from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe
 from agito.evaluation.effort import EffortCurve, Estimate, evaluate_efforts
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 
 _COLUMNS = {"success": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
 
 
 def compare_efforts(path: Path, how: How) -> None:
     """Raises `BadRecipe` for a checkpoint that was trained at no effort."""
-    directory = trained.find(path)
-    recipe = how.changes.applied_to(trained.recipe_of(directory))
+    directory = load_policy.find(path)
+    recipe = how.changes.applied_to(load_policy.recipe_of(directory))
     if not recipe.effort.is_on:
         raise BadRecipe(f"{path}: it was trained at no effort (effort.settings); ask for one: --effort high")
     num_tasks = how.num_tasks or recipe.eval.tasks

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+import typer
 from rich.text import Text
 
 from agito.cli.evaluate import How
@@ -21,6 +23,7 @@ from agito.cli.terminal import err, out
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import scorecard
 from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
+from agito.harness.endpoint import ChatHarness
 from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
@@ -29,6 +32,19 @@ from agito.types import Dialect, Thinking
 
 _ENDPOINT_TASKS = 150
 _ANSWER_S = 300.0
+
+
+def score(given: list[Path], suite: str | None, endpoint: str | None, model: str, how: How) -> None:
+    """How a run, two of them, or an endpoint decides."""
+    if suite is None:
+        raise typer.BadParameter(
+            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
+        )
+    if endpoint is not None:
+        return score_endpoint(endpoint, model, suite, how)
+    if not 1 <= len(given) <= 2:
+        raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
+    return score_checkpoints(given, suite, how)
 
 
 def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
@@ -51,12 +67,6 @@ def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadRecipe(f"--endpoint {url}: write an address, such as http://localhost:8000/v1")
-    try:
-        import httpx
-
-        from agito.harness.endpoint import ChatHarness
-    except ImportError:
-        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
     recipe = how.changes.applied_to(scorecard.recipe_for(suite, natural))
     num_tasks = how.num_tasks or _ENDPOINT_TASKS

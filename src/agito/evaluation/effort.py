@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 from agito.evaluation import policies as evaluation
-from agito.evaluation.checkpoint import check
+from agito.evaluation.saved_policy import check
 from agito.learning.effort import EffortSection
 from agito.recipe import Recipe
 from agito.record.events import EventLog, OnEvent
 from agito.record.trajectories import is_success
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.runtime.run_context import environment_of
 from agito.types import Attempt, Effort, Json
 
@@ -94,7 +94,7 @@ async def evaluate_efforts(
     `evaluate_checkpoint`."""
     check(environment_of(recipe), recipe, split)
     found, events = dict[Effort, tuple[Attempt, ...]](), EventLog(on_event)
-    async with trained.open_trained(directory, recipe) as run_context:
+    async with load_policy.open_trained(directory, recipe) as run_context:
         for effort in efforts or recipe.effort.settings:
             events.begin(effort.value, num_tasks)
             found[effort] = await evaluation.policy(
