@@ -63,3 +63,17 @@ async def test_without_a_word_on_thinking_a_request_is_rendered_as_before() -> N
         await served.ask([{"role": "user", "content": "ho"}], TOOLS, max_tokens=4, reasoning_effort="high")
         segments, _ = served.conversations.record()
         assert [THINK in segment.tokens.ids[:8] for segment in segments] == [False, True]
+
+
+async def test_past_thinking_stays_on_its_row_whether_a_client_sends_it_back_or_not() -> None:
+    engine = FakeEngine(vocab_size=ThinkingByteRenderer.vocab_size, context=1024)
+    async with serving(engine, ThinkingByteRenderer(Dialect.NATURAL)) as served:
+        asked = {"thinking": {"budget_tokens": 3}, "max_tokens": 12}
+        message = (await served.ask(HI, (), **asked))["choices"][0]["message"]
+        (before,), _ = served.conversations.record()
+        said = {"role": "assistant", "content": message["content"]}
+        await served.ask([*HI, said, {"role": "user", "content": "go on"}], (), **asked)
+        segments, turns = served.conversations.record()
+        assert len(segments) == 1 and [turn.num_thought <= 3 for turn in turns] == [True, True]
+        assert segments[0].tokens.ids[: len(before.tokens)] == before.tokens.ids
+        assert sum(turn.num_thought for turn in turns) > 0

@@ -152,7 +152,7 @@ trajectories = st.builds(
     lineage=st.none() | st.builds(Lineage, parent=ids, event=small, snapshot=text),
     wall_s=seconds,
 )
-attempts = st.builds(Attempt, trajectory=trajectories, verdict=verdicts)
+attempts = st.builds(Attempt, trajectory=trajectories, verdict=verdicts, cost=seconds)
 
 
 def stats_of(attempt: Attempt) -> tuple[TokenStats, ...]:
