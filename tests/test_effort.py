@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import agito
 from agito.errors import BadRecipe
+from agito.evaluation.effort import EffortCurve
 from agito.recipe import read
 from agito.record.commits import load_meta
 from agito.record.reading import Recorded, read_trajectories
 from agito.types import Effort, TokenSource
 
+PAGE = Path(__file__).parents[1] / "docs/howto/effort.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = (
     "sft.demos=64",
     "sft.epochs=1",
@@ -86,11 +91,20 @@ def test_an_attempt_at_any_effort_is_replayed_without_a_difference(run: Path) ->
         assert agito.replay(run, attempt, phase="rl").differences == ()
 
 
-def test_one_checkpoint_is_asked_for_every_effort(run: Path) -> None:
-    curve = agito.effort_curve(run, num_tasks=4)
+def test_one_checkpoint_is_asked_for_every_effort(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the Python that `docs/howto/effort.md` gives."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/think").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(BLOCK.findall(PAGE.read_text())[0], names)
+    assert "high Estimate(value=" in capsys.readouterr().out
+    curve: EffortCurve = names["curve"]
     assert list(curve.efforts) == [Effort.NONE, Effort.LOW, Effort.MEDIUM, Effort.HIGH]
     assert curve.efforts[Effort.NONE].measures["think_tokens"].value == 0.0
-    assert all(each.over_budget == 0 and each.num == 4 for each in curve.efforts.values())
+    assert all(each.over_budget == 0 and each.num == 40 for each in curve.efforts.values())
 
 
 def test_what_cannot_be_asked_for_is_refused_with_the_remedy(tmp_path: Path) -> None:
