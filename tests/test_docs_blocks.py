@@ -219,6 +219,7 @@ RUNNERS: Mapping[str, Runner] = {
 # pages whose blocks another file executes as they stand
 ELSEWHERE_RUN = {
     "docs/api.md": "tests/cli/test_api.py",
+    "docs/howto/effort.md": "tests/test_effort.py",
     "docs/howto/own-agent.md": "tests/gateway/test_serving.py",
     "docs/howto/own-prompts.md": "tests/cli/test_prompts.py",
 }

@@ -4,6 +4,7 @@
 
     summary = agito.train("smoke")                # as `agito train smoke`: a new run in runs/smoke
     evaluation = agito.evaluate("runs/smoke")     # as `agito eval runs/smoke`
+    curve = agito.effort_curve("runs/think")      # as `agito eval runs/think --effort all`
     both = agito.replay("runs/smoke", "1000000.0", phase="after")
     summary = agito.resume("runs/smoke")          # continues an interrupted run
 
@@ -18,11 +19,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agito.api import evaluate, replay, resume, train
+    from agito.api import effort_curve, evaluate, replay, resume, train
 
 __version__ = "0.1.0"
 
-_API = ("train", "resume", "evaluate", "replay")
+_API = ("train", "resume", "evaluate", "effort_curve", "replay")
 
 
 def __getattr__(name: str) -> Any:
@@ -39,4 +40,4 @@ def __dir__() -> list[str]:
     )
 
 
-__all__ = ["evaluate", "replay", "resume", "train"]
+__all__ = ["effort_curve", "evaluate", "replay", "resume", "train"]

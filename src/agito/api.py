@@ -15,6 +15,7 @@ from agito.config import read as read_config
 from agito.envs.prompts.given import Function, Prompts
 from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
+from agito.evaluation.effort import EffortCurve, evaluate_efforts
 from agito.evaluation.saved_policy import Changes, Evaluation, evaluate_checkpoint
 from agito.plugins import label, reads_file
 from agito.protocols import Environment, Harness
@@ -27,7 +28,7 @@ from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
 from agito.training.admission import admit
-from agito.types import AttemptId
+from agito.types import AttemptId, Effort
 
 Item = TypeVar("Item")
 GivenEnvironment: TypeAlias = str | Environment | Callable[[], Environment]
@@ -184,6 +185,7 @@ def evaluate(
     temperature: float | None = None,
     seed: int | None = None,
     baselines: bool = True,
+    effort: Effort | str | None = None,
     on_event: OnEvent | None = None,
 ) -> Evaluation:
     """`num_attempts` at each task by a checkpoint (or by a run's last one), beside scripts at the same tasks.
@@ -194,7 +196,11 @@ def evaluate(
     """
     directory = load_policy.find(Path(checkpoint))
     changes = Changes(
-        env=env, families=_listed("families", families), levels=_listed("levels", levels), seed=seed
+        env=env,
+        families=_listed("families", families),
+        levels=_listed("levels", levels),
+        seed=seed,
+        effort=None if effort is None else Effort(effort),
     )
     recipe = changes.applied_to(load_policy.recipe_of(directory))
     tasks = recipe.eval.tasks if num_tasks is None else num_tasks
@@ -211,6 +217,39 @@ def evaluate(
             num_attempts=num_attempts,
         )
     )
+
+
+def effort_curve(
+    checkpoint: Path | str,
+    *,
+    efforts: Sequence[Effort | str] = (),
+    split: str = "heldout",
+    num_tasks: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    on_event: OnEvent | None = None,
+) -> EffortCurve:
+    """The same tasks at each of `efforts`, by default all that the run was trained at. Raises as
+    `evaluate`."""
+    directory = load_policy.find(Path(checkpoint))
+    recipe = Changes(seed=seed).applied_to(load_policy.recipe_of(directory))
+    wanted = tuple(map(Effort, _listed("efforts", efforts))) or recipe.effort.settings
+    if not wanted:
+        raise BadRecipe(f"{checkpoint}: it was trained at no effort (effort.settings)")
+
+    async def measured() -> EffortCurve:
+        curve, _ = await evaluate_efforts(
+            directory,
+            recipe,
+            on_event or ignore,
+            split=split,
+            num_tasks=recipe.eval.tasks if num_tasks is None else num_tasks,
+            temperature=recipe.eval.temperature if temperature is None else temperature,
+            efforts=wanted,
+        )
+        return curve
+
+    return run(measured)
 
 
 def _listed(name: str, given: Sequence[Item]) -> tuple[Item, ...]:

@@ -13,6 +13,7 @@ from agito.config import Section, meant
 from agito.errors import NotFound
 from agito.harness.config import HarnessSection
 from agito.learning.credit import CREDITS
+from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.sections import DistillSection, ModelSection, PolicySection
 from agito.monitor import MonitorConfig
@@ -286,6 +287,7 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     sft: SftSection = SftSection()
     rl: RlSection = RlSection()
+    effort: EffortSection = EffortSection()
     distill: DistillSection = DistillSection()
     pipeline: PipelineSection = PipelineSection()
     vllm: VllmSection = VllmSection()

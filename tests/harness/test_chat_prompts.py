@@ -14,7 +14,8 @@ import pytest
 from agito.envs import load
 from agito.harness.endpoint import ChatHarness
 from agito.rollout import EpisodeDriver
-from agito.types import AttemptId, TerminationReason
+from agito.testing import FakeEnvironment, FakeSession
+from agito.types import AttemptId, Effort, TerminationReason, Thinking
 
 TOOLS = '''
 def look(word: str) -> str:
@@ -59,3 +60,27 @@ async def test_an_endpoint_answers_prompts_in_words(tmp_path: Path, has_tools: b
     assert [tool["function"]["name"] for tool in asked[0].get("tools", [])] == ["look"] * has_tools
     if has_tools:
         assert asked[1]["messages"][-1] == {"role": "tool", "tool_call_id": "a", "content": "vek"}
+
+
+def test_an_endpoint_is_asked_for_an_effort_and_never_held_to_a_budget() -> None:
+    client = httpx.AsyncClient(base_url="http://endpoint/v1")
+    with pytest.raises(ValueError, match="cannot be held to a budget of think tokens"):
+        ChatHarness(client, "m", thinking=Thinking(effort=Effort.HIGH, turn_tokens=9))
+
+
+@pytest.mark.anyio
+async def test_an_effort_is_said_to_an_endpoint_as_its_api_has_it() -> None:
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        call = {"name": "submit", "arguments": '{"box": "1"}'}
+        message = {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": call}]}
+        return httpx.Response(200, json={"choices": [{"message": message}]})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://endpoint/v1")
+    task, _ = FakeEnvironment().task(split="train", index=0, seed=0)
+    for thinking in (None, Thinking(effort=Effort.LOW)):
+        harness = ChatHarness(client, "m", thinking=thinking)
+        await harness.run(task, FakeSession(), {}, AttemptId(group=0, slot=0), seed=0)
+    assert [body.get("reasoning_effort") for body in asked] == [None, "low"]

@@ -104,6 +104,10 @@ turns = st.builds(
     temperature=seconds,
     top_p=seconds,
     calls=st.lists(small, max_size=3).map(tuple),
+    continues=st.booleans(),
+    think_budget=st.none() | small,
+    num_thought=small,
+    num_leaked=small,
 )
 ids = st.builds(AttemptId, group=st.integers(0, 2**40), slot=small, tries=small)
 verdicts = st.builds(Verdict.void, text) | st.builds(
@@ -148,7 +152,7 @@ trajectories = st.builds(
     lineage=st.none() | st.builds(Lineage, parent=ids, event=small, snapshot=text),
     wall_s=seconds,
 )
-attempts = st.builds(Attempt, trajectory=trajectories, verdict=verdicts)
+attempts = st.builds(Attempt, trajectory=trajectories, verdict=verdicts, cost=seconds)
 
 
 def stats_of(attempt: Attempt) -> tuple[TokenStats, ...]:

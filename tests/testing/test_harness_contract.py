@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from agito.harness import SOLO, SoloHarness
-from agito.protocols import Agent, AgentSpec, Harness, Session
+from agito.protocols import Agent, AgentSpec, Harness, Renderer, Session
 from agito.testing import HarnessContract, Violation
+from agito.testing.renderers import ThinkingByteRenderer
 from agito.types import (
     AttemptId,
     Effort,
@@ -23,6 +24,7 @@ from agito.types import (
     Segment,
     Task,
     TerminationReason,
+    Thinking,
     Tokens,
     TokenSource,
     Trajectory,
@@ -254,8 +256,11 @@ def test_every_rule_is_shown_to_catch_something() -> None:
 
 
 def test_effort_is_carried_on_every_turn() -> None:
-    class Thinking(SoloContract):
+    class Thoughtful(SoloContract):
         def spec(self) -> AgentSpec:
-            return AgentSpec(renderer=self.renderer(), effort=Effort.LOW)
+            return AgentSpec(renderer=ThinkingByteRenderer(), thinking=Thinking(effort=Effort.LOW))
 
-    assert Thinking().violations() == {}
+        def renderer(self) -> Renderer:
+            return ThinkingByteRenderer().asking(Effort.LOW)
+
+    assert Thoughtful().violations() == {}

@@ -10,8 +10,10 @@ import typer
 from agito import __version__
 from agito.cli import author_commands, pretrained, results
 from agito.cli.arguments import (
+    ActingEffort,
     AdmitAnyway,
     AsJson,
+    AtEffort,
     Baselines,
     Checkpoints,
     Choose,
@@ -44,6 +46,7 @@ from agito.cli.arguments import (
     TrainEnv,
     TrainModel,
     TrainSeed,
+    effort_of,
     environments,
     recipes,
     runs,
@@ -202,6 +205,7 @@ def evaluate(
     suite: Suite = None,
     endpoint: Endpoint = None,
     model: EndpointModel = "default",
+    effort: AtEffort = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run or a checkpoint.
@@ -214,15 +218,18 @@ def evaluate(
       agito eval runs/quickstart
       agito eval runs/quickstart --split structural --n 100
       agito eval models/smollm2-135m --env shell --level 1
+      agito eval runs/think --effort all
       agito eval runs/chain runs/smoke --suite decisions
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
     from agito.cli.choose import choose_checkpoint
+    from agito.cli.efforts import compare_efforts
     from agito.cli.evaluate import How, evaluate_checkpoint
     from agito.evaluation.saved_policy import Changes
 
+    families, levels, asked = tuple(family or ()), tuple(level or ()), effort_of(effort, with_all=True)
     how = How(
-        changes=Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed),
+        changes=Changes(env=env, families=families, levels=levels, seed=seed, effort=asked),
         split=split,
         num_tasks=n,
         temperature=temperature,
@@ -230,22 +237,16 @@ def evaluate(
         num_attempts=attempts,
     )
     given = checkpoints or []
-    if suite is not None:
-        from agito.cli.scorecard import score_checkpoints, score_endpoint
+    if suite is not None or endpoint is not None:
+        from agito.cli.scorecard import score  # which asks endpoints
 
-        if endpoint is not None:
-            return score_endpoint(endpoint, model, suite, how)
-        if not 1 <= len(given) <= 2:
-            raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
-        return score_checkpoints(given, suite, how)
-    if endpoint is not None:
-        raise typer.BadParameter(
-            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
-        )
+        return score(given, suite, endpoint, model, how)
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:
         return choose_checkpoint(given[0], how)
+    if effort == "all":
+        return compare_efforts(given[0], how)
     return evaluate_checkpoint(given[0], how, baselines=baselines)
 
 
@@ -274,6 +275,7 @@ def play(
     temperature: Annotated[
         float | None, typer.Option(metavar="T", min=0.0, help="Of the checkpoint; 0 is greedy.")
     ] = None,
+    effort: ActingEffort = None,
     pause: Annotated[
         bool, typer.Option("--pause", help="Wait for Enter after each of the checkpoint's turns.")
     ] = False,
@@ -289,13 +291,19 @@ def play(
     from agito.evaluation.saved_policy import Changes
 
     changes = Changes(
-        env=env, families=(family,) if family else (), levels=(level,) if level is not None else (), seed=seed
+        env=env,
+        families=(family,) if family else (),
+        levels=(level,) if level is not None else (),
+        seed=seed,
+        effort=effort_of(effort),
     )
     choice = Choice(split=split, index=index, changes=changes)
     if checkpoint is not None:
         return watch_checkpoint(checkpoint, choice, temperature=temperature, pause=pause)
-    if temperature is not None or pause:
-        raise typer.BadParameter("--temperature and --pause go with --checkpoint", param_hint="--checkpoint")
+    if temperature is not None or pause or effort is not None:
+        raise typer.BadParameter(
+            "--temperature, --effort and --pause go with --checkpoint", param_hint="--checkpoint"
+        )
     return play_yourself(env or "shell", choice)
 
 

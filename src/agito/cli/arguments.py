@@ -8,12 +8,16 @@ import inspect
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-_ENVIRONMENTS = ("shell", "decisions", "desk", "research", "code", "web", "web-text")
+if TYPE_CHECKING:
+    from agito.types import Effort
+
+_ENVIRONMENTS = ("shell", "thinking", "decisions", "desk", "research", "code", "web", "web-text")
+_EFFORTS = ("none", "low", "medium", "high", "auto")
 _SPLITS = ("train", "heldout", "structural")
 _RECIPES = Path(__file__).parents[1] / "recipes"
 _NARROW = 60  # columns; in less, what an option is for stands beneath it
@@ -110,6 +114,22 @@ def runs(incomplete: str) -> list[str]:
 
 def splits(incomplete: str) -> list[str]:
     return [name for name in _SPLITS if name.startswith(incomplete)]
+
+
+def efforts(incomplete: str) -> list[str]:
+    return [name for name in (*_EFFORTS, "all") if name.startswith(incomplete)]
+
+
+def effort_of(name: str | None, *, with_all: bool = False) -> Effort | None:
+    """None for what is not given, and for `all`."""
+    from agito.types import Effort
+
+    if name is None or (with_all and name == "all"):
+        return None
+    if name not in _EFFORTS:
+        known = ", ".join((*_EFFORTS, "all") if with_all else _EFFORTS)
+        raise typer.BadParameter(f"{name!r}: there is {known}", param_hint="--effort")
+    return Effort(name)
 
 
 def _files(incomplete: str, suffix: str) -> list[str]:
@@ -254,6 +274,17 @@ Choose: TypeAlias = Annotated[
 ]
 Temperature: TypeAlias = Annotated[
     float | None, typer.Option(metavar="T", min=0.0, help="0 is greedy. Default: as in the run.")
+]
+AtEffort: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EFFORT",
+        help="How much it is asked to think: none, low, medium, high, auto; all compares those it learned.",
+        autocompletion=efforts,
+    ),
+]
+ActingEffort: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="EFFORT", help="Of the checkpoint's thinking.", autocompletion=efforts)
 ]
 Baselines: TypeAlias = Annotated[
     bool, typer.Option("--baselines/--no-baselines", help="Scripts on the same tasks, too.")

@@ -38,6 +38,7 @@ from agito.types import (
     Target,
     Task,
     TerminationReason,
+    Thinking,
     ToolSpec,
     Trajectory,
 )
@@ -169,7 +170,9 @@ async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: f
         console.print()
         harness = _Watched(run_context.harness, console, pause=pause and sys.stdin.isatty())
         runner = run_context.runner(temperature=temperature, harness=harness)
-        print_verdict(console, await _act(run_context, runner, task, target, _attempt_id(choice)))
+        effort = recipe.effort.default
+        thinking = recipe.effort.thinking(effort) if effort is not None else None
+        print_verdict(console, await _act(run_context, runner, task, target, _attempt_id(choice), thinking))
 
 
 class _Watched:
@@ -207,7 +210,12 @@ class _WatchedSession:
 
 
 async def _act(
-    run_context: RunContext, runner: AttemptRunner, task: Task, target: Target, attempt: AttemptId
+    run_context: RunContext,
+    runner: AttemptRunner,
+    task: Task,
+    target: Target,
+    attempt: AttemptId,
+    thinking: Thinking | None,
 ) -> Attempt:
     """One attempt, alone on the first sampler."""
     lockstep = Lockstep(run_context.policies.clients(0))
@@ -215,7 +223,11 @@ async def _act(
     done: list[Attempt] = []
 
     async def run() -> None:
-        done.append(await runner.run(Plan(task=lambda _: (task, target)), attempt, lane.engines))
+        done.append(
+            await runner.run(
+                Plan(task=lambda _: (task, target), thinking=lambda _: thinking), attempt, lane.engines
+            )
+        )
         lane.finish()
 
     async def nothing(orders: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import typer
 from rich.text import Text
 
 from agito.cli.evaluate import How
@@ -27,10 +28,23 @@ from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy
-from agito.types import Dialect
+from agito.types import Dialect, Thinking
 
 _ENDPOINT_TASKS = 150
 _ANSWER_S = 300.0
+
+
+def score(given: list[Path], suite: str | None, endpoint: str | None, model: str, how: How) -> None:
+    """How a run, two of them, or an endpoint decides."""
+    if suite is None:
+        raise typer.BadParameter(
+            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
+        )
+    if endpoint is not None:
+        return score_endpoint(endpoint, model, suite, how)
+    if not 1 <= len(given) <= 2:
+        raise typer.BadParameter("give one run, two to compare them, or --endpoint", param_hint="RUN")
+    return score_checkpoints(given, suite, how)
 
 
 def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
@@ -64,7 +78,9 @@ def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
         async with httpx.AsyncClient(
             base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S
         ) as client:
-            harness = ChatHarness(client, model, temperature=temperature)
+            effort = how.changes.effort
+            thinking = Thinking(effort=effort) if effort is not None else None
+            harness = ChatHarness(client, model, temperature=temperature, thinking=thinking)
             return await scorecard.of_endpoint(
                 harness, model, recipe, on_event, suite=suite, split=how.split, num_tasks=num_tasks
             )

@@ -14,7 +14,7 @@ from agito.record.trajectories import is_success
 from agito.rollout import Observed
 from agito.runtime.run_context import RunContext
 from agito.scheduling.sync_scheduler import Quota
-from agito.types import Attempt, AttemptId, Target, Task
+from agito.types import Attempt, AttemptId, Effort, Target, Task
 
 HELDOUT_BASE, STRUCTURAL_BASE, BASELINE_BASE = 1_000_000, 3_000_000, 4_000_000
 
@@ -29,6 +29,7 @@ async def policy(
     on_attempt: Callable[[Attempt], None] = lambda _: None,
     monitor: Monitor | None = None,
     observed: Observed | None = None,
+    effort: Effort | None = None,
 ) -> tuple[Attempt, ...]:
     """`num_attempts` at each of the first `num_tasks` tasks of the split, in order, with the same tasks,
     random draws and faults every time.
@@ -50,7 +51,7 @@ async def policy(
         if stop > start
     ]
     collected = await run_context.attempts(
-        run_context.plan(split, base),
+        run_context.plan(split, base, effort=effort or run_context.recipe.effort.default),
         quotas,
         temperature=temperature,
         on_attempt=on_attempt,

@@ -21,7 +21,7 @@ from agito.record.usage import causes
 from agito.runtime import load_policy
 from agito.runtime.recipe_check import require
 from agito.runtime.run_context import environment_of
-from agito.types import Attempt, Json
+from agito.types import Attempt, Effort, Json
 
 SCHEMA_VERSION = 1
 
@@ -93,6 +93,7 @@ class Changes:
     families: tuple[str, ...] = ()
     levels: tuple[int, ...] = ()
     seed: int | None = None
+    effort: Effort | None = None
 
     def applied_to(self, recipe: Recipe) -> Recipe:
         section = recipe.env
@@ -102,9 +103,13 @@ class Changes:
             )
         named = {"families": self.families, "levels": self.levels}
         section = section.model_copy(update={name: value for name, value in named.items() if value})
-        return recipe.model_copy(
-            update={"env": section, **({"seed": self.seed} if self.seed is not None else {})}
-        )
+        changed: dict[str, object] = {"env": section}
+        if self.seed is not None:
+            changed["seed"] = self.seed
+        if self.effort is not None:
+            asked = {"acts_at": self.effort, "settings": recipe.effort.settings or (self.effort,)}
+            changed["effort"] = recipe.effort.model_copy(update=asked)
+        return recipe.model_copy(update=changed)
 
 
 def check(environment: Environment, recipe: Recipe, split: str) -> None:

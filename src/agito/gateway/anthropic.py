@@ -11,10 +11,9 @@ from agito.gateway.chat import event
 from agito.gateway.fields import Fields, tool_of
 from agito.protocols import Renderer
 from agito.render.messages import Message, Said, Speaker, ToolUse
-from agito.types import Effort, Json, ToolSpec
+from agito.types import Json, Thinking, ToolSpec
 
 _FEW = 1 << 20  # tokens
-_LITTLE, _MUCH = 2048, 8192  # tokens of thinking that count as low and as high
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -44,7 +43,7 @@ def read_prompt(body: Fields) -> Ask:
         messages=tuple(messages),
         tools=tuple(_tool(each) for each in body.objects("tools")),
         choice=AUTO if choice is None else _choice(choice),
-        effort=_effort(body),
+        thinking=_thinking(body),
         is_parallel=choice is None or not choice.flag("disable_parallel_tool_use"),
     )
 
@@ -134,22 +133,10 @@ def _choice(given: Fields) -> str:
     return given.text("name") if kind == "tool" else kinds[kind]
 
 
-def _effort(body: Fields) -> Effort:
-    if body.has("output_config") and body.object("output_config").has("effort"):
-        return body.object("output_config").effort("effort")
-    if not body.has("thinking"):
-        return Effort.NONE
-    thinking = body.object("thinking")
-    match thinking.text("type"):
-        case "disabled":
-            return Effort.NONE
-        case "adaptive":
-            return Effort.AUTO
-        case "enabled":
-            budget = thinking.whole("budget_tokens", 1, _FEW) or _LITTLE
-            return Effort.LOW if budget <= _LITTLE else Effort.MEDIUM if budget < _MUCH else Effort.HIGH
-        case _:
-            raise thinking.wrong("type", "must be enabled, adaptive or disabled")
+def _thinking(body: Fields) -> Thinking | None:
+    has_effort = body.has("output_config") and body.object("output_config").has("effort")
+    effort = body.object("output_config").effort("effort") if has_effort else None
+    return body.budgeted(effort)
 
 
 def whole(ask: Ask, answers: Sequence[Answer], renderer: Renderer, *, name: str, created: int) -> Json:

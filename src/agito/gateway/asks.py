@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 
 from agito.render.messages import Message, Said
-from agito.types import Effort, ToolSpec
+from agito.types import Effort, Thinking, ToolSpec
 
 AUTO, NEVER, REQUIRED = "auto", "none", "required"  # beside the name of a tool
 MOST_CHOICES = 16
@@ -50,12 +50,16 @@ class Ask:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     num_choices: int = 1
-    effort: Effort = Effort.NONE
+    thinking: Thinking | None = None  # None: nothing is said of it
     is_parallel: bool = True  # more than one call in a turn
     streams: bool = False
     wants_logprobs: bool = False
     wants_usage: bool = False  # also at the end of a stream
     session: str = ""  # by which a client tells its agents apart
+
+    @property
+    def effort(self) -> Effort:
+        return self.thinking.effort if self.thinking else Effort.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ def read(body: Fields, *, overrides: bool) -> Ask:
         seed=body.whole("seed", -(1 << 63), (1 << 63) - 1),
         stop=body.texts("stop", 4),
         num_choices=body.whole("n", 1, MOST_CHOICES) or 1,
-        effort=body.effort("reasoning_effort"),
+        thinking=body.thinking(),
         is_parallel=body.flag("parallel_tool_calls", True),
         streams=body.flag("stream"),
         wants_logprobs=body.flag("logprobs"),

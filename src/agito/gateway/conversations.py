@@ -4,8 +4,9 @@ stays on the token tree.
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -14,15 +15,21 @@ import anyio
 from agito.errors import WorkerDied
 from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
-from agito.protocols import Agent, Sampled
+from agito.protocols import Agent, AsksEffort
+from agito.render.chat_effort import ChatBlocks
+from agito.render.effort import Blocks
 from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse, with_tool_names
+from agito.sampling.capture import Capture
+from agito.sampling.stretches import Stretches
 from agito.types import (
     Channel,
+    Effort,
     FinishReason,
     Json,
     Limits,
     Segment,
     TerminationReason,
+    Thinking,
     TokenSource,
     ToolSpec,
     Turn,
@@ -108,7 +115,8 @@ class Conversations:
         self._require_turns()
         seed = None if self._terms.overrides or ask.seed is None else ask.seed + (choice << 32)
         try:
-            place = self.tree.place(ask.messages, ask.tools, session=ask.session, seed=seed, reserve=1)
+            messages = self._told(ask)
+            place = self.tree.place(messages, ask.tools, session=ask.session, seed=seed, reserve=1)
             self.num_turns += 1
             with self._waiting():
                 async with self._at(place):
@@ -188,15 +196,21 @@ class Conversations:
             forced = self._renderer.begun("" if ask.choice == REQUIRED else ask.choice)
             capture.extend(forced, TokenSource.FORCED)
         num_prompt = len(capture)
+        thinking = self._thinking(ask) if not forced else None
+        if thinking is not None:
+            capture.extend(thinking.renderer.opener)
+            num_prompt = len(capture)
         turn = _Turn(place.line, hard_budget=self._room(num_prompt, ask))
+        if thinking is not None:
+            spent = sum(each.line.turns()[each.at].num_thought for each in self._turns)
+            turn.stretches = thinking.stretches(capture, spent=spent, room=turn.hard_budget)
         try:
             said, stop, stopped = await self._drawn(turn, forced, ask, on_said)
         except BaseException:
             turn.end(FinishReason.CANCELLED)
             self._book(turn)
             raise
-        turn.end(stopped)
-        channels = self._renderer.channels(forced + turn.ids)[len(forced) :]
+        channels = turn.end(stopped, ask.tools) or self._renderer.channels(forced + turn.ids)[len(forced) :]
         capture.label(channels)
         self._book(turn)
         said = _with_ids(said, place.line.number, num_prompt)
@@ -205,6 +219,8 @@ class Conversations:
             speaker=Speaker.ASSISTANT, text=shown.text, uses=shown.uses, thinking=shown.thinking
         )
         is_cut = stopped is not FinishReason.END
+        pairs = zip(turn.ids, turn.logprobs, strict=True)
+        kept = [(token, at) for token, at in pairs if turn.stretches is None or not math.isnan(at)]
         self._turns[-1].waiting.extend(shown.uses)
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
         self.on_answer(place.line)
@@ -212,11 +228,11 @@ class Conversations:
             said=shown,
             finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop",
             stop=stop,
-            ids=turn.ids,
-            logprobs=turn.logprobs,
+            ids=array("i", [token for token, _ in kept]),
+            logprobs=array("f", [at for _, at in kept]),
             num_prompt=num_prompt,
             num_kept=place.num_kept,
-            num_thinking=channels.count(Channel.THINK),
+            num_thinking=channels.count(Channel.THINK) if turn.stretches is None else turn.num_thought,
         )
 
     async def _drawn(
@@ -230,28 +246,49 @@ class Conversations:
         temperature, top_p = self._sampling(ask)
         while True:
             left, size = turn.hard_budget - len(turn.ids), _PIECE + len(turn.ids) // _PIECE
-            sampled = await turn.line.capture.sample(
-                max_tokens=1 if ask.stop else min(size, left) if in_pieces else left,
+            stopped = await turn.sample(
+                1 if ask.stop else min(size, left) if in_pieces else left,
                 temperature=temperature,
                 top_p=top_p,
-                effort=spec.effort if overrides else ask.effort,
+                effort=spec.thinking.effort if overrides and spec.thinking else ask.effort,
             )
-            turn.add(sampled)
-            is_done = sampled.stopped is FinishReason.END or len(turn.ids) >= turn.hard_budget
+            is_done = stopped is FinishReason.END or len(turn.ids) >= turn.hard_budget
             may_stop = bool(ask.stop) and any(
                 stop in self._renderer.text(turn.ids[-window:]) for stop in ask.stop
             )
             if is_done or may_stop or (in_pieces and len(turn.ids) - num_read >= size):
                 num_read = len(turn.ids)
-                said, stop = _until(self._read(forced + turn.ids, ask), ask.stop)
+                said, stop = _until(self._read(forced + turn.ids, ask, turn.stretches), ask.stop)
                 if on_said is not None:
                     on_said(said)
                 if is_done or stop is not None:
-                    return said, stop, sampled.stopped
+                    return said, stop, stopped
 
-    def _read(self, ids: array[int], ask: Ask) -> Said:
+    def _thinking(self, ask: Ask) -> _Thinking | None:
+        """How much is thought in this turn; None where nothing is said of it, or the policy cannot be
+        asked."""
+        spec = self.agent.spec
+        thinking = spec.thinking if self._terms.overrides else ask.thinking
+        if thinking is None or not isinstance(spec.renderer, AsksEffort):
+            return None
         try:
-            return self._renderer.said(ids, () if ask.choice == NEVER else ask.tools)
+            renderer = spec.renderer.asking(thinking.effort)
+        except ValueError:
+            return None
+        return _Thinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
+
+    def _told(self, ask: Ask) -> tuple[Message, ...]:
+        """With the effort in words, where a pre-trained model is asked for one."""
+        thinking = self._thinking(ask)
+        if thinking is None or not isinstance(thinking.renderer, ChatBlocks):
+            return ask.messages
+        return thinking.renderer.told(ask.messages)
+
+    def _read(self, ids: array[int], ask: Ask, stretches: Stretches | None) -> Said:
+        renderer = self._renderer if stretches is None else stretches.renderer
+        assert isinstance(renderer, Conversing | Blocks)
+        try:
+            return renderer.said(ids, () if ask.choice == NEVER else ask.tools)
         except Exception:  # whatever a policy can say must reach the client: as text
             return Said(text=self._text(ids))
 
@@ -300,24 +337,64 @@ class _Booked:
     events: list[int] = field(default_factory=list[int])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Thinking:
+    """What is asked of one turn, and the renderer for it."""
+
+    renderer: Blocks
+    thinking: Thinking
+
+    def stretches(self, capture: Capture, *, spent: int, room: int) -> Stretches:
+        """Raises `Refused` without room for a token behind a block."""
+        found = Stretches(capture, self.renderer, self.thinking, spent=spent, room=room)
+        if not found.has_room:
+            why = f"there is room for {room} tokens, too few for a think block and an answer"
+            raise Refused(400, why, code="context_length_exceeded")
+        return found
+
+
 class _Turn:
-    """A turn that may be sampled in several pieces, which are one in the record."""
+    """A turn that may be sampled in several pieces, which are one in the record. Of one that thinks, `ids`
+    hold the forced tokens too, without log-probabilities."""
 
     def __init__(self, line: Line, *, hard_budget: int) -> None:
         self.line, self.hard_budget, self._first = line, hard_budget, len(line.capture.turns)
         self.ids, self.logprobs = array("i"), array("f")
+        self.stretches: Stretches | None = None
+        self.num_thought = 0
 
-    def add(self, sampled: Sampled) -> None:
-        self.ids += sampled.ids
-        self.logprobs += sampled.logprobs
+    async def sample(self, most: int, *, temperature: float, top_p: float, effort: Effort) -> FinishReason:
+        """The next piece."""
+        if self.stretches is None:
+            sampled = await self.line.capture.sample(
+                max_tokens=most, temperature=temperature, top_p=top_p, effort=effort
+            )
+            self.ids += sampled.ids
+            self.logprobs += sampled.logprobs
+            return sampled.stopped
+        found = await self.stretches.next(most, temperature=temperature, top_p=top_p)
+        logprobs = found.logprobs if found is not None else array("f")
+        num_forced = len(self.stretches.ids) - len(self.ids) - len(logprobs)
+        self.ids, self.logprobs = (
+            array("i", self.stretches.ids),
+            self.logprobs + array("f", [math.nan]) * num_forced + logprobs,
+        )
+        if found is None:
+            self.hard_budget = len(self.ids)  # there is no room for more
+            return FinishReason.LENGTH
+        return FinishReason.END if found.ids[-1] in self.stretches.renderer.stop_ids else FinishReason.LENGTH
 
-    def end(self, stopped: FinishReason) -> None:
+    def end(self, stopped: FinishReason, tools: Sequence[ToolSpec] = ()) -> bytes:
+        """Returns the channels of a turn that thinks."""
         turns = self.line.capture.turns
+        if self.stretches is not None:
+            self.num_thought = self.stretches.end(tools)
         pieces = turns[self._first :]
         if pieces:
             turns[self._first :] = [
                 replace(pieces[0], stop=pieces[-1].stop, stopped=stopped, hard_budget=self.hard_budget),
             ]
+        return self.stretches.renderer.channels(self.ids) if self.stretches is not None else b""
 
 
 def _until(said: Said, stops: tuple[str, ...]) -> tuple[Said, str | None]:

@@ -8,7 +8,7 @@ from typing import cast
 
 from agito.gateway.asks import Refused
 from agito.render import policy_json
-from agito.types import Effort, Json, ToolSpec
+from agito.types import Effort, Json, Thinking, ToolSpec
 
 _EFFORTS = {
     "none": Effort.NONE,
@@ -17,7 +17,9 @@ _EFFORTS = {
     "medium": Effort.MEDIUM,
     "high": Effort.HIGH,
     "xhigh": Effort.HIGH,
+    "auto": Effort.AUTO,
 }
+_LITTLE, _MUCH = 2048, 8192  # tokens of thinking that count as low and as high
 
 
 class Fields:
@@ -123,6 +125,33 @@ class Fields:
         if value not in _EFFORTS:
             raise self.wrong(name, f"must be one of {', '.join(_EFFORTS)}")
         return _EFFORTS[value]
+
+    def thinking(self) -> Thinking | None:
+        """What a request of chat completions asks for: `reasoning_effort`, `enable_thinking` and
+        `thinking.budget_tokens`, the last a hard budget. None where nothing is said."""
+        told = self.object("chat_template_kwargs") if self.has("chat_template_kwargs") else self
+        found = [each for each in (self, told) if each.has("enable_thinking")]
+        effort = (Effort.HIGH if found[-1].flag("enable_thinking") else Effort.NONE) if found else None
+        if self.has("reasoning_effort"):
+            effort = self.effort("reasoning_effort")
+        return self.budgeted(effort)
+
+    def budgeted(self, effort: Effort | None) -> Thinking | None:
+        """As the block `thinking` says; `effort` where that was named elsewhere."""
+        if not self.has("thinking"):
+            return None if effort is None else Thinking(effort=effort)
+        given = self.object("thinking")
+        kind = given.text("type", "enabled")
+        if kind not in ("enabled", "adaptive", "disabled"):
+            raise given.wrong("type", "must be enabled, adaptive or disabled")
+        budget = given.whole("budget_tokens", 0, 1 << 20)
+        if kind == "disabled":
+            return Thinking(effort=Effort.NONE)
+        if effort is None:
+            little, much = budget is not None and budget <= _LITTLE, budget is None or budget >= _MUCH
+            effort = Effort.LOW if little else Effort.HIGH if much else Effort.MEDIUM
+            effort = Effort.AUTO if kind == "adaptive" else effort
+        return Thinking(effort=effort, turn_tokens=budget)
 
     def refuse(self, *names: str, unless: Sequence[Json] = (None,)) -> None:
         """What cannot be honoured, unless its value asks for nothing."""

@@ -12,7 +12,7 @@ from agito.gateway.chat import event
 from agito.gateway.fields import Fields, tool_of
 from agito.protocols import Renderer
 from agito.render.messages import Message, Said, Speaker, ToolUse
-from agito.types import Effort, Json, ToolSpec
+from agito.types import Json, Thinking, ToolSpec
 
 _SPEAKERS = {
     "system": Speaker.SYSTEM,
@@ -53,10 +53,14 @@ def read(body: Fields, *, overrides: bool) -> Ask:
         max_tokens=body.whole("max_output_tokens", 1, _FEW),
         temperature=body.number("temperature", 0, 2),
         top_p=body.number("top_p", 0, 1) or None,
-        effort=body.object("reasoning").effort("effort") if body.has("reasoning") else Effort.NONE,
+        thinking=_thinking(body),
         is_parallel=body.flag("parallel_tool_calls", True),
         streams=body.flag("stream"),
     )
+
+
+def _thinking(body: Fields) -> Thinking | None:
+    return Thinking(effort=body.object("reasoning").effort("effort")) if body.has("reasoning") else None
 
 
 def _items(items: Sequence[Fields]) -> list[Message]:

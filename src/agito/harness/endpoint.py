@@ -25,6 +25,7 @@ from agito.types import (
     Json,
     Task,
     TerminationReason,
+    Thinking,
     ToolSpec,
     Trajectory,
     Turn,
@@ -48,8 +49,19 @@ class ChatHarness:
     """
 
     def __init__(
-        self, client: httpx.AsyncClient, model: str, *, temperature: float = 1.0, turn_tokens: int = 2048
+        self,
+        client: httpx.AsyncClient,
+        model: str,
+        *,
+        temperature: float = 1.0,
+        turn_tokens: int = 2048,
+        thinking: Thinking | None = None,
     ) -> None:
+        """`thinking` is asked for as `reasoning_effort`. Raises `ValueError` for a hard budget: what an
+        endpoint thinks cannot be counted here, let alone stopped."""
+        if thinking is not None and (thinking.turn_tokens, thinking.attempt_tokens) != (None, None):
+            raise ValueError("an endpoint cannot be held to a budget of think tokens: leave the budget out")
+        self._effort = thinking.effort if thinking else None
         self._client, self._model, self._temperature, self._turn_tokens = (
             client,
             model,
@@ -131,12 +143,14 @@ class ChatHarness:
         """The assistant's message, and how many tokens the endpoint says it took. Raises `httpx.HTTPError`,
         `ValueError`.
         """
-        body = {
+        body: dict[str, object] = {
             "model": self._model,
             "messages": list(messages),
             "temperature": self._temperature,
             "max_tokens": self._turn_tokens,
         }
+        if self._effort is not None:
+            body["reasoning_effort"] = self._effort.value
         if offered := [tool.as_function() for tool in tools if not tool.is_speech]:
             body["tools"] = offered
         answer = await self._client.post("chat/completions", json=body)

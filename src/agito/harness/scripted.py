@@ -9,9 +9,20 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
-from agito.protocols import Renderer, Row, Sampled, SampleRequest, Script, ScriptFactory, Session
+from agito.protocols import (
+    Renderer,
+    Row,
+    Sampled,
+    SampleRequest,
+    Script,
+    ScriptFactory,
+    Session,
+    ThinkingRenderer,
+    ThoughtfulCall,
+)
 from agito.types import Budget, Call, Event, FinishReason, ToolSpec, span
 
 
@@ -26,6 +37,7 @@ class ScriptedAgent:
         self._script: Script = script()
         self._session, self._renderer = session, renderer
         self._call = advance(self._script)
+        self._rest = array("i")  # of a turn that a budget cut in two
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -33,6 +45,7 @@ class ScriptedAgent:
 
     async def act(self, calls: Sequence[Call], left: Budget) -> tuple[Event, ...]:
         events = await self._session.act(calls, left)
+        self._rest = array("i")
         for event in events:
             self._call = None if event.ended else advance(self._script, event)
         return events
@@ -41,19 +54,25 @@ class ScriptedAgent:
         return _ScriptedRow(self)
 
     def next_turn(self, request: SampleRequest) -> Sampled:
-        ids = (
-            self._renderer.action([self._call], self.tools)
-            if self._call
-            else array("i", self._renderer.stop_ids[:1])
-        )
+        ids = self._rest or self._said()
         stopped = FinishReason.END if len(ids) <= request.max_tokens else FinishReason.LENGTH
-        ids = ids[: request.max_tokens]
+        ids, self._rest = ids[: request.max_tokens], ids[request.max_tokens :]
+        if isinstance(self._renderer, ThinkingRenderer) and self._renderer.thought(ids).is_open:
+            self._rest = self._said(thinks=False)[len(self._renderer.closer) :]
         return Sampled(
             ids=ids,
             logprobs=array("f", [math.nan]) * len(ids),
             stopped=stopped,
             versions=span(0, len(request.extend) + len(ids)),
         )
+
+    def _said(self, *, thinks: bool = True) -> array[int]:
+        call = self._call
+        if call is None:
+            return array("i", self._renderer.stop_ids[:1])
+        if isinstance(call, ThoughtfulCall) and not thinks:
+            call = replace(call, thinking="")
+        return self._renderer.action([call], self.tools)
 
 
 class _ScriptedRow:

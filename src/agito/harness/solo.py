@@ -10,18 +10,19 @@ import anyio
 
 from agito.errors import WorkerDied
 from agito.harness.role_tools import session_of
-from agito.protocols import MAIN, Agent, AgentSpec, Renderer, Sampled, Session
+from agito.protocols import MAIN, Agent, AgentSpec, AsksEffort, Renderer, Session, ThinkingRenderer
 from agito.sampling.capture import Capture
+from agito.sampling.stretches import Stretches, WholeTurn
 from agito.types import (
     AttemptId,
     Budget,
     Call,
-    Effort,
     Event,
     Fault,
     FinishReason,
     Task,
     TerminationReason,
+    Thinking,
     TokenSource,
     ToolSpec,
     Trajectory,
@@ -31,10 +32,14 @@ SOLO = "solo"  # the only role of a solo harness
 
 
 def solo(
-    renderer: Renderer, *, policy: str = MAIN, temperature: float = 1.0, effort: Effort = Effort.NONE
+    renderer: Renderer,
+    *,
+    policy: str = MAIN,
+    temperature: float = 1.0,
+    thinking: Thinking | None = None,
 ) -> dict[str, AgentSpec]:
     """The agent of a solo harness."""
-    return {SOLO: AgentSpec(renderer=renderer, policy=policy, temperature=temperature, effort=effort)}
+    return {SOLO: AgentSpec(renderer=renderer, policy=policy, temperature=temperature, thinking=thinking)}
 
 
 class SoloHarness:
@@ -47,13 +52,15 @@ class SoloHarness:
     ) -> Trajectory:
         agent = agents[SOLO]
         session = session_of(agent.spec, session)
-        capture = Capture(agent.engine, seed=seed, stop_ids=agent.spec.renderer.stop_ids)
+        renderer = asked(agent.spec)
+        control = renderer.closer if isinstance(renderer, ThinkingRenderer) else ()
+        capture = Capture(agent.engine, seed=seed, stop_ids=renderer.stop_ids, control_ids=control)
         events: list[Event] = []
         started = time.monotonic()
         fault: Fault | None = None
         detail = ""
         try:
-            end = await self._turns(task, session, agent.spec, capture, events)
+            end = await self._turns(task, session, agent.spec, renderer, capture, events)
         except WorkerDied:
             raise  # not this attempt's failure: the engine is gone
         except _NoRoom as error:
@@ -77,10 +84,16 @@ class SoloHarness:
         )
 
     async def _turns(
-        self, task: Task, session: Session, spec: AgentSpec, capture: Capture, events: list[Event]
+        self,
+        task: Task,
+        session: Session,
+        spec: AgentSpec,
+        renderer: Renderer,
+        capture: Capture,
+        events: list[Event],
     ) -> TerminationReason:
         # The compact dialect tells calls apart by all of a task's tools; others are refused later.
-        limits, renderer, offered = task.limits, spec.renderer, task.tools if spec.tools else session.tools
+        limits, offered, thought = task.limits, task.tools if spec.tools else session.tools, 0
         if spec.tools is not None:
             task = replace(task, tools=session.tools)
         capture.extend(renderer.opening(task))
@@ -93,11 +106,11 @@ class SoloHarness:
             room = min(limits.turn_tokens, limits.tokens - len(capture))
             if room < 1:
                 return TerminationReason.TOKENS
-            sampled = await capture.sample(
-                max_tokens=room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort
-            )
-            capture.label(renderer.channels(sampled.ids))
-            calls = calls_of(renderer, sampled, offered)[: limits.calls - len(events)]
+            sampled = await _sampled(capture, spec, renderer, offered, room=room, spent=thought)
+            if sampled is None:
+                return TerminationReason.TOKENS
+            thought += sampled.num_thought
+            calls = calls_of(renderer, sampled.ids, offered)[: limits.calls - len(events)]
             left = Budget(
                 turns=limits.turns - number - 1,
                 calls=limits.calls - len(events) - len(calls),
@@ -122,19 +135,42 @@ class _NoRoom(Exception):
     """The opening leaves no room for a single sampled token."""
 
 
-def calls_of(renderer: Renderer, sampled: Sampled, tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
+def asked(spec: AgentSpec) -> Renderer:
+    """The agent's renderer, for the effort that it is asked for. Raises `ValueError` where it cannot be."""
+    if spec.thinking is None:
+        return spec.renderer
+    if not isinstance(spec.renderer, AsksEffort):
+        raise ValueError(f"effort={spec.thinking.effort}: {type(spec.renderer).__name__} cannot ask for it")
+    return spec.renderer.asking(spec.thinking.effort)
+
+
+async def _sampled(
+    capture: Capture, spec: AgentSpec, renderer: Renderer, tools: Sequence[ToolSpec], *, room: int, spent: int
+) -> WholeTurn | None:
+    """The next turn, labelled; None without room for one."""
+    if spec.thinking is None or not isinstance(renderer, ThinkingRenderer):
+        one = await capture.sample(max_tokens=room, temperature=spec.temperature, top_p=spec.top_p)
+        capture.label(renderer.channels(one.ids))
+        return WholeTurn(ids=one.ids, stopped=one.stopped, num_thought=0)
+    turn = Stretches(capture, renderer, spec.thinking, spent=spent, room=room)
+    if not turn.has_room:
+        return None
+    return await turn.whole(temperature=spec.temperature, top_p=spec.top_p, tools=tools)
+
+
+def calls_of(renderer: Renderer, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Call, ...]:
     """What was sampled, as calls. A renderer that cannot read it says so in the call; one that raises is no
     way out of the episode.
     """
     try:
-        return renderer.parse(sampled.ids, tools)
+        return renderer.parse(ids, tools)
     except Exception as error:  # whatever a policy can say must end in an event
         problem = f"this cannot be read ({type(error).__name__})"
         return (
             Call(
                 tool=tools[0].name if tools else "",
                 arguments={},
-                raw=renderer.text(sampled.ids),
+                raw=renderer.text(ids),
                 problem=problem,
             ),
         )

@@ -32,6 +32,13 @@ from agito.protocols.policy import (
     SampleRequest,
 )
 from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
+from agito.protocols.thinking import (
+    AsksEffort,
+    ThinkingRenderer,
+    Thought,
+    Thoughtful,
+    ThoughtfulCall,
+)
 from agito.protocols.tracking import Point, TrackedRun, Tracker
 from agito.protocols.world import (
     OPEN_LOOP,
@@ -49,6 +56,7 @@ __all__ = [
     "Agent",
     "AgentSpec",
     "Answered",
+    "AsksEffort",
     "Control",
     "Credit",
     "Engine",
@@ -79,6 +87,10 @@ __all__ = [
     "StepStats",
     "TeamDemonstrated",
     "TeamScript",
+    "ThinkingRenderer",
+    "Thought",
+    "Thoughtful",
+    "ThoughtfulCall",
     "TrackedRun",
     "Tracker",
     "Trainer",

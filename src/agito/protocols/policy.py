@@ -12,10 +12,10 @@ from agito.types import (
     AttemptId,
     Call,
     Dialect,
-    Effort,
     Event,
     FinishReason,
     Task,
+    Thinking,
     ToolSpec,
     Trajectory,
     VersionSpan,
@@ -132,7 +132,7 @@ class AgentSpec:
     policy: str = MAIN  # the policy's id within the run, recorded in each segment that it samples
     temperature: float = 1.0
     top_p: float = 1.0
-    effort: Effort = Effort.NONE
+    thinking: Thinking | None = None  # None: thinking is neither asked for nor limited
     tools: tuple[str, ...] | None = None  # tools that the role may call; None: all of the task
     instructions: str = ""  # in a team: before the task, or a child's brief
     turns: int | None = None  # in a team: of one agent in this role

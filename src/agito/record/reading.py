@@ -120,6 +120,7 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
             penalty=_penalty(row),
             gold=_gold(gold),
             gold_chance=gold["chance"] if gold else 1.0,
+            cost=row.get("cost") or 0.0,
         ),
         pieces=tuple(row["pieces"]),
         stats=_stats(at, row),
@@ -199,6 +200,11 @@ def _turn(turn: Mapping[str, Any]) -> Turn:
         temperature=turn["temperature"],
         top_p=turn["top_p"],
         calls=tuple(turn["calls"]),
+        # a run from before there were efforts has none of these
+        continues=bool(turn.get("continues")),
+        think_budget=turn.get("think_budget"),
+        num_thought=turn.get("num_thought") or 0,
+        num_leaked=turn.get("num_leaked") or 0,
     )
 
 

@@ -40,6 +40,10 @@ TURN = pa.struct(
         "temperature": pa.float64(),
         "top_p": pa.float64(),
         "calls": pa.list_(pa.int32()),  # event indices
+        "continues": pa.bool_(),  # goes on with the turn before it
+        "think_budget": pa.int32(),  # null: none
+        "num_thought": pa.int32(),
+        "num_leaked": pa.int32(),
     }
 )
 BUDGET = pa.struct({"turns": pa.int64(), "calls": pa.int64(), "tokens": pa.int64()})
@@ -99,6 +103,7 @@ SCHEMA = pa.schema(
         "status": pa.string(),  # scored, void
         "success": pa.bool_(),  # full marks, and no penalty; null when void
         "reward": pa.float64(),  # null when void
+        "cost": pa.float64(),  # of thinking, calls and turns at their prices
         "scores": pa.string(),  # JSON
         "evidence": pa.string(),
         "grade_seed": pa.int64(),

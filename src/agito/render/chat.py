@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
+from agito.render.chat_effort import ChatBlocks, variables_of
 from agito.render.conversation import Conversation
 from agito.render.formats import FORMATS
 from agito.render.formats.base import after_space, begins_call
@@ -30,7 +32,7 @@ from agito.render.policy_json import printable
 from agito.render.template import Message as Entry
 from agito.render.template import UnsupportedTemplate, dated, strings
 from agito.render.tokenizer import ModelTokenizer, free_mark
-from agito.types import Call, Channel, Dialect, Event, Json, Task, ToolSpec
+from agito.types import Call, Channel, Dialect, Effort, Event, Json, Task, ToolSpec
 
 Tools: TypeAlias = Literal["auto", "own", "hermes"]
 AUTO = "auto"
@@ -65,6 +67,18 @@ class ChatRenderer:
         Raises `UnsupportedTemplate`, which says what does not hold.
         """
         self._tokenizer, self._files = tokenizer, dict(files or {})
+        self._asking = dict[Effort, ChatBlocks]()
+        self._remade = partial(
+            ChatRenderer,
+            tokenizer,
+            template,
+            vocab_size=vocab_size,
+            end_ids=end_ids,
+            tools=tools,
+            tool_format=tool_format,
+            files=files,
+        )
+        self._template, self._variables = template, dict(variables or {})
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
         if tokenizer.largest_id >= self.vocab_size:
             raise UnsupportedTemplate(
@@ -94,6 +108,28 @@ class ChatRenderer:
     def is_own(self) -> bool:
         """Whether the model's own template offers tools and writes calls."""
         return self._conversation.is_own
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the template begins a turn within a thought."""
+        return self._conversation.opens_thinking
+
+    @property
+    def opens_closed(self) -> bool:
+        """Whether it begins a turn with an empty thought."""
+        return self._conversation.opens_closed
+
+    def encode(self, text: str) -> array[int]:
+        """Of the template's own words."""
+        return self._encode(text, "")
+
+    def asking(self, effort: Effort) -> ChatBlocks:
+        """The renderer for this effort. Raises `UnsupportedTemplate`."""
+        if effort not in self._asking:
+            told = variables_of(self._template, effort)
+            inner = self._remade(variables=self._variables | told) if told else self
+            self._asking[effort] = ChatBlocks(inner, effort)
+        return self._asking[effort]
 
     @property
     def strips_thinking(self) -> bool:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 
 from agito.render import policy_json
-from agito.render.messages import Message, Said, Speaker, ToolUse, used
+from agito.render.messages import Message, Said, Speaker, ToolUse, thoughts_of, used
 from agito.render.vocabulary import (
     ACT,
     END,
@@ -144,7 +144,7 @@ class CompactRenderer(OwnRenderer):
 def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
     """What is said and read in an episode."""
     said = [f"{event.call.tool} {argument}" for event in events for argument in event.call.arguments.values()]
-    return [task.prompt[Dialect.COMPACT], *said, *(event.text for event in events)]
+    return [task.prompt[Dialect.COMPACT], *said, *(event.text for event in events), *thoughts_of(events)]
 
 
 def _command(use: ToolUse, tools: Sequence[ToolSpec]) -> str:

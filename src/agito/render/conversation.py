@@ -69,6 +69,11 @@ class Conversation:
         self.keeping = self._keeping() if self.strips_thinking else None  # the template that drops nothing
 
     @property
+    def opens_closed(self) -> bool:
+        """Whether a turn begins with an empty thought."""
+        return END_THINK in self._scaffold
+
+    @property
     def source(self) -> str:
         return self.template.source
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, cast, runtime_checkable
 
-from agito.protocols import Renderer
+from agito.protocols import Renderer, ThoughtfulCall
 from agito.render import policy_json
 from agito.types import Call, Event, Json, ToolSpec
 
@@ -98,6 +98,11 @@ def used(call: Call) -> ToolUse:
     unchanged.
     """
     return ToolUse(tool=call.tool, arguments=json.dumps(dict(call.arguments), ensure_ascii=False))
+
+
+def thoughts_of(events: Sequence[Event]) -> list[str]:
+    """What demonstrators thought."""
+    return [event.call.thinking for event in events if isinstance(event.call, ThoughtfulCall)]
 
 
 def allowance(turns: int) -> str:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from agito.render.formats.hermes import read_call
-from agito.render.messages import Message, Said, Speaker, allowance, answered, call_json, used
+from agito.render.messages import Message, Said, Speaker, allowance, answered, call_json, thoughts_of, used
 from agito.render.vocabulary import (
     CALL,
     END_CALL,
@@ -220,6 +220,7 @@ def texts_of(task: Task, events: Sequence[Event]) -> list[str]:
         "user\n",
         "assistant\n",
         *read,
+        *thoughts_of(events),
     ]
 
 

@@ -6,10 +6,14 @@ import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from agito.errors import CorruptCheckpoint
+from agito.protocols import Renderer
+from agito.render.effort import TokenBlocks
+from agito.types import Effort
 
 PAD, END, TASK, ACT, OBS, LEFT, FAULT = (
     "<|pad|>",
@@ -22,6 +26,7 @@ PAD, END, TASK, ACT, OBS, LEFT, FAULT = (
 )
 THINK, END_THINK, CALL, END_CALL = "<think>", "</think>", "<tool_call>", "</tool_call>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+EFFORTS = {effort: f"<|{effort}|>" for effort in Effort}  # only where a recipe asks for effort
 SPECIALS = (PAD, END, TASK, ACT, OBS, LEFT, FAULT, THINK, END_THINK, CALL, END_CALL, IM_START, IM_END)
 
 # Words, numbers and everything between them are never merged into one another: a word is the same token
@@ -53,6 +58,11 @@ class Vocabulary:
         found = self._tokenizer.token_to_id(special)
         assert found is not None, special
         return found
+
+    @property
+    def asks_effort(self) -> bool:
+        """Whether it has tokens that ask for effort."""
+        return all(self._tokenizer.token_to_id(token) is not None for token in EFFORTS.values())
 
     def encode(self, text: str) -> array[int]:
         """Ids of plain text; remembered for short texts, which repeat."""
@@ -126,11 +136,37 @@ class OwnRenderer:
     def files(self) -> Mapping[str, str]:
         return self.vocabulary.files(chat_template=self.chat_template, stop_ids=self.stop_ids)
 
+    def asking(self, effort: Effort) -> TokenBlocks:
+        """The renderer for this effort. Raises `ValueError` for a vocabulary without the tokens for it."""
+        if not self.vocabulary.asks_effort:
+            raise ValueError(
+                f"effort={effort}: this vocabulary has no token for it; train with effort.settings"
+            )
+        return OwnBlocks(cast("Renderer", self), self.vocabulary, effort)
 
-def learn(texts: Iterable[str], *, size: int) -> Vocabulary:
+
+class OwnBlocks(TokenBlocks):
+    """In an own vocabulary: the token of the effort, then the block."""
+
+    def __init__(self, inner: Renderer, vocabulary: Vocabulary, effort: Effort) -> None:
+        super().__init__(
+            inner,
+            effort,
+            asked=[vocabulary.id(EFFORTS[effort])],
+            think=vocabulary.id(THINK),
+            end_think=vocabulary.id(END_THINK),
+        )
+        self._vocabulary = vocabulary
+
+    def _encode(self, text: str) -> array[int]:
+        return array("i", self._vocabulary.encode(text))
+
+
+def learn(texts: Iterable[str], *, size: int, asks_effort: bool = False) -> Vocabulary:
     """A vocabulary of at most `size` entries, the 256 bytes and the special tokens included. Deterministic
-    given `texts`.
+    given `texts`. `asks_effort`: with tokens that ask for effort, behind all others.
     """
+    efforts = [_special(token) for token in EFFORTS.values()] if asks_effort else []
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -140,10 +176,16 @@ def learn(texts: Iterable[str], *, size: int) -> Vocabulary:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=size - len(efforts),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
-        special_tokens=[AddedToken(special, special=True, normalized=False) for special in SPECIALS],
+        special_tokens=[_special(token) for token in SPECIALS],
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if efforts:
+        tokenizer.add_special_tokens(efforts)  # pyright: ignore[reportUnknownMemberType]: the library's
     return Vocabulary(tokenizer)
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)

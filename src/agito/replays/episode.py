@@ -23,7 +23,7 @@ from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.training.cold_start import DEMO_BASE
 from agito.training.loop import RL_BASE
-from agito.types import Attempt, AttemptId, Event, Segment, Task, Trajectory, Turn, span
+from agito.types import Attempt, AttemptId, Event, Segment, Task, Thinking, Trajectory, Turn, span
 
 _STREAMS = {  # phase → split and group of its first task
     "demo": ("train", DEMO_BASE),
@@ -88,13 +88,22 @@ async def _replay(run_context: RunContext, recorded: Recorded) -> EpisodeReplay:
         temperature=was.turns[0].temperature if was.turns else 1.0, observed=RecordedAttempt(was)
     )
     engines = {segment.policy: engine for segment in was.segments} | {MAIN: engine}
-    again = await runner.run(Plan(task=lambda _: (task, target)), was.attempt, engines)
+    again = await runner.run(
+        Plan(task=lambda _: (task, target), thinking=lambda _: _thinking(run_context.recipe, was)),
+        was.attempt,
+        engines,
+    )
     found = [
         *_task_differences(was.task, task),
         *_course_differences(was, again.trajectory, engine.prompt_differences),
         *_end_differences(recorded.attempt, again),
     ]
     return EpisodeReplay(recorded=recorded, again=again, differences=tuple(found))
+
+
+def _thinking(recipe: Recipe, was: Trajectory) -> Thinking | None:
+    """As it was asked for."""
+    return recipe.effort.thinking(was.turns[0].effort) if recipe.effort.is_on and was.turns else None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from agito.errors import AgitoError
 from agito.grading.leaks import leak_flags, leaks
-from agito.harness import ScriptedAgent, SoloHarness, TeamHarness
+from agito.harness import ScriptedAgent, SoloHarness, TeamHarness, asked
 from agito.harness.team import LEAKED, Heard, ScriptedTeam, context_leaks
 from agito.monitor import Monitor, is_report, located, proof_of
 from agito.protocols import (
@@ -37,6 +37,7 @@ from agito.types import (
     Target,
     Task,
     TerminationReason,
+    Thinking,
     Trajectory,
     Verdict,
 )
@@ -48,6 +49,8 @@ class Plan:
 
     task: Callable[[int], tuple[Task, Target]]
     script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
+    thinking: Callable[[int], Thinking | None] = lambda group: None  # None: as the agents' own
+    cost: Callable[[Attempt], float] = lambda attempt: 0.0  # in reward
 
 
 class AttemptRunner:
@@ -86,24 +89,35 @@ class AttemptRunner:
             raise
         except Exception as error:  # the boundary, as for the rest of an environment
             return _without_task(self._environment.name, attempt, what_broke("task", error))
-        task = task.in_dialect(self._first.renderer.dialect)
+        task, thinking = task.in_dialect(self._first.renderer.dialect), plan.thinking(attempt.group)
+        specs = {
+            role: spec if thinking is None else replace(spec, thinking=thinking)
+            for role, spec in self._agents.items()
+        }
 
         async def act(session: Session) -> Trajectory:
             stream = zlib.crc32(f"{self._seed}/{attempt.group}/{attempt.slot}".encode())
             if plan.script is not None:
                 return _fault_if_never_sampled(
-                    await self._scripted(plan.script(task, target, attempt), session, task, attempt, stream)
+                    await self._scripted(
+                        plan.script(task, target, attempt), session, task, attempt, stream, thinking
+                    )
                 )
             assert engines is not None, "whoever samples needs engines"
-            agents = {
-                role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in self._agents.items()
-            }
+            agents = {role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in specs.items()}
             return _fault_if_never_sampled(await self._acted(task, session, agents, attempt, stream))
 
-        return await self.drive(task, target, attempt, act)
+        found = await self.drive(task, target, attempt, act)
+        return replace(found, cost=plan.cost(found)) if found.is_scored else found
 
     async def _scripted(
-        self, script: ScriptFactory, session: Session, task: Task, attempt: AttemptId, seed: int
+        self,
+        script: ScriptFactory,
+        session: Session,
+        task: Task,
+        attempt: AttemptId,
+        seed: int,
+        thinking: Thinking | None,
     ) -> Trajectory:
         """A script plays one agent, with every tool; where the harness asks for several, it acts alone unless
         it is a team's.
@@ -114,8 +128,8 @@ class AttemptRunner:
                 for role, spec in self._agents.items()
             }
             return await self._acted(task, session, agents, attempt, seed)
-        spec = replace(self._first, tools=None)
-        agent = ScriptedAgent(script, session, self._first.renderer)
+        spec = replace(self._first, tools=None, thinking=thinking or self._first.thinking)
+        agent = ScriptedAgent(script, session, asked(spec))
         harness = self._harness if len(self._agents) == 1 else SoloHarness()
         return await harness.run(
             task, agent, {harness.roles[0]: Agent(spec=spec, engine=agent)}, attempt, seed=seed

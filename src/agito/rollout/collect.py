@@ -127,4 +127,4 @@ def outcome(attempt: Attempt) -> Outcome:
     """For a schedule."""
     if attempt.penalty and attempt.is_scored:
         return "penalised"
-    return attempt.verdict.reward if attempt.is_scored else None
+    return attempt.utility if attempt.is_scored else None

@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from agito.concurrency import first_error
 from agito.errors import BadRecipe, NotFound
+from agito.harness import asked
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
 from agito.models.sections import ModelSection, PolicySection
@@ -169,7 +170,9 @@ class Policies:
         self.learning[name], self.samplers[name] = handle, handle.samplers
 
     def agents(self, roles: Sequence[str], temperature: float) -> dict[str, AgentSpec]:
-        """By role, as the recipe says. `temperature`: of the learning policies."""
+        """By role, as the recipe says. `temperature`: of the learning policies. Raises `BadRecipe` for a
+        model that cannot be asked for the recipe's efforts."""
+        self._require_efforts()
         return {
             role: self._agent(self.recipe.agents.get(role, AgentSection()), temperature) for role in roles
         }
@@ -281,6 +284,15 @@ class Policies:
             instructions=section.instructions,
             turns=section.turns,
         )
+
+    def _require_efforts(self) -> None:
+        section = self.recipe.effort
+        for effort in {*section.settings, section.acts_at} if section.is_on else ():
+            for name, own in self.renderers.items():
+                try:
+                    asked(AgentSpec(renderer=own, thinking=section.thinking(effort)))
+                except ValueError as error:
+                    raise BadRecipe(f"policy {name}: {error}") from error
 
     def _require_same_tokenizer(self, teacher: str) -> None:
         tokenizers = [self.renderers[name].files()["tokenizer.json"] for name in (teacher, MAIN) if teacher]

@@ -18,6 +18,7 @@ from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness, TeamHarness
 from agito.harness import load as load_harness
 from agito.harness.team import first_task
+from agito.learning.prices import Prices
 from agito.monitor import Monitor
 from agito.protocols import (
     MAIN,
@@ -48,7 +49,7 @@ from agito.sampling.freerun import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.sync_scheduler import Quota
-from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
+from agito.types import Attempt, AttemptId, Dialect, Effort, Fault, Target, Task, Thinking, Trajectory
 
 _OPENINGS = 8  # tasks examined in each cell
 _KNOWN_TOKENS = 160  # of the text by which a server's log-probabilities are compared
@@ -61,8 +62,10 @@ class RunContext:
     harness: Harness = field(default_factory=SoloHarness)
     busy_s: float = 0.0
     policies: Policies = field(init=False)
+    prices: Prices = field(init=False)
 
     def __post_init__(self) -> None:
+        self.prices = Prices(self.recipe.effort)
         self.policies = Policies(self.recipe, known_text=self._known_text)
 
     def _known_text(self) -> array[int]:
@@ -122,10 +125,29 @@ class RunContext:
         return task.in_dialect(self.recipe.env.dialect), target
 
     def plan(
-        self, split: str, base: int, script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
+        self,
+        split: str,
+        base: int,
+        script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None,
+        *,
+        effort: Effort | None = None,
     ) -> Plan:
-        """Assigns the `i`-th task of the split to group `base + i`."""
-        return Plan(task=lambda group: self.task(split, group - base), script=script)
+        """Assigns the `i`-th task of the split to group `base + i`. Without an `effort`, training tasks take
+        the recipe's in turn, cell by cell; scripts at others are asked for none."""
+        section, num_cells = self.recipe.effort, len(self.cells)
+
+        def thinking(group: int) -> Thinking | None:
+            if effort is not None:
+                return section.thinking(effort)
+            number, cell = divmod(group - base, num_cells)
+            return section.in_turn(number, cell=cell) if split == "train" else None
+
+        return Plan(
+            task=lambda group: self.task(split, group - base),
+            script=script,
+            thinking=thinking,
+            cost=self.prices.of if effort is None and script is None and split == "train" else lambda _: 0.0,
+        )
 
     def new_monitor(self) -> Monitor:
         """For one run of the loop."""
@@ -197,6 +219,7 @@ class RunContext:
         return learn(
             [*(text for index in sorted(texts) for text in texts[index]), *common],
             size=self.recipe.model.vocab_size,
+            asks_effort=self.recipe.effort.is_on,
         )
 
     def require_room(self) -> None:

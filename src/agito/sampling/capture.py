@@ -55,14 +55,21 @@ class Capture:
         )
 
     async def sample(
-        self, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0, effort: Effort = Effort.NONE
+        self,
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        effort: Effort = Effort.NONE,
+        more_stops: tuple[int, ...] = (),
     ) -> Sampled:
-        """Samples one turn. `label` sets its channels afterwards. Raises as `Row.sample`."""
+        """Samples one turn, or up to one of `more_stops` in it. `label` sets its channels afterwards. Raises
+        as `Row.sample`."""
         first, start = len(self._ids) - len(self._pending), len(self._ids)
         request = SampleRequest(
             extend=self._pending,
             max_tokens=max_tokens,
-            stop_ids=self._stop_ids,
+            stop_ids=(*self._stop_ids, *more_stops),
             temperature=temperature,
             top_p=top_p,
         )
@@ -89,10 +96,9 @@ class Capture:
         return sampled
 
     def label(self, channels: bytes) -> None:
-        """Sets the channel of each token of the last turn."""
-        turn = self.turns[-1]
-        assert len(channels) == turn.stop - turn.start
-        self._channels[turn.start : turn.stop] = channels
+        """Sets the channel of each token of the last turn, which ends the record."""
+        assert len(channels) >= self.turns[-1].stop - self.turns[-1].start
+        self._channels[len(self._ids) - len(channels) :] = channels
 
     def branch(self, seed: int, *, segment: int) -> Capture:
         """A second capture with the same content, as a separate segment whose parent is this one. Turns so

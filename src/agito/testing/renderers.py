@@ -6,10 +6,11 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 
+from agito.render.effort import TokenBlocks
 from agito.render.messages import Message, Said, Speaker, ToolUse, used
-from agito.types import Call, Channel, Dialect, Event, Task, ToolSpec
+from agito.types import Call, Channel, Dialect, Effort, Event, Task, ToolSpec
 
-END, ACT, OBS = 256, 257, 258
+END, ACT, OBS, THINK, END_THINK = 256, 257, 258, 259, 260
 
 
 class ByteRenderer:
@@ -118,3 +119,18 @@ def read_json(line: str) -> Call:
 def required(spec: ToolSpec) -> list[str]:
     listed = spec.parameters.get("required")
     return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+class ThinkingByteRenderer(ByteRenderer):
+    """With efforts: tokens 259 and 260 begin and end a think block; from 261 on, one asks for each effort."""
+
+    vocab_size = 261 + len(Effort)
+
+    def asking(self, effort: Effort) -> TokenBlocks:
+        asked = (261 + list(Effort).index(effort),)
+        return _ByteBlocks(self, effort, asked=asked, think=THINK, end_think=END_THINK)
+
+
+class _ByteBlocks(TokenBlocks):
+    def _encode(self, text: str) -> array[int]:
+        return array("i", text.encode())

@@ -12,7 +12,7 @@ import anyio
 from agito.errors import BadRecipe
 from agito.harness import TeamHarness
 from agito.learning.credit import demonstrations
-from agito.protocols import MAIN, ScriptFactory, StepStats, TeamDemonstrated
+from agito.protocols import MAIN, ScriptFactory, StepStats, TeamDemonstrated, Thoughtful
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.sync_scheduler import Quota
@@ -37,7 +37,26 @@ def demonstrator(run_context: RunContext) -> Callable[[Task, Target, AttemptId],
 
 
 def _alone(run_context: RunContext) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
+    """One agent that shows how, in turn at the recipe's efforts. Raises `BadRecipe` where nobody shows how to
+    think.
+    """
     environment, recipe = run_context.environment, run_context.recipe
+    if recipe.effort.is_on:
+        if not isinstance(environment, Thoughtful):
+            raise BadRecipe(
+                f"effort.settings: {environment.name} has no demonstrators that think; give `thinker`, or "
+                "imitate conversations (sft.messages)"
+            )
+        num_cells = len(run_context.cells)
+
+        def thinker(task: Task, target: Target, attempt: AttemptId) -> ScriptFactory:
+            number, cell = divmod(attempt.group - DEMO_BASE, num_cells)
+            asked = recipe.effort.in_turn(number, cell=cell)
+            assert asked is not None
+            seed = recipe.seed << 32 | attempt.group
+            return environment.thinker(task, target, effort=asked.effort, skill=recipe.sft.skill, seed=seed)
+
+        return thinker
     return lambda task, target, attempt: environment.demonstrator(
         task, target, skill=recipe.sft.skill, seed=recipe.seed << 32 | attempt.group
     )

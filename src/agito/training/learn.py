@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from agito.learning.credit import RunningMeans, load
+from agito.learning.prices import Prices
 from agito.monitor import Monitor
 from agito.protocols import MAIN, StepStats
 from agito.recipe import RlSection
@@ -67,8 +68,11 @@ class LearnStep:
         cell_of: Callable[[Group], int] = lambda group: 0,
         roll_back: RollBack | None = None,
         teacher: Teacher | None = None,
+        prices: Prices | None = None,
+        free_steps: float = 0.0,
     ) -> None:
-        self._teacher = teacher
+        """`prices` stay at zero in the first of the steps, up to `free_steps`."""
+        self._teacher, self._prices, self._free_steps = teacher, prices, free_steps
         self._policies, self._recipe, self._credit, self._means = (
             policies,
             recipe,
@@ -117,6 +121,9 @@ class LearnStep:
             and (group.has_variance or sample.policy == MAIN)
         )
         self._means.add(groups)
+        if self._prices is not None and not is_rolled_back:
+            self._prices.update(groups, is_free=index < self._free_steps)
+            metrics |= self._prices.metrics()
         if self._teacher is not None and samples:
             samples, distilled = await self._teacher.credit(samples)
             metrics |= distilled

@@ -205,6 +205,7 @@ class TrainingRun:
         self._position = async_loop.Position.from_json(meta.get("position"))
         self._monitor.restore(meta.get("monitor"))
         self._means.restore(meta.get("running_means"))
+        self._run_context.prices.restore(meta.get("prices"))
         self._watched = self._monitor.to_json()
         attempts = {
             int(key): [AttemptId.parse(str(each)) for each in listed]
@@ -331,6 +332,7 @@ class TrainingRun:
             "position": self._position.to_json(),
             "monitor": self._watched,
             "running_means": self._means.to_json(),
+            **({"prices": self._run_context.prices.to_json()} if self._recipe.effort.is_on else {}),
         }
         target = self._run.checkpoints / name
         if target.exists():  # saved before the resume

@@ -21,6 +21,7 @@ from agito.types.enums import (
 )
 from agito.types.group import Group, Sample, has_variance, mean
 from agito.types.task import AttemptId, Budget, Call, Event, Limits, Target, Task, ToolSpec
+from agito.types.thinking import Thinking
 from agito.types.trajectory import Lineage, Segment, Tokens, Trajectory, Turn, VersionSpan, span
 from agito.types.verdict import ANSWER, Attempt, EpisodeArtifacts, Flag, Penalty, Verdict
 
@@ -50,6 +51,7 @@ __all__ = [
     "Target",
     "Task",
     "TerminationReason",
+    "Thinking",
     "TokenSource",
     "Tokens",
     "ToolSpec",

@@ -44,7 +44,7 @@ class Group:
     @property
     def has_variance(self) -> bool:
         """Whether it yields a gradient."""
-        return has_variance([attempt.verdict.reward for attempt in self.trusted], len(self.penalised))
+        return has_variance([attempt.utility for attempt in self.trusted], len(self.penalised))
 
 
 def has_variance(trusted: Sequence[float], num_penalised: int) -> bool:

@@ -73,6 +73,11 @@ class Turn:
     temperature: float = 1.0
     top_p: float = 1.0
     calls: tuple[int, ...] = ()  # indices into the trajectory's events
+    continues: bool = False  # goes on with the turn before it, whose thinking was closed or opened again
+    # Of the whole turn, on its first stretch.
+    think_budget: int | None = None  # think tokens that might be sampled
+    num_thought: int = 0  # think tokens that were
+    num_leaked: int = 0  # of them and of the rest: thinking outside its block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,11 @@ class Trajectory:
     detail: str = ""  # one line for people when `fault` is set
     lineage: Lineage | None = None
     wall_s: float = 0.0
+
+    @property
+    def num_turns(self) -> int:
+        """Whole ones, however many stretches each was sampled in."""
+        return sum(not turn.continues for turn in self.turns)
 
     @property
     def num_sampled(self) -> int:

@@ -95,6 +95,13 @@ class Attempt:
     # probability in (0, 1] that it was asked; weights the attempt by 1 / gold_chance
     gold_chance: float = 1.0
 
+    cost: float = 0.0  # of its thinking, calls and turns, at their prices
+
+    @property
+    def utility(self) -> float:
+        """What learning goes by: reward less cost. Success is reported beside it, never through it."""
+        return self.verdict.reward - self.cost
+
     @property
     def is_scored(self) -> bool:
         return self.verdict.status is Status.SCORED

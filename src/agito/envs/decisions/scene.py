@@ -57,10 +57,11 @@ class Spent:
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Spent:
-        tokens = [0] * len(trajectory.events)
+        tokens, before = [0] * len(trajectory.events), 0
         for turn in trajectory.turns:
+            before = turn.stop - turn.start + (before if turn.continues else 0)
             if turn.calls:
-                tokens[turn.calls[0]] += turn.stop - turn.start
+                tokens[turn.calls[0]] += before
         return cls(tokens=tuple(tokens))
 
 

@@ -67,7 +67,7 @@ class Member:
         spec = self.agent.spec
         self.turns_left -= 1
         self.sampled = await self.capture.sample(
-            max_tokens=self.room, temperature=spec.temperature, top_p=spec.top_p, effort=spec.effort
+            max_tokens=self.room, temperature=spec.temperature, top_p=spec.top_p
         )
         self.capture.label(spec.renderer.channels(self.sampled.ids))
 
@@ -75,7 +75,7 @@ class Member:
         """What it wants done."""
         assert self.sampled is not None, "sample comes first"
         spec = self.agent.spec
-        return calls_of(spec.renderer, self.sampled, self._readers)
+        return calls_of(spec.renderer, self.sampled.ids, self._readers)
 
     def read(self, events: Sequence[Event]) -> None:
         """Shows it what came of its turn."""

@@ -22,7 +22,7 @@ def group_mean(group: Group, *, running_mean: float = math.nan) -> tuple[Sample,
         raise ValueError(
             f"group {group.id}: {len(group.trusted)} scored attempts: need at least 2 to form a baseline"
         )
-    rewards = [attempt.verdict.reward for attempt in group.trusted]
+    rewards = [attempt.utility for attempt in group.trusted]
     spread = statistics.pstdev(rewards) if len(rewards) > 1 else 0.0
     samples: list[Sample] = []
     for attempt, reward in zip(group.trusted, rewards, strict=True):

@@ -9,7 +9,8 @@ from agito.types import Group, Sample, mean
 
 
 def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
-    """A_i = r_i - mean(r_j, j != i) over the n trusted attempts, on every trainable token of attempt i.
+    """A_i = u_i - mean(u_j, j != i) over the n trusted attempts, on every trainable token of attempt i;
+    u, the utility, is the reward where thinking has no price.
 
     The baseline does not depend on attempt i, so the gradient is unbiased (RLOO, arXiv:2402.14740). There is
     no division by the standard deviation, which would give more weight to easy and hard tasks
@@ -23,7 +24,7 @@ def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Samp
             f"group {group.id}: {len(group.trusted)} scored attempts: need at least 2 to form a baseline"
         )
     trusted = group.trusted
-    rewards = [attempt.verdict.reward for attempt in trusted]
+    rewards = [attempt.utility for attempt in trusted]
     advantages = leave_one_out_advantages(rewards) if len(trusted) > 1 else []
     samples = [
         sample

@@ -24,7 +24,7 @@ class RunningMeans:
     def add(self, groups: Iterable[Group]) -> None:
         """Updates the means; the order depends on content only, not on arrival."""
         for group in groups:
-            reward = mean(attempt.verdict.reward for attempt in group.trusted)
+            reward = mean(attempt.utility for attempt in group.trusted)
             if math.isfinite(reward):
                 before = self._means.get(group.task.cell, reward)
                 self._means[group.task.cell] = before + _NEW_WEIGHT * (reward - before)

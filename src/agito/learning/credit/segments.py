@@ -70,11 +70,11 @@ def _advantages(
 ) -> array[float]:
     columns = array("f", [advantage if is_trainable else 0.0 for is_trainable in trainable])
     if later is not None:
-        starts = [
-            turn.start
-            for turn in trajectory.turns
-            if turn.segment == segment.id and any(at >= later.event for at in turn.calls)
-        ]
+        starts, begin = list[int](), 0
+        for turn in trajectory.turns:
+            begin = begin if turn.continues else turn.start
+            if turn.segment == segment.id and any(at >= later.event for at in turn.calls):
+                starts.append(begin)
         for position in range(min(starts, default=0 if later.event == 0 else len(columns)), len(columns)):
             columns[position] = later.advantage if trainable[position] else 0.0
     return columns

@@ -88,7 +88,9 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
     `WorkerDied`."""
     run_context = RunContext(recipe, environment)
     words = ["relay " + " ".join(f"word{number}" for number in range(7))] * 20
-    run_context.policies.use_vocabulary(learn(words, size=recipe.model.vocab_size))
+    run_context.policies.use_vocabulary(
+        learn(words, size=recipe.model.vocab_size, asks_effort=recipe.effort.is_on)
+    )
     exchanges, found, versions = list[EngineCall](), list[Step](), itertools.count(1)
 
     async def on_step(step: Step, position: async_loop.Position) -> None:

@@ -1,0 +1,68 @@
+"""`agito eval RUN --effort all`: what thinking buys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.text import Text
+
+from agito.cli.evaluate import How
+from agito.cli.exit_codes import work
+from agito.cli.progress import shown
+from agito.cli.run_status import Phase, RunProgress
+from agito.cli.tables import plain_table, print_table
+from agito.cli.terminal import err, out
+from agito.errors import BadRecipe
+from agito.evaluation.effort import EffortCurve, Estimate, evaluate_efforts
+from agito.runtime import load_policy
+
+_COLUMNS = {"success": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
+
+
+def compare_efforts(path: Path, how: How) -> None:
+    """Raises `BadRecipe` for a checkpoint that was trained at no effort."""
+    directory = load_policy.find(path)
+    recipe = how.changes.applied_to(load_policy.recipe_of(directory))
+    if not recipe.effort.is_on:
+        raise BadRecipe(f"{path}: it was trained at no effort (effort.settings); ask for one: --effort high")
+    num_tasks = how.num_tasks or recipe.eval.tasks
+    temperature = recipe.eval.temperature if how.temperature is None else how.temperature
+    about = f"{recipe.env.title} · {how.split} · temperature {temperature:g} · seed {recipe.seed}"
+    heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
+    phases = [Phase(effort.value, effort.value, "tasks", num_tasks) for effort in recipe.effort.settings]
+    with shown(RunProgress(phases), err(), heading) as view:
+        curve, _ = work(
+            lambda: evaluate_efforts(
+                directory,
+                recipe,
+                view.handle,
+                split=how.split,
+                num_tasks=num_tasks,
+                temperature=temperature,
+            )
+        )
+    if how.as_json:
+        print(json.dumps(curve.to_json(), allow_nan=False))  # noqa: T201
+    else:
+        _print(curve)
+
+
+def _print(curve: EffortCurve) -> None:
+    console = out()
+    console.print()
+    table = plain_table("mean, 95 % interval", *(name.replace("_", " ") for name in _COLUMNS), "tasks")
+    for effort, each in curve.efforts.items():
+        cells = [_cell(each.measures[name], digits) for name, digits in _COLUMNS.items()]
+        table.add_row(Text(effort.value, "bold"), *cells, str(each.num))
+    print_table(console, table)
+    over = sum(each.over_budget for each in curve.efforts.values())
+    turns = sum(each.num_turns for each in curve.efforts.values())
+    void = sum(each.void for each in curve.efforts.values())
+    console.print()
+    console.print(f"{over} of {turns} turns over their budget · {void} void", style="dim")
+
+
+def _cell(each: Estimate, digits: int) -> Text:
+    interval = f" [{each.low:.{digits}f}, {each.high:.{digits}f}]"
+    return Text.assemble(f"{each.value:.{digits}f}", (interval, "dim"))

@@ -1,0 +1,7 @@
+"""Tasks on which thinking pays by a known amount."""
+
+from __future__ import annotations
+
+from agito.envs.thinking.env import ThinkingEnvironment
+
+__all__ = ["ThinkingEnvironment"]

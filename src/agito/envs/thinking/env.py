@@ -1,0 +1,100 @@
+"""The `thinking` environment: tasks whose difficulty is exact, and demonstrators that think at every effort.
+
+Chance level: `chain` has eight rooms, and never ends where it began: 1/7.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from agito.envs.decisions.scene import Family, Hand, Outcome, act_again, negative_controls
+from agito.envs.procedural import Place, ProceduralEnvironment
+from agito.envs.thinking import chain
+from agito.envs.thinking.chain import Chain
+from agito.protocols import Control, ScriptFactory
+from agito.types import AttemptId, Effort, EpisodeArtifacts, Status, Target, Task, Verdict
+from agito.worlds.world import World
+
+_FAMILIES = {"chain": Family(draw=chain.draw, open_loop=chain.open_loop, anything=chain.anything)}
+
+
+class ThinkingEnvironment(ProceduralEnvironment):
+    """Worlds in memory; see `docs/howto/effort.md`."""
+
+    name = "thinking"
+    version = "1"
+    families = tuple(_FAMILIES)
+    levels = tuple(chain.PAGES)
+    chance_level = 0.15
+
+    def draw(self, place: Place) -> tuple[Task, Target]:
+        case = _case(place.split, place.level, place.seed)
+        task = Task(
+            id=place.id,
+            env=self.name,
+            split=place.split,
+            family=place.family,
+            level=place.level,
+            prompt=case.prompt,
+            tools=case.tools,
+            limits=(limits := case.limits),
+            natural_limits=replace(
+                limits, tokens=2048 + 192 * limits.turns, turn_tokens=256, observation_bytes=1024
+            ),
+        )
+        data = {"split": place.split, "level": place.level}
+        return task, Target(task_id=task.id, seed=place.seed, data=data)
+
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
+        return World(task, [_of(target).scene()], attempt, noise_seed=noise_seed)
+
+    async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        """Replays the captured calls in a fresh world, which must come to the captured answer."""
+        scene = act_again(_of(target).scene(), json.loads(sealed.files["calls.json"]))
+        outcome = scene.outcome()
+        if outcome.success and (sealed.submitted or "").strip() != _of(target).end:
+            outcome = Outcome(success=False, evidence=f"submitted {sealed.submitted!r}, and not by a call")
+        return Verdict(
+            status=Status.SCORED,
+            reward=outcome.reward,
+            scores={"success": float(outcome.success)},
+            evidence=outcome.evidence,
+            grade_seed=grade_seed,
+        )
+
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
+        return (lambda: _of(target).agent(Hand(1.0, random.Random(0))),)
+
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return negative_controls(_FAMILIES[task.family], task, zlib.crc32(task.id.encode()))
+
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
+        return self.thinker(task, target, effort=Effort.NONE, skill=skill, seed=seed)
+
+    def thinker(
+        self, task: Task, target: Target, *, effort: Effort, skill: float, seed: int
+    ) -> ScriptFactory:
+        case = _of(target)
+
+        def script() -> chain.Script:
+            rng = random.Random(f"thinking/demonstrator/{seed}")
+            thinks = effort
+            if effort is Effort.AUTO:  # either choice is shown
+                thinks = rng.choice((Effort.NONE, Effort.HIGH))
+            return case.thinker(Hand(skill, rng), thinks)
+
+        return script
+
+
+def _of(target: Target) -> Chain:
+    return _case(str(target.data["split"]), int(str(target.data["level"])), target.seed)
+
+
+@lru_cache(maxsize=4096)
+def _case(split: str, level: int, seed: int) -> Chain:
+    return chain.draw(split, level, random.Random(f"thinking/chain/{split}/{level}/{seed}"))

@@ -1,0 +1,87 @@
+"""The environment whose difficulty is exact."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from agito.envs.decisions.scene import Hand, act_again, call
+from agito.envs.thinking import ThinkingEnvironment
+from agito.envs.thinking.chain import MOVES, ROOMS, Chain, draw, walk
+from agito.protocols import Environment, Renderer, ThoughtfulCall
+from agito.render import learn, renderer
+from agito.testing.environment import EnvironmentContract
+from agito.types import Call, Dialect, Effort
+
+
+class TestThinkingEnvironment(EnvironmentContract):
+    async def make(self) -> Environment:
+        return ThinkingEnvironment()
+
+    def renderers(self) -> Sequence[Renderer]:
+        vocabulary = learn(["follow kol", "submit let"], size=300)
+        return [renderer(dialect, vocabulary) for dialect in Dialect]
+
+
+ONE, TWO, *_ = MOVES
+CASE = Chain(start=ROOMS[0], pages=((ONE, TWO), (TWO,)))
+
+
+def reads(*pages: int) -> list[Call]:
+    return [Call(tool="read", arguments={"page": page}) for page in pages]
+
+
+def outcome(*calls: Call) -> bool:
+    return act_again(CASE.scene(), [(each.tool, each.arguments) for each in calls]).outcome().success
+
+
+def test_only_the_right_room_after_every_page_pays() -> None:
+    room = MOVES[TWO][MOVES[TWO][MOVES[ONE][ROOMS[0]]]]
+    assert outcome(*reads(1, 2), call("submit", room=room)) and outcome(
+        *reads(2, 0, 1), call("submit", room=room)
+    )
+    assert not outcome(*reads(1), call("submit", room=room)), "a guess"
+    assert not outcome(*reads(1, 2), call("submit", room=MOVES[TWO][room]))
+
+
+def test_no_task_of_training_is_held_out_at_any_level() -> None:
+    for level in ThinkingEnvironment.levels:
+        drawn = {
+            split: {draw(split, level, random.Random(at)).pages for at in range(300)}
+            for split in ThinkingEnvironment.splits
+        }
+        assert not drawn["train"] & (drawn["heldout"] | drawn["structural"])
+
+
+def test_every_move_leaves_no_room_in_its_place_and_no_two_commute() -> None:
+    assert all(one != other for move in MOVES.values() for one, other in move.items())
+    pairs = [(a, b) for a in MOVES for b in MOVES if a < b]
+    assert all(any(walk(room, [a, b])[-1] != walk(room, [b, a])[-1] for room in ROOMS) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("effort", "words"), [(Effort.NONE, 0), (Effort.LOW, 2), (Effort.MEDIUM, 4), (Effort.HIGH, 9)]
+)
+def test_demonstrators_think_as_much_as_they_are_asked_to(effort: Effort, words: int) -> None:
+    environment = ThinkingEnvironment()
+    task, target = environment.task(split="train", index=3, seed=0, level=2)
+    script = environment.thinker(task, target, effort=effort, skill=1.0, seed=0)()
+    calls = list(script)
+    thoughts = [each.thinking.split() if isinstance(each, ThoughtfulCall) else [] for each in calls]
+    assert [len(each) for each in thoughts] == [words > 0, words, words]
+    if words:
+        assert thoughts[-1][-1] == calls[-1].arguments["room"]
+
+
+def test_an_unskilled_demonstrator_takes_wrong_turns_and_notices_them() -> None:
+    case = Chain(start=ROOMS[0], pages=((ONE, TWO, ONE, TWO),) * 4)
+    wrong, total = 0, 0
+    for seed in range(20):
+        *_, last = case.thinker(Hand(0.5, random.Random(seed)), Effort.HIGH)
+        assert isinstance(last, ThoughtfulCall)
+        first, second = (half.split() for half in last.thinking.split("again"))
+        assert second[-1] == last.arguments["room"], "the second walk counts"
+        wrong, total = wrong + (first != second), total + 1
+    assert 0 < wrong < total

@@ -1,0 +1,118 @@
+"""A run over efforts, from a cold start to a curve: one effort a group, budgets held, attempts replayed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agito
+from agito.errors import BadRecipe
+from agito.evaluation.effort import EffortCurve
+from agito.recipe import read
+from agito.record.commits import load_meta
+from agito.record.reading import Recorded, read_trajectories
+from agito.types import Effort, TokenSource
+
+PAGE = Path(__file__).parents[1] / "docs/howto/effort.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TINY = (
+    "sft.demos=64",
+    "sft.epochs=1",
+    "sft.tokenizer_episodes=40",
+    "rl.steps=2",
+    "rl.groups=8",
+    "rl.group_size=4",
+    "rl.oversampling=1.0",
+    "rl.checkpoint_every=1",
+    "eval.tasks=8",
+    "eval.structural_tasks=0",
+    "eval.baseline_tasks=0",
+    "compute.ranks=1",
+    "effort.turn_tokens=6",
+    "effort.attempt_tokens=9",
+    "effort.free_steps=0",
+    "model.hidden_size=32",
+    "model.num_layers=1",
+)
+
+
+def recorded(run: Path) -> list[Recorded]:
+    return [
+        each for path in sorted((run / "trajectories").glob("*.parquet")) for each in read_trajectories(path)
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    agito.train("think", overrides=TINY, out=out, admit_anyway=True)
+    return out
+
+
+def test_every_group_is_of_one_effort_and_efforts_and_cells_take_turns(run: Path) -> None:
+    found = [each for each in recorded(run) if each.phase == "rl"]
+    by_group = dict[int, set[Effort]]()
+    for each in found:
+        trajectory = each.attempt.trajectory
+        by_group.setdefault(trajectory.attempt.group, set()).update(turn.effort for turn in trajectory.turns)
+    assert all(len(efforts) == 1 for efforts in by_group.values())
+    assert len(found) == 4 * len(by_group), "four attempts each"
+    assert {effort for efforts in by_group.values() for effort in efforts} >= {Effort.NONE, Effort.HIGH}
+
+
+def test_demonstrators_and_policies_alike_keep_their_budgets(run: Path) -> None:
+    phases, forced = set[str](), 0
+    for each in recorded(run):
+        trajectory = each.attempt.trajectory
+        turns = [turn for turn in trajectory.turns if not turn.continues]
+        assert all(turn.num_thought <= (turn.think_budget or 0) <= 6 for turn in turns)
+        assert sum(turn.num_thought for turn in turns) <= 9
+        phases.add(each.phase)
+        forced += trajectory.segments[0].tokens.kinds.count(TokenSource.FORCED)
+    assert {"demo", "rl", "after"} <= phases and forced > 0
+
+
+def test_prices_are_metered_and_kept_with_the_checkpoint(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line.get("phase") == "rl"][-1]
+    assert {"effort/low_price_mean", "effort/high_cost_mean", "effort/high_success_ratio"} <= last.keys()
+    meta = load_meta(run / "checkpoints" / "final")
+    assert isinstance(meta["prices"], dict) and meta["prices"]["costs"]
+
+
+def test_an_attempt_at_any_effort_is_replayed_without_a_difference(run: Path) -> None:
+    found = [each.attempt.trajectory for each in recorded(run) if each.phase == "rl"]
+    first = {trajectory.turns[0].effort: trajectory.attempt for trajectory in found}
+    for attempt in first.values():
+        assert agito.replay(run, attempt, phase="rl").differences == ()
+
+
+def test_one_checkpoint_is_asked_for_every_effort(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the Python that `docs/howto/effort.md` gives."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/think").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(BLOCK.findall(PAGE.read_text())[0], names)
+    assert "high Estimate(value=" in capsys.readouterr().out
+    curve: EffortCurve = names["curve"]
+    assert list(curve.efforts) == [Effort.NONE, Effort.LOW, Effort.MEDIUM, Effort.HIGH]
+    assert curve.efforts[Effort.NONE].measures["think_tokens"].value == 0.0
+    assert all(each.over_budget == 0 and each.num == 40 for each in curve.efforts.values())
+
+
+def test_what_cannot_be_asked_for_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="has no demonstrators that think"):
+        agito.train(
+            "smoke", overrides=['effort.settings=["low"]', *TINY[:3], "rl.steps=0"], out=tmp_path / "shell"
+        )
+    with pytest.raises(BadRecipe, match="name each once"):
+        read("think", ('effort.settings=["low", "low"]',))
+    with pytest.raises(BadRecipe, match="a share is of high's cost"):
+        read("think", ('effort.settings=["none", "low"]',))
