@@ -143,3 +143,8 @@ def test_conversations_are_for_a_pre_trained_model(tmp_path: Path) -> None:
     (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n')
     with pytest.raises(BadRecipe, match=r"sft\.messages: conversations are for a pre-trained model"):
         fit(read("smoke", (f"sft.messages={tmp_path}/talk.jsonl",)))
+
+
+def test_efforts_are_not_asked_of_a_team() -> None:
+    with pytest.raises(BadRecipe, match=r"effort\.settings: the agents of a team"):
+        fit(read("team-fanout", ("effort.settings=['none', 'high']",)))

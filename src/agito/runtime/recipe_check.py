@@ -11,6 +11,7 @@ from agito.config import meant
 from agito.envs import load
 from agito.envs.prompts.data import read_conversations
 from agito.errors import BadRecipe
+from agito.harness import TeamHarness
 from agito.harness import load as load_harness
 from agito.models.hub import folder_of
 from agito.plugins import shown
@@ -132,7 +133,10 @@ def _with_models(recipe: Recipe) -> Recipe:
 def _require_roles(recipe: Recipe) -> None:
     """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not
     have."""
-    roles = load_harness(**recipe.harness.model_dump()).roles
+    harness = load_harness(**recipe.harness.model_dump())
+    roles = harness.roles
+    if recipe.effort.is_on and isinstance(harness, TeamHarness):
+        raise BadRecipe("effort.settings: the agents of a team are not asked for efforts")
     for role in recipe.agents:
         if role not in roles:
             raise BadRecipe(
