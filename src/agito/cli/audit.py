@@ -26,6 +26,7 @@ from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.record.events import Event, OnEvent, PhaseStarted, Progress
+from agito.record.writable import require_file
 from agito.training.admission import keep
 from agito.view import write_card
 
@@ -38,6 +39,8 @@ def audit_environment(
     """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for
     `agito train`.
     """
+    if html is not None:
+        require_file(html, "--html")
     depth = SHORT if short else FULL
     depth = replace(depth, seconds=seconds) if seconds else depth
     with _shown(name) as on_event:

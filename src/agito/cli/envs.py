@@ -19,6 +19,7 @@ from agito.cli.terminal import out
 from agito.envs import load
 from agito.errors import BadRecipe, NotAdmitted
 from agito.protocols import Environment, Renderer, Unscripted
+from agito.record.writable import require_folder
 from agito.testing import ByteRenderer, EnvironmentContract, Violation
 from agito.testing.contract import SENTENCES
 from agito.testing.environment.tasks import TaskRules
@@ -134,6 +135,7 @@ def new_environment(name: str, into: Path) -> None:
     taken = [path for path in paths if path.exists()]
     if taken:
         raise BadRecipe(f"{taken[0]}: already there; choose another name")
+    require_folder(into, "--into")
     into.mkdir(parents=True, exist_ok=True)
     for path, template in paths.items():
         text = (files("agito.envs") / "template" / template).read_text(encoding="utf-8")

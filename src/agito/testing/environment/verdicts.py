@@ -8,6 +8,7 @@ import math
 from unittest import SkipTest
 
 from agito.protocols import OPEN_LOOP, Environment, ScriptFactory
+from agito.rollout import out_of_range
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase, tail
 from agito.testing.episodes import nothing, play
@@ -92,6 +93,22 @@ class VerdictRules(EnvironmentBase):
         task, target = env.task(split="heldout", index=index, seed=self.seed)
         factory: ScriptFactory | None = env.negative_controls(task).get(name)
         return (await play(env, task, target, factory, attempt(index))).verdict.reward if factory else 0.0
+
+    @rule(
+        "let `grade` stay between 0 and 1, or declare `reward_range`, the lowest and the highest reward",
+        says="every reward lies in the declared range",
+    )
+    async def test_every_reward_lies_in_the_declared_range(self) -> None:
+        async with self.environment() as env:
+            for task, target in self.sample(env, "heldout"):
+                for factory in (
+                    *env.solutions(task, target),
+                    *env.negative_controls(task).values(),
+                    nothing(),
+                ):
+                    sealed = (await play(env, task, target, factory)).sealed
+                    outside = out_of_range(await env.grade(sealed, target, 0), env)
+                    require(not outside, f"{task.id}: {outside}")
 
     @rule("score an untouched world: reward at the floor, status scored, not void")
     async def test_doing_nothing_is_scored_and_earns_nothing(self) -> None:
