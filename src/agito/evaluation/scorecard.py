@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import anyio
 
@@ -21,6 +21,7 @@ from agito.concurrency import first_error
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import policies as evaluation
 from agito.evaluation.checkpoint import check
+from agito.harness.endpoint import ChatHarness
 from agito.protocols import Environment, Measure, Measured, ScriptFactory, Session
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate, rate_over_all
@@ -30,9 +31,6 @@ from agito.rollout import EpisodeDriver, scripted
 from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
-
-if TYPE_CHECKING:  # needs httpx, which evaluating a checkpoint does not
-    from agito.harness.endpoint import ChatHarness
 
 SCHEMA_VERSION = 1
 SUITES = ("decisions",)
