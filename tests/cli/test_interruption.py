@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 from contextlib import suppress
@@ -54,12 +55,14 @@ def weights(run: Path) -> str:
     return hashlib.sha256((run / "checkpoints/final/model.safetensors").read_bytes()).hexdigest()
 
 
-def interrupt(process: subprocess.Popen[str], phase: str, signal: Signals) -> str:
-    """Sends `signal` when `phase` begins; returns what is said after that, once nobody is left."""
+def interrupt(process: subprocess.Popen[str], phase: str, signal: Signals, *, is_ctrl_c: bool = False) -> str:
+    """Sends `signal` when `phase` begins; returns what is said after that, once nobody is left. A Ctrl-C goes
+    to the workers too.
+    """
     with process:
         lines_until(process, phase)
         young = children(process.pid)
-        process.send_signal(signal)
+        os.killpg(process.pid, signal) if is_ctrl_c else process.send_signal(signal)
         _, rest = process.communicate(timeout=60)
     assert "Traceback" not in rest
     assert not {pid for pid in young if Path(f"/proc/{pid}").exists()}
@@ -80,6 +83,25 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_bit_for_bit(
         "in the order in which they were"
     )
     assert weights(tmp_path / "runs/coin") == weights(coin_home / "runs/coin")
+
+
+def test_ctrl_c_is_told_as_an_interruption_and_not_as_the_death_of_a_worker(tmp_path: Path) -> None:
+    process = start(tmp_path, "train", "quickstart", "--name", "coin", *sets(*COIN, "rl.steps=40"))
+    rest = interrupt(process, "reinforcement     3/40", SIGINT, is_ctrl_c=True)
+    assert process.returncode == 130, rest
+    assert "going on from" not in rest and "stopped in reinforcement, " in rest
+    committed = int(
+        re.findall(r"step-(\d+) is committed: it goes on from RL step \1, and what came after", rest)[0]
+    )
+    assert committed >= 2
+
+
+def test_a_run_that_has_committed_nothing_says_that_it_begins_again(tmp_path: Path) -> None:
+    rest = interrupt(
+        start(tmp_path, "train", "quickstart", "--name", "coin", *sets(*COIN)), "vocabulary", SIGINT
+    )
+    assert "nothing is committed yet, so the cold start begins again. To go on: agito train --resume" in rest
+    assert "safe" not in rest
 
 
 def test_sigterm_ends_a_run_like_ctrl_c(tmp_path: Path) -> None:

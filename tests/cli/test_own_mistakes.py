@@ -8,10 +8,12 @@ import pytest
 from tests.cli.conftest import Agito, HereIn
 
 from agito.audit import Depth, audit
+from agito.cli.episode import print_event
+from agito.cli.terminal import out
 from agito.envs import load
 from agito.models.hub import is_hub_id
 from agito.rollout import EpisodeDriver, scripted
-from agito.types import AttemptId, Status, Verdict
+from agito.types import AttemptId, Call, Event, Status, Verdict
 
 QUICK = Depth(name="short", seconds=3.0, share=0.02)
 OWN = "hidden_number.py:HiddenNumber"
@@ -197,3 +199,70 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     (line,) = done.stderr.splitlines()
     assert line.startswith("agito: error: ") and "please report" not in line
     assert next(word for word in words if word.startswith(("/proc", "file", "folder", "nothere"))) in line
+
+
+def checked(agito: Agito, sentence: str) -> str:
+    """What a check says of the rule, without line breaks."""
+    told = agito("envs", "check", OWN, expect=13).stdout
+    _, found, rest = told.partition(f"✗ {sentence}")
+    assert found, told
+    return " ".join(rest.partition("✓")[0].partition("✗")[0].split())
+
+
+SOLVED = "every solution earns full marks, whatever faults it meets"
+
+
+def test_a_solution_that_runs_out_of_turns_is_told_so_and_given_the_remedy_for_that(
+    tmp_path: Path, agito_here: Agito
+) -> None:
+    edit(tmp_path, agito_here, "Limits(turns=10, calls=10)", "Limits(turns=2, calls=10)")
+    said = checked(agito_here, SOLVED)
+    assert "earns 0; the attempt ended by turns (2). Remedy: allow in `limits` the turns" in said
+    assert "timeout" not in said and "()" not in said
+
+
+def test_a_solution_that_is_wrong_where_no_fault_was_injected_is_not_told_to_survive_timeouts(
+    tmp_path: Path, agito_here: Agito
+) -> None:
+    edit(tmp_path, agito_here, "return (lambda: bisect(task, 1.0, 0),)", "return (lambda: guess(10**6),)")
+    said = checked(agito_here, SOLVED)
+    assert (
+        "the attempt ended by submitted. Remedy: no fault was injected: compare what the solution submits"
+        in said
+    )
+
+
+def test_what_an_environment_raises_in_episodes_is_told_once_whatever_the_task(
+    tmp_path: Path, agito_here: Agito
+) -> None:
+    edit(tmp_path, agito_here, '        said = text_of(call, "number")', "        said = len(7)")
+    told = agito_here("envs", "check", OWN, expect=13).stdout
+    assert told.count("object of type 'int' has no len()") == 1
+    assert told.count("as above: ") >= 5
+
+
+def test_a_split_that_an_environment_lacks_is_looked_for_in_its_own_file(
+    tmp_path: Path, agito_here: Agito
+) -> None:
+    edit(
+        tmp_path,
+        agito_here,
+        '    families, levels = ("bisect",)',
+        '    splits = ("train", "heldout")\n    families, levels = ("bisect",)',
+    )
+    told = agito_here("envs", "check", OWN, expect=13).stdout
+    assert "procedural.py" not in told and "hidden_number.py:" in told
+
+
+def test_a_call_is_shown_with_its_tool_unless_it_is_a_shells(capsys: pytest.CaptureFixture[str]) -> None:
+    for tool, wanted in (("ask", "$ ask 7"), ("sh", "$ 7")):
+        print_event(out(), Event(index=0, call=Call(tool=tool, arguments={"x": "7"}), text=""), tool)
+        assert capsys.readouterr().out.strip() == wanted
+
+
+def test_a_mark_of_doubt_is_explained_beneath_the_card_and_the_chance_level_is_told_as_declared(
+    agito_here: Agito,
+) -> None:
+    agito_here("envs", "new", "hidden_number")
+    told = " ".join(agito_here("audit", OWN, "--short", "--seconds", "2").stdout.split())
+    assert "! worth a look; training goes on" in told and "declared to earn 12.5%" in told

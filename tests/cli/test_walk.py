@@ -73,6 +73,24 @@ def test_attempts_of_every_recorded_step_can_be_listed(coin_home: Path, here_in:
     )
 
 
+def test_a_run_without_attempts_is_told_from_no_run_at_all(
+    coin_home: Path, tmp_path: Path, here_in: HereIn
+) -> None:
+    shutil.copytree(coin_home / "runs", tmp_path / "runs")
+    agito = here_in(tmp_path)
+    there = tmp_path / "runs/coin/trajectories"
+    for path in there.glob("rl-*"):
+        path.unlink()
+    said = agito("replay", "runs/coin", "--phase", "rl", expect=4).stderr
+    assert "no attempts of phase rl recorded yet; there are those of demo, before, after" in said
+    for path in there.iterdir():
+        path.unlink()
+    assert "runs/coin: no attempts recorded yet" in agito("replay", "runs/coin", expect=4).stderr
+    assert "runs/none: no run there" in agito("replay", "runs/none", expect=4).stderr
+    shown = " ".join(agito("replay", "--help").stdout.split())
+    assert "demo, sft, before, rl, after, structural and baselines" in shown
+
+
 def test_every_value_of_a_recipe_is_shown_as_it_can_be_written(agito_here: Agito) -> None:
     rows = re.findall(
         r"^(\w[\w.]*)  +(\S.*?)   *\S", agito_here("recipes", "web", columns=600).stdout, re.MULTILINE

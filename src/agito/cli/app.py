@@ -311,7 +311,8 @@ def replay(
         str | None,
         typer.Option(
             metavar="PHASE",
-            help="demo, before, rl, after or structural. Default: the last in which it was made.",
+            help="One of demo, sft, before, rl, after, structural and baselines. "
+            "Default: the last in which it was made.",
         ),
     ] = None,
     step: Annotated[

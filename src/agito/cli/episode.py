@@ -16,6 +16,7 @@ from agito.cli.terminal import show
 from agito.types import Attempt, Budget, Dialect, Event, Task, Verdict
 
 _MARGIN = 2
+_SHELL = "sh"
 
 
 def shown_text(text: str) -> str:
@@ -57,7 +58,8 @@ def print_event(console: Console, event: Event, first_tool: str, *, with_call: b
     if with_call:
         call = event.call
         said = " ".join(map(str, call.arguments.values()))
-        words = call.raw if call.problem else said if call.tool == first_tool else f"{call.tool} {said}"
+        is_shell = call.tool == first_tool == _SHELL  # commands stand as in a shell, without the tool's name
+        words = call.raw if call.problem else said if is_shell else f"{call.tool} {said}".rstrip()
         console.print(Text.assemble(("  $ ", "cyan"), (shown_text(words).replace("\n", "↵"), "bold cyan")))
     for line in shown_text(event.text).rstrip("\n").split("\n") if event.text.strip() else []:
         console.print(Text.assemble(("  │ ", "dim"), line))
