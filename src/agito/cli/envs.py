@@ -122,7 +122,8 @@ def _place(error: Exception, rule: str, environment: type) -> str:
     method = _method_of(rule)
     code = getattr(getattr(environment, method, None), "__code__", None)
     if code is None or code.co_filename != source:  # it is inherited
-        return f"{source}:{_line_of(environment)} in class {environment.__name__}"
+        inherits = f", which inherits {method}" if code else ""
+        return f"{source}:{_line_of(environment)} in class {environment.__name__}{inherits}"
     return f"{code.co_filename}:{code.co_firstlineno} in {environment.__name__}.{method}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import anyio
+import anyio.lowlevel
 
 from agito import config
 from agito.concurrency import first_error
@@ -61,7 +61,6 @@ from agito.training.run_summary import Outcome
 from agito.types import Attempt, AttemptId, Json, Sample
 from agito.view import write_report
 
-_SIGNAL_S = 0.2  # within which a signal that ended a worker is heeded here
 _MAX_DEATHS = 3  # of workers, without a new checkpoint, until the run gives up
 
 
@@ -122,8 +121,9 @@ async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summ
             stuck = stuck + 1 if checkpoint == before else 1
             if not isinstance(cause, WorkerDied) or isinstance(cause, WorkerFailed) or stuck == _MAX_DEATHS:
                 raise cause from None
-            # a Ctrl-C ends workers too: let it end this process in order, rather than restart them
-            await anyio.sleep(_SIGNAL_S)
+            await (
+                anyio.lowlevel.checkpoint()
+            )  # an interruption looks like a worker's death to whoever waits for one
             earlier_cpu_s = job.earlier_cpu_s
             events.emit(Recovered(why=str(cause), step=_step_of(checkpoint)))
 
