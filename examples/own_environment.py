@@ -65,7 +65,8 @@ class HiddenNumber(ProceduralEnvironment):
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         is_right = sealed.submitted == str(target.data["hidden"])
-        return Verdict(status=Status.SCORED, reward=float(is_right), grade_seed=grade_seed)
+        evidence = f"the number was {target.data['hidden']}"  # for people, not for the policy
+        return Verdict(status=Status.SCORED, reward=float(is_right), evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: bisect(task, 1.0, 0),)

@@ -368,7 +368,13 @@ def list_recipes(
         ),
     ] = None,
 ) -> None:
-    """List the recipes, or every key of one."""
+    """List the recipes, or every key of one.
+
+    \b
+    Examples:
+      agito recipes
+      agito recipes quickstart
+    """
     from agito.cli.recipes import print_recipe, print_recipes
 
     return print_recipes() if name is None else print_recipe(name)
@@ -425,6 +431,10 @@ def doctor() -> None:
     """Check what this machine supports.
 
     Isolation, torch, cores, memory, disk; what is missing, and the remedy.
+
+    \b
+    Example:
+      agito doctor
     """
     from agito.cli.machine import diagnose
 

@@ -41,6 +41,7 @@ def audit_environment(
     """
     if html is not None:
         require_file(html, "--html")
+    work(load(name).aclose)  # a name that is none is refused before anything is said
     depth = SHORT if short else FULL
     depth = replace(depth, seconds=seconds) if seconds else depth
     with _shown(name) as on_event:

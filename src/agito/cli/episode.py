@@ -13,7 +13,7 @@ from rich.text import Text
 
 from agito.cli.tables import counted
 from agito.cli.terminal import show
-from agito.types import Attempt, Budget, Dialect, Event, Task, Verdict
+from agito.types import Attempt, Budget, Dialect, Event, Task, TerminationReason, Verdict
 
 _MARGIN = 2
 _SHELL = "sh"
@@ -107,7 +107,8 @@ def print_verdict(console: Console, attempt: Attempt) -> None:
     console.print(Text.assemble(("verdict  ", "dim"), verdict_text(attempt.verdict)))
     for line in doubts(attempt):
         console.print(Text.assemble("         ", line))
-    why = f"ended by {trajectory.end}" + (
+    given_up = trajectory.end is TerminationReason.ABANDONED
+    why = ("given up" if given_up else f"ended by {trajectory.end}") + (
         f", fault: {trajectory.fault} {shown_text(trajectory.detail)}" if trajectory.fault else ""
     )
     sampled = f", {counted(trajectory.num_sampled, 'token')} sampled" if trajectory.num_sampled else ""

@@ -38,7 +38,7 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     if recipe.compute.ranks < 2:
         raise BadRecipe("compute.ranks=1: overlapping needs two, one that learns and one that samples")
     assess.check(environment_of(recipe), recipe, "train")
-    say(f"measuring one warm run of the loop on {recipe.env.title} first: about two minutes; then simulating")
+    say(f"measuring one warm run of the loop on {recipe.env.title} first, a minute or more; then simulating")
     latencies = work(
         lambda: calibrate(
             recipe,
