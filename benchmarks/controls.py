@@ -26,7 +26,7 @@ from agito.record import rate
 from agito.runtime.roles import Learner
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import draw
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training import cold_start as coldstart
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, Sample

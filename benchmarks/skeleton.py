@@ -32,7 +32,7 @@ from agito.rollout import AttemptRunner, Plan, collect
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lockstep
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, Dialect, Group, Sample, Target, Task
 from harness import Json, report
 

@@ -14,7 +14,7 @@ from agito.config import read as read_config
 from agito.envs.prompts.given import Function, Prompts
 from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
-from agito.evaluation.checkpoint import Changes, Evaluation, evaluate_checkpoint
+from agito.evaluation.saved_policy import Changes, Evaluation, evaluate_checkpoint
 from agito.plugins import label, reads_file
 from agito.protocols import Environment, Harness
 from agito.recipe import Recipe

@@ -15,7 +15,7 @@ from agito.learning.credit.leave_one_out import leave_one_out_advantages
 from agito.monitor import HackRate, Monitor, MonitorConfig, is_suspect, located, proof_of
 from agito.monitor.detector import PATIENCE
 from agito.monitor.exits import EXITS
-from agito.scheduling.schedule import Quota, SyncScheduler
+from agito.scheduling.sync_scheduler import Quota, SyncScheduler
 from agito.testing import FakeEnvironment
 from agito.types import (
     ANSWER,

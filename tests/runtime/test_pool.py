@@ -21,7 +21,7 @@ from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.protocols import SampleRequest
 from agito.runtime.client import WorkerClient
-from agito.runtime.pipes import Asking, PipeTransport, launch
+from agito.runtime.local_process import Asking, PipeTransport, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.remote import spread
 from agito.runtime.roles import PolicyHandle

@@ -21,7 +21,7 @@ from tests.runtime.test_transports import history
 import agito
 from agito.errors import WorkerDied
 from agito.record.events import Recovered, read_events
-from agito.runtime.pipes import launch
+from agito.runtime.local_process import launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.transport import Launch

@@ -22,7 +22,7 @@ from agito.errors import CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.learning.trainer.config import TrainerConfig
 from agito.protocols import SampleRequest
 from agito.runtime.client import WorkerClient
-from agito.runtime.pipes import Asking, launch
+from agito.runtime.local_process import Asking, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import Sampler
 from agito.runtime.transport import Launch, ThreadTransport, Transport

@@ -15,7 +15,7 @@ from agito.cli.summary import rate_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import NotFound
-from agito.evaluation.checkpoint import evaluate_checkpoint
+from agito.evaluation.saved_policy import evaluate_checkpoint
 from agito.record import Rate
 from agito.record.commits import load_meta
 from agito.runtime import load_policy

@@ -17,8 +17,8 @@ from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.envs import load
-from agito.evaluation import checkpoint as assess
-from agito.evaluation.checkpoint import Evaluation
+from agito.evaluation import saved_policy
+from agito.evaluation.saved_policy import Evaluation
 from agito.recipe import Recipe
 from agito.runtime import load_policy
 
@@ -27,7 +27,7 @@ from agito.runtime import load_policy
 class How:
     """On which tasks, and how it is told. What is None is as in the checkpoint's run."""
 
-    changes: assess.Changes
+    changes: saved_policy.Changes
     split: str
     num_tasks: int | None
     temperature: float | None
@@ -85,7 +85,7 @@ def _follow(
     ]
     with shown(RunProgress(phases), console, heading) as view:
         return work(
-            lambda: assess.evaluate_checkpoint(
+            lambda: saved_policy.evaluate_checkpoint(
                 directory,
                 recipe,
                 view.handle,

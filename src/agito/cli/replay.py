@@ -85,14 +85,7 @@ def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None
         sorted(directory.glob("*.parquet")) if phase is None else []
     )
     if not files:
-        if RunDir.state(run) in (RunState.ABSENT, RunState.FOREIGN):
-            raise NotFound(f"{run}: no run there; give a run directory such as runs/quickstart")
-        there = ", ".join(name for name in PHASES if any(directory.glob(f"{name}-*.parquet")))
-        raise NotFound(
-            f"{run}: no attempts of phase {phase} recorded yet; there are those of {there}"
-            if there
-            else f"{run}: no attempts recorded yet"
-        )
+        raise NotFound(_nothing(run, phase))
     name = files[-1].stem.rpartition("-")[0]
     by_step = {
         int(path.stem.rpartition("-")[2]): path for path in files if path.stem.rpartition("-")[0] == name
@@ -137,6 +130,16 @@ def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None
     console.print(
         f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False
     )
+
+
+def _nothing(run: Path, phase: str | None) -> str:
+    """Why there is no attempt to list."""
+    if RunDir.state(run) in (RunState.ABSENT, RunState.FOREIGN):
+        return f"{run}: no run there; give a run directory such as runs/quickstart"
+    there = ", ".join(name for name in PHASES if any((run / "trajectories").glob(f"{name}-*.parquet")))
+    if not there:
+        return f"{run}: no attempts recorded yet"
+    return f"{run}: no attempts of phase {phase} recorded yet; there are those of {there}"
 
 
 def _steps(recorded: Collection[int]) -> str:

@@ -21,7 +21,7 @@ from agito.concurrency import first_error
 from agito.config import meant
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import policies as evaluation
-from agito.evaluation.checkpoint import check
+from agito.evaluation.saved_policy import check
 from agito.harness.endpoint import ChatHarness
 from agito.protocols import Environment, Measure, Measured, ScriptFactory, Session
 from agito.recipe import EnvSection, Recipe

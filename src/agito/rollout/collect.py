@@ -10,7 +10,8 @@ import anyio
 from agito.protocols import Engine
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.sampling.lockstep import Lane, Lockstep
-from agito.scheduling.schedule import Outcome, Quota, SyncScheduler
+from agito.scheduling.attempt_queue import Outcome
+from agito.scheduling.sync_scheduler import Quota, SyncScheduler
 from agito.types import Attempt, AttemptId, Group
 
 

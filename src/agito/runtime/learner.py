@@ -8,8 +8,8 @@ from typing import assert_never
 import torch
 
 from agito.learning.trainer import LocalTrainer
-from agito.learning.trainer.checkpoint import load_state, save_state
 from agito.learning.trainer.reducer import OneRank, Reducer
+from agito.learning.trainer.trainer_state import load_state, save_state
 from agito.models import Decoder, load_into, save
 from agito.models.lora import has_adapter, load_adapter_into, merged_weights, save_adapter
 from agito.record.commits import commit

@@ -18,7 +18,7 @@ import anyio
 
 from agito.learning.trainer.config import TrainerConfig
 from agito.runtime.client import FAREWELL_S, START_S, WorkerClient, call_all
-from agito.runtime.pipes import launch
+from agito.runtime.local_process import launch
 from agito.runtime.remote import RemoteLearner, RemoteSampler
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.transport import Launch

@@ -17,8 +17,8 @@ from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.models.eager import without_compiler
 from agito.runtime.learner import LearnerService
+from agito.runtime.local_process import serve
 from agito.runtime.network import adapter_of, learning, open_model
-from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
 from agito.runtime.wire import (

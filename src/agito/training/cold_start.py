@@ -14,7 +14,7 @@ from agito.learning.credit import demonstrations
 from agito.protocols import ScriptFactory, StepStats
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training import conversations
 from agito.types import Attempt, AttemptId, Sample, Target, Task
 

@@ -109,8 +109,7 @@ async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summ
     """Runs to the end. After a worker has died it restarts from the newest checkpoint, and gives up after
     `_MAX_DEATHS` deaths without a new one.
     """
-    stuck, earlier_cpu_s = 0, None
-    checkpoint = newest(run.checkpoints)
+    stuck, earlier_cpu_s, checkpoint = 0, None, newest(run.checkpoints)
     while True:
         job = TrainingRun(recipe, run, events, earlier_cpu_s)
         try:

@@ -16,7 +16,7 @@ from agito.recipe import Recipe
 from agito.runtime.roles import Sampler
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training import cold_start
 from agito.types import Attempt, Sample
 

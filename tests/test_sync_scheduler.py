@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.scheduling.schedule import Quota, SyncScheduler
+from agito.scheduling.sync_scheduler import Quota, SyncScheduler
 from agito.types import AttemptId
 
 QUOTAS = st.builds(
