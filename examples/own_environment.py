@@ -56,7 +56,7 @@ class HiddenNumber(ProceduralEnvironment):
                 Dialect.NATURAL: f"A whole number below {size} is hidden. Find it, then submit it.",
             },
             tools=(*Hidden.tools, SUBMIT),
-            limits=Limits(turns=8, calls=8),
+            limits=Limits(turns=10, calls=10),
         )
         return task, Target(task_id=task.id, seed=place.seed, data={"hidden": rng.randrange(size)})
 
@@ -65,7 +65,8 @@ class HiddenNumber(ProceduralEnvironment):
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         is_right = sealed.submitted == str(target.data["hidden"])
-        return Verdict(status=Status.SCORED, reward=float(is_right), grade_seed=grade_seed)
+        evidence = f"the number was {target.data['hidden']}"  # for people, not for the policy
+        return Verdict(status=Status.SCORED, reward=float(is_right), evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: bisect(task, 1.0, 0),)
@@ -82,11 +83,17 @@ def bisect(task: Task, skill: float, seed: int) -> Script:
     """Halves the range; at each step it may stop early, less often the higher `skill` is."""
     rng, low, high = random.Random(seed), 0, size_of(task)
     while high - low > 1 and skill > 0 and rng.random() < 0.7 + 0.3 * skill:
-        middle = (low + high) // 2
+        middle = roundest(low, high)
         event = yield Call(tool="ask", arguments={"number": str(middle)})
         halves = {"equal": (middle, middle + 1), "higher": (middle + 1, high), "lower": (low, middle)}
         low, high = halves[event.text]
-    yield from guess((low + high) // 2)
+    yield from guess(roundest(low, high))
+
+
+def roundest(low: int, high: int) -> int:
+    """Of the numbers from `low` to below `high`, the one that the highest power of two divides."""
+    shift = max((low ^ (high - 1)).bit_length() - 1, 0)
+    return (high - 1) >> shift << shift
 
 
 def guess(number: int) -> Script:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from array import array
 from dataclasses import replace
@@ -131,3 +133,29 @@ def test_damaged_counters_are_a_corrupt_checkpoint_that_names_the_field(
 ) -> None:
     with pytest.raises(CorruptCheckpoint, match=f"usage: {where}"):
         UsageCounters.from_json({**UsageCounters().to_json(), **damaged})
+
+
+_BURN = """
+import os, sys, time
+if os.fork() == 0:  # a worker has workers of its own
+    while time.process_time() < 0.3: pass
+    print("burnt", flush=True)
+    sys.stdin.read()
+else:
+    os.wait()
+"""
+
+
+def test_the_cpu_time_of_workers_that_are_still_alive_is_in_a_checkpoint_and_is_counted_once() -> None:
+    counters = UsageCounters()
+    before = counters.cpu_s()
+    with subprocess.Popen(
+        [sys.executable, "-c", _BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None and worker.stdout.readline() == "burnt\n"
+        alive = counters.cpu_s()
+        saved = UsageCounters.from_json(counters.to_json())
+    ended = counters.cpu_s()
+    assert alive - before >= 0.28  # clock ticks are 10 ms
+    assert saved.earlier_cpu_s >= alive
+    assert ended - alive < 0.28

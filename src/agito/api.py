@@ -3,7 +3,6 @@
 Each raises the errors of `agito.errors` bare, and may be called inside a notebook.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -23,6 +22,7 @@ from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent, ignore
+from agito.record.writable import require_folder
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
@@ -160,9 +160,7 @@ def require_place(path: Path) -> None:
     """Raises `NotFound` where no run can go: something else is there, or nothing can be written."""
     if RunDir.state(path) is RunState.FOREIGN:
         raise NotFound(f"{path}: no run there, so nothing is moved; choose another name")
-    parent = next(each for each in path.absolute().parents if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise NotFound(f"{path}: {parent} is no folder that can be written; choose another place")
+    require_folder(path)
 
 
 def place(path: Path) -> Path | None:

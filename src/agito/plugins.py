@@ -25,6 +25,7 @@ _REWARD = ",reward="  # what tells a prompt set's name from any other
 _OBJECT = "object:"  # begins the name of what only the process that was given it knows
 _live: dict[str, Any] = {}  # functions, classes and objects that this process was given, by name
 _made_here: set[type] = set()  # classes whose instances no other process can make without arguments
+_asked: dict[str, str] = {}  # the environment that a file was read, or a module imported, for
 reads_file: ContextVar[str] = ContextVar("reads_file", default="")  # whose top level is being run
 
 
@@ -287,6 +288,8 @@ def _found(kind: str, name: str, bundled: Mapping[str, str], bad: type[AgitoErro
         if module_name.endswith(".py")
         else _from_module(kind, module_name, bad)
     )
+    if kind == "environment" and module.__file__:
+        _asked[path_from_root(module.__file__)] = name
     found = getattr(module, class_name, None)
     if found is None:
         raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
@@ -334,6 +337,12 @@ def _from_file(kind: str, path: Path, bad: type[AgitoError]) -> ModuleType:
     finally:
         reads_file.reset(token)
     return module
+
+
+def environment_in(path: str) -> str:
+    """The environment whose source this file is, as a person named it; empty: none that was loaded here."""
+    found = _asked.get(path_from_root(path), "")
+    return shown(found) if found else ""
 
 
 def _explained(error: Exception) -> str:

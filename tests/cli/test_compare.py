@@ -163,3 +163,28 @@ def test_unfinished_damaged_and_missing_runs_are_refused_with_what_to_do(
     assert "restore its files" in agito("compare", "worse", "torn", expect=4).stderr
     assert "no run there" in agito("compare", "worse", "nowhere", expect=4).stderr
     assert "two runs or more" in agito("compare", "worse", expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (("env.name=desk",), 'env.name is "shell" and "desk"'),
+        (("env.levels=[2]",), "env.levels is"),
+        (('env.families=["find"]',), "env.families is"),
+    ],
+)
+def test_runs_on_other_kinds_of_tasks_are_not_ranked(
+    here_in: HereIn, tmp_path: Path, worse: Path, overrides: tuple[str, ...], why: str
+) -> None:
+    a_run(tmp_path / "other", attempts([True] * 100, first=900), overrides=overrides)
+    agito = here_in(tmp_path)
+    said = " ".join(agito("compare", "worse", "other").stdout.split())
+    assert f"after RL: worse and other cannot be compared, other tasks: {why}" in said
+    assert "is better" not in said
+    found = json.loads(agito("compare", "worse", "other", "--json").stdout)
+    assert why in found["differences"][0]["after"]["cannot_be_compared"]
+
+
+def test_a_run_compared_with_itself_is_noticed(here_in: HereIn, tmp_path: Path, worse: Path) -> None:
+    said = " ".join(here_in(tmp_path)("compare", "worse", "../" + tmp_path.name + "/worse").stdout.split())
+    assert "cannot be compared, it is the same run" in said

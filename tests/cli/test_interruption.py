@@ -82,6 +82,32 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_bit_for_bit(
     assert weights(tmp_path / "runs/coin") == weights(coin_home / "runs/coin")
 
 
+def test_ctrl_c_is_told_as_an_interruption_and_not_as_the_death_of_a_worker(tmp_path: Path) -> None:
+    process = start(
+        tmp_path,
+        "train",
+        "quickstart",
+        "--name",
+        "coin",
+        *sets(*COIN, "rl.steps=400", 'pipeline.mode="decoupled"', "compute.ranks=2"),
+    )
+    rest = interrupt(process, "/400  success", SIGINT)
+    assert process.returncode == 130, rest
+    assert "going on from" not in rest and "stopped in reinforcement, " in rest
+    committed = int(
+        re.findall(r"step-(\d+) is committed: it goes on from RL step \1, and what came after", rest)[0]
+    )
+    assert committed >= 1
+
+
+def test_a_run_that_has_committed_nothing_says_that_it_begins_again(tmp_path: Path) -> None:
+    rest = interrupt(
+        start(tmp_path, "train", "quickstart", "--name", "coin", *sets(*COIN)), "vocabulary", SIGINT
+    )
+    assert "nothing is committed yet, so the cold start begins again. To go on: agito train --resume" in rest
+    assert "safe" not in rest
+
+
 def test_sigterm_ends_a_run_like_ctrl_c(tmp_path: Path) -> None:
     process = start(tmp_path, "train", "quickstart", "--name", "coin", *sets(*COIN))
     rest = interrupt(process, "held out, before", SIGTERM)

@@ -14,9 +14,14 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import COMMAND, Agito, HereIn, environment
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from agito.audit import FULL, Depth, audit
+from agito.cli.app import app
+from agito.cli.machine import Finding, print_findings
 from agito.cli.tables import counted
+from agito.cli.terminal import out
 from agito.envs import load
 from agito.training.admission import keep, known_card
 
@@ -73,6 +78,24 @@ def test_attempts_of_every_recorded_step_can_be_listed(coin_home: Path, here_in:
     )
 
 
+def test_a_run_without_attempts_is_told_from_no_run_at_all(
+    coin_home: Path, tmp_path: Path, here_in: HereIn
+) -> None:
+    shutil.copytree(coin_home / "runs", tmp_path / "runs")
+    agito = here_in(tmp_path)
+    there = tmp_path / "runs/coin/trajectories"
+    for path in there.glob("rl-*"):
+        path.unlink()
+    said = agito("replay", "runs/coin", "--phase", "rl", expect=4).stderr
+    assert "no attempts of phase rl recorded yet; there are those of demo, before, after" in said
+    for path in there.iterdir():
+        path.unlink()
+    assert "runs/coin: no attempts recorded yet" in agito("replay", "runs/coin", expect=4).stderr
+    assert "runs/none: no run there" in agito("replay", "runs/none", expect=4).stderr
+    shown = " ".join(agito("replay", "--help").stdout.split())
+    assert "demo, sft, before, rl, after, structural and baselines" in shown
+
+
 def test_every_value_of_a_recipe_is_shown_as_it_can_be_written(agito_here: Agito) -> None:
     rows = re.findall(
         r"^(\w[\w.]*)  +(\S.*?)   *\S", agito_here("recipes", "web", columns=600).stdout, re.MULTILINE
@@ -80,6 +103,53 @@ def test_every_value_of_a_recipe_is_shown_as_it_can_be_written(agito_here: Agito
     assert len(rows) > 60 and any(value == "(not set)" for _, value in rows)
     for key, value in rows:
         assert value == "(not set)" or tomllib.loads(f"value = {value}"), key
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("eval", "runs/coin", "--suite", "decision"), 3, "did you mean decisions?"),
+        (("envs", "chek", "x.py:X"), 2, "did you mean check?"),
+        (("play", "shell", "--family", "fnd"), 3, "did you mean find?"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_answered_with_the_right_one(
+    coin_home: Path, here_in: HereIn, words: tuple[str, ...], code: int, told: str
+) -> None:
+    assert told in " ".join(here_in(coin_home)(*words, expect=code).stderr.split())
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_said(agito_here: Agito) -> None:
+    (line,) = agito_here("audit", "shel", expect=4).stderr.splitlines()
+    assert line.startswith("agito: error: environment 'shel'")
+
+
+def test_every_command_shows_an_example() -> None:
+    def leaves(group: TyperGroup, at: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, command in group.commands.items():
+            path = f"{at} {name}".strip()
+            found |= leaves(command, path) if isinstance(command, TyperGroup) else {path: command.help or ""}
+        return found
+
+    top = get_command(app)
+    assert isinstance(top, TyperGroup)
+    without = [name for name, said in leaves(top, "").items() if "Example" not in said]
+    assert without in ([], ["envs list", "envs check", "envs new"])  # their group shows theirs
+
+
+def test_a_busy_machine_is_no_failure() -> None:
+    console = out()
+    with console.capture() as caught:
+        print_findings(
+            console, "machine", [Finding(name="cores", value="2", remedy="busy", is_only_noise=True)]
+        )
+    assert "!" in caught.get() and "✗" not in caught.get()
+
+
+def test_a_checkpoint_that_never_learned_a_suite_is_announced_so(coin_home: Path, here_in: HereIn) -> None:
+    done = here_in(coin_home)("eval", "runs/coin", "--suite", "decisions", "--split", "nosuch", expect=3)
+    assert "learned agito.testing:FakeEnvironment, never decisions" in done.stderr
 
 
 def test_a_rule_is_told_as_a_sentence(agito_here: Agito) -> None:

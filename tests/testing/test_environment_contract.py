@@ -67,6 +67,12 @@ class Mislabelled(FakeEnvironment):
         return replace(task, id="coin"), replace(target, task_id="coin")
 
 
+class PaysDouble(FakeEnvironment):
+    async def grade(self, *arguments: Any) -> Verdict:
+        verdict = await super().grade(*arguments)
+        return replace(verdict, reward=2 * verdict.reward)
+
+
 class OneLevel(FakeEnvironment):
     def task(self, *, level: int | None = None, **arguments: Any) -> tuple[Task, Target]:
         return super().task(level=level or 1, **arguments)
@@ -299,6 +305,7 @@ BROKEN: list[tuple[type[FakeEnvironment], str]] = [
     (Nameless, "an_environment_says_what_it_consists_of"),
     (Changing, "a_task_is_a_pure_function_of_its_arguments"),
     (Mislabelled, "tasks_are_labelled_truthfully_and_their_ids_are_unique"),
+    (PaysDouble, "every_reward_lies_in_the_declared_range"),
     (OneLevel, "families_and_levels_rotate_evenly_unless_fixed"),
     (Lenient, "an_unknown_split_family_or_level_is_refused"),
     (SameSplits, "no_task_is_in_two_splits"),

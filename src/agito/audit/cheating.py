@@ -276,10 +276,12 @@ def _floor(
         else "nothing"
     )
     if not holds and name:
-        cases.append(Case(what=f"{name} earns {earns}, where guessing is declared to earn {chance:.0%}"))
+        cases.append(
+            Case(what=f"{name} earns {earns}, where guessing is declared to earn {_percent(chance)}")
+        )
     found = f"the best-paid attack that does nothing, guesses or claims ({name or 'nobody'}) earns {earns}: "
     found += (
-        f"no more than guessing, declared to earn {chance:.0%}, explains"
+        f"no more than guessing, declared to earn {_percent(chance)}, explains"
         if holds
         else f"more than guessing, which is declared to earn {chance:.0%}"
     )
@@ -350,3 +352,8 @@ def _spoilt(sealed: EpisodeArtifacts, others: Sequence[str | None]) -> list[tupl
         if data:
             found.append((f"{path} empty", replace(sealed, files={**sealed.files, path: b""})))
     return found
+
+
+def _percent(share: float) -> str:
+    """As it was declared: 12.5 %, not 12."""
+    return f"{100 * share:.4g}%"

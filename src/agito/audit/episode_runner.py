@@ -22,7 +22,7 @@ from agito.errors import BadEnvironment, SandboxFailure
 from agito.grading.judge import ask
 from agito.protocols import Environment, ScriptFactory
 from agito.record.events import EventLog, OnEvent, ignore
-from agito.rollout import Act, EpisodeDriver, Finished, scripted
+from agito.rollout import Act, EpisodeDriver, Finished, out_of_range, scripted
 from agito.types import AttemptId, EpisodeArtifacts, Fault, Status, Target, Verdict
 
 T = TypeVar("T")
@@ -235,6 +235,8 @@ class EpisodeRunner:
     def _problem(self, watched: Watched, finished: Finished, is_graded: bool) -> str:
         """One line on what broke; empty if nothing did, or if the work itself caused it."""
         error = watched.error
+        if watched.said is not None and (outside := out_of_range(watched.said, self.environment)):
+            return f"{Fault.ENV}: {outside}"
         is_own = error is not None and not isinstance(error, SandboxFailure | TimeoutError)
         is_unjudged = is_graded and watched.said is None and finished.verdict.status is Status.VOID
         if not is_own and not is_unjudged and finished.trajectory.fault not in (Fault.ENV, Fault.INFRA):

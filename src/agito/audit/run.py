@@ -28,6 +28,8 @@ from agito.audit.task_pool import duplicates, overlap, splits_gate
 from agito.audit.unscripted import unscripted
 from agito.audit.ways_out import ways_out
 from agito.concurrency import first_error
+from agito.envs.blame import blame_environment
+from agito.errors import AgitoError, BadEnvironment
 from agito.protocols import Environment, Unscripted
 from agito.record.events import OnEvent, ignore
 
@@ -45,7 +47,8 @@ async def audit(
     """The card of the environment that `make` makes. Does as much as the depth's time allows, and always a
     minimum.
 
-    Raises `NoIsolation` if the machine cannot run it at all; single broken episodes are noted on the card.
+    Raises `NoIsolation` if the machine cannot run it at all, and `BadEnvironment` where a part of it that no
+    episode can be played without fails; single broken episodes are noted on the card.
     """
     began, environment = time.monotonic(), make()
     runner = EpisodeRunner(environment, make, depth, seed, on_event)
@@ -53,8 +56,12 @@ async def audit(
         qualities = await (
             unscripted(runner) if isinstance(environment, Unscripted) else _qualities(runner, attackers)
         )
-    except BaseExceptionGroup as group:
-        raise first_error(group) from None
+    except (Exception, BaseExceptionGroup) as error:  # the boundary: an environment may return anything
+        cause = first_error(error) if isinstance(error, BaseExceptionGroup) else error  # pyright: ignore[reportUnknownArgumentType]
+        is_ours = isinstance(cause, AgitoError) or not isinstance(cause, Exception)
+        if found := "" if is_ours else blame_environment(cause, environment):
+            raise BadEnvironment(found) from cause
+        raise cause from None
     finally:
         with anyio.CancelScope(shield=True):
             await environment.aclose()

@@ -319,7 +319,8 @@ def replay(
         str | None,
         typer.Option(
             metavar="PHASE",
-            help="demo, before, rl, after or structural. Default: the last in which it was made.",
+            help="One of demo, sft, before, rl, after, structural and baselines. "
+            "Default: the last in which it was made.",
         ),
     ] = None,
     step: Annotated[
@@ -375,7 +376,13 @@ def list_recipes(
         ),
     ] = None,
 ) -> None:
-    """List the recipes, or every key of one."""
+    """List the recipes, or every key of one.
+
+    \b
+    Examples:
+      agito recipes
+      agito recipes quickstart
+    """
     from agito.cli.recipes import print_recipe, print_recipes
 
     return print_recipes() if name is None else print_recipe(name)
@@ -432,6 +439,10 @@ def doctor() -> None:
     """Check what this machine supports.
 
     Isolation, torch, cores, memory, disk; what is missing, and the remedy.
+
+    \b
+    Example:
+      agito doctor
     """
     from agito.cli.machine import diagnose
 

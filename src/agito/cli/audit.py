@@ -26,6 +26,7 @@ from agito.cli.terminal import err, out, show
 from agito.envs import load
 from agito.errors import NotAdmitted
 from agito.record.events import Event, OnEvent, PhaseStarted, Progress
+from agito.record.writable import require_file
 from agito.training.admission import keep
 from agito.view import write_card
 
@@ -38,6 +39,9 @@ def audit_environment(
     """Ends with the exit code of `NotAdmitted` when a gate does not hold. Its card is kept for
     `agito train`.
     """
+    if html is not None:
+        require_file(html, "--html")
+    work(load(name).aclose)  # a name that is none is refused before anything is said
     depth = SHORT if short else FULL
     depth = replace(depth, seconds=seconds) if seconds else depth
     with _shown(name) as on_event:
@@ -116,6 +120,8 @@ def print_card(card: Card, console: Console) -> None:
         if not card.failed
         else Text(f"\nnot fit to train on: {', '.join(g.name for g in card.failed)}", "red")
     )
+    if any(quality.mark is Mark.DOUBT for quality in card.qualities):
+        console.print(Text("\n!  worth a look; training goes on (only gates keep it out)", "dim"))
     console.print(ends)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ class _Listing(Group):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_completing = ctx.resilient_parsing and not args  # then the commands are what may come
         if not is_completing and (not args or (args[0] not in self.commands and not args[0].startswith("-"))):
+            like = get_close_matches(args[0], self.commands, cutoff=0.7) if len(args) > 1 else []
+            if like:  # a second word is what such a command is about
+                raise typer.BadParameter(f"there is no command {args[0]!r}; did you mean {like[0]}?")
             args = ["list", *args]
         return super().parse_args(ctx, args)
 

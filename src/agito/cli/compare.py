@@ -14,7 +14,15 @@ from agito.cli.summary import cause_lines, rate_text
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import out, show
 from agito.record import Rate
-from agito.record.comparison import PHASES, Compared, FinishedRun, compared, differing, read_finished
+from agito.record.comparison import (
+    PHASES,
+    Compared,
+    FinishedRun,
+    compared,
+    differing,
+    incomparable,
+    read_finished,
+)
 from agito.record.difference import Difference
 from agito.types import Json
 
@@ -43,7 +51,13 @@ def compare_runs(paths: Sequence[Path], *, as_json: bool) -> None:
         for phase in PHASES:
             if other.rates[phase].num and runs[0].rates[phase].num:
                 found = compared(runs[0], other, phase)
-                show(console, Text(f"{_TITLES[phase]}: {in_words(found, names[0], name)}"))
+                why = incomparable(runs[0], other, found)
+                said = (
+                    f"{names[0]} and {name} cannot be compared, {why}"
+                    if why
+                    else in_words(found, names[0], name)
+                )
+                show(console, Text(f"{_TITLES[phase]}: {said}"))
     console.print()
     _print_facts(console, runs, names)
     unlike = (
@@ -90,7 +104,7 @@ def as_object(runs: Sequence[FinishedRun]) -> dict[str, Json]:
         ],
         "differences": [
             {
-                phase: _difference_object(compared(runs[0], other, phase))
+                phase: _difference_object(runs[0], other, phase)
                 for phase in PHASES
                 if other.rates[phase].num and runs[0].rates[phase].num
             }
@@ -168,9 +182,11 @@ def _rate_object(rate: Rate) -> Json:
     return {"success": rate.success, "low": rate.low, "high": rate.high, "num": rate.num}
 
 
-def _difference_object(found: Compared) -> Json:
+def _difference_object(first: FinishedRun, second: FinishedRun, phase: str) -> Json:
+    found = compared(first, second, phase)
     diff = found.difference
     return {
+        "cannot_be_compared": incomparable(first, second, found) or None,
         "value": diff.value,
         "low": diff.low,
         "high": diff.high,

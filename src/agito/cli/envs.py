@@ -5,6 +5,7 @@ own to begin with.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,13 +18,14 @@ from rich.text import Text
 
 from agito.cli.terminal import out
 from agito.envs import load
-from agito.errors import BadRecipe, NotAdmitted
+from agito.errors import AgitoError, BadRecipe, NotAdmitted
 from agito.protocols import Environment, Renderer, Unscripted
+from agito.record.writable import require_folder
 from agito.testing import ByteRenderer, EnvironmentContract, Violation
 from agito.testing.contract import SENTENCES
 from agito.testing.environment.tasks import TaskRules
 from agito.testing.environment.worlds import WorldRules
-from agito.types import Dialect
+from agito.types import Dialect, Fault
 
 _SCRIPTED = (
     "test_a_fork_with_fresh_noise_can_still_be_solved",
@@ -58,12 +60,13 @@ def check_environment(name: str) -> None:
         except Exception as error:  # whatever the environment raises is a finding
             broken += 1
             console.print(Text.assemble(("✗ ", "red"), (sentence, "bold")))
-            place, told = _place(error, rule, type(environment)), _told(error, sentence)
-            console.print(Text(f"    {place}", "yellow"), soft_wrap=True)
+            (raised, line), told = _cause(error), _told(error, sentence)
+            place = line or _place(error, rule, type(environment))
             # one mistake breaks many rules, and is told once
-            first = before.setdefault((place, *told), sentence)
-            for line in told if first == sentence else [f"as above: {first}"]:
-                console.print(Text(f"    {line}"), soft_wrap=True)
+            first = before.setdefault((raised,) if raised else (place, *told), sentence)
+            lines = [place, *told] if first == sentence else [f"as above: {first}"]
+            for each, style in zip(lines, ["yellow" if first == sentence else "", "", ""], strict=False):
+                console.print(Text(f"    {each}", style), soft_wrap=True)
         else:
             console.print(Text.assemble(("✓ ", "green"), sentence))
     if broken:
@@ -81,6 +84,16 @@ def _of_scripts(environment: Environment) -> tuple[str, ...]:
     and about splits that go on for ever.
     """
     return _SCRIPTED if isinstance(environment, Unscripted) else ()
+
+
+def _cause(error: Exception) -> tuple[str, str]:
+    """What the environment raised, whichever the task, and its line where only an episode's verdict has it;
+    empty where it raised nothing.
+    """
+    if not isinstance(error, Violation | AgitoError):
+        return f"{type(error).__name__}: {error}", ""
+    found = re.search(rf"\b{Fault.ENV}: (?:\w+: )?(\w+: .*?) \(([\w.-]+:\d+)\)", str(error))
+    return (found[1], found[2]) if found else ("", "")
 
 
 def _told(error: Exception, sentence: str) -> list[str]:
@@ -108,9 +121,17 @@ def _place(error: Exception, rule: str, environment: type) -> str:
         return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
     method = _method_of(rule)
     code = getattr(getattr(environment, method, None), "__code__", None)
-    if code is None:
-        return f"{source} in {environment.__name__}"
+    if code is None or code.co_filename != source:  # it is inherited
+        inherits = f", which inherits {method}" if code else ""
+        return f"{source}:{_line_of(environment)} in class {environment.__name__}{inherits}"
     return f"{code.co_filename}:{code.co_firstlineno} in {environment.__name__}.{method}"
+
+
+def _line_of(environment: type) -> int:
+    try:
+        return inspect.findsource(environment)[1] + 1
+    except OSError:
+        return 1
 
 
 def _method_of(rule: str) -> str:
@@ -134,6 +155,7 @@ def new_environment(name: str, into: Path) -> None:
     taken = [path for path in paths if path.exists()]
     if taken:
         raise BadRecipe(f"{taken[0]}: already there; choose another name")
+    require_folder(into, "--into")
     into.mkdir(parents=True, exist_ok=True)
     for path, template in paths.items():
         text = (files("agito.envs") / "template" / template).read_text(encoding="utf-8")

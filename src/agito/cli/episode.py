@@ -13,9 +13,10 @@ from rich.text import Text
 
 from agito.cli.tables import counted
 from agito.cli.terminal import show
-from agito.types import Attempt, Budget, Dialect, Event, Task, Verdict
+from agito.types import Attempt, Budget, Dialect, Event, Task, TerminationReason, Verdict
 
 _MARGIN = 2
+_SHELL = "sh"
 
 
 def shown_text(text: str) -> str:
@@ -57,7 +58,8 @@ def print_event(console: Console, event: Event, first_tool: str, *, with_call: b
     if with_call:
         call = event.call
         said = " ".join(map(str, call.arguments.values()))
-        words = call.raw if call.problem else said if call.tool == first_tool else f"{call.tool} {said}"
+        is_shell = call.tool == first_tool == _SHELL  # commands stand as in a shell, without the tool's name
+        words = call.raw if call.problem else said if is_shell else f"{call.tool} {said}".rstrip()
         console.print(Text.assemble(("  $ ", "cyan"), (shown_text(words).replace("\n", "↵"), "bold cyan")))
     for line in shown_text(event.text).rstrip("\n").split("\n") if event.text.strip() else []:
         console.print(Text.assemble(("  │ ", "dim"), line))
@@ -105,7 +107,8 @@ def print_verdict(console: Console, attempt: Attempt) -> None:
     console.print(Text.assemble(("verdict  ", "dim"), verdict_text(attempt.verdict)))
     for line in doubts(attempt):
         console.print(Text.assemble("         ", line))
-    why = f"ended by {trajectory.end}" + (
+    given_up = trajectory.end is TerminationReason.ABANDONED
+    why = ("given up" if given_up else f"ended by {trajectory.end}") + (
         f", fault: {trajectory.fault} {shown_text(trajectory.detail)}" if trajectory.fault else ""
     )
     sampled = f", {counted(trajectory.num_sampled, 'token')} sampled" if trajectory.num_sampled else ""

@@ -21,7 +21,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from agito.concurrency import Interrupted, first_error, run
-from agito.errors import INTERRUPTED, AgitoError, DiskFull
+from agito.errors import INTERRUPTED, AgitoError, BadEnvironment, DiskFull, NotFound
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -77,6 +77,14 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, AgitoError):
         say(f"error: {error}")
         return error.exit_code
+    from agito.envs.blame import blame  # what it needs takes time to load
+
+    if found := blame(error):
+        say(f"error: {found}")
+        return BadEnvironment.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        say(f"error: {os.fsdecode(error.filename)}: {error.strerror}; --debug shows where")
+        return NotFound.exit_code
     say(f"unexpected {type(error).__name__}: {_one_line(error)}")
     say(f"the traceback is in {_write_trace(error)}; please report it. With --debug it is shown here")
     return 1

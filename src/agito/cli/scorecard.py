@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from agito.cli.evaluate import How
-from agito.cli.exit_codes import work
+from agito.cli.exit_codes import say, work
 from agito.cli.progress import shown
 from agito.cli.run_status import Phase, RunProgress
 from agito.cli.summary import cause_lines, rate_text
@@ -50,6 +50,10 @@ def score(given: list[Path], suite: str | None, endpoint: str | None, model: str
 def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
     directories = [load_policy.find(path) for path in paths]
     recipe = how.changes.applied_to(scorecard.recipe_for(suite, load_policy.recipe_of(directories[0])))
+    for directory in directories:
+        learned = load_policy.recipe_of(directory).env
+        if suite not in learned.names:
+            say(f"{directory} learned {learned.title}, never {suite}: expect it to fail here")
     num_tasks, split = how.num_tasks or recipe.eval.tasks, how.split
     heat = recipe.eval.temperature if how.temperature is None else how.temperature
     named = dict(zip(_names(directories), directories, strict=True))

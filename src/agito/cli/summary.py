@@ -104,7 +104,8 @@ def _facts(summary: Summary, path: Path) -> Table:
         else ""
     )
     table.add_row("CPU", f"{summary.cpu_s:.0f} s, load {summary.load:.1f}{stolen}")
-    tools = f"{counted(summary.tool_calls, 'tool call')} at {summary.tool_cpu_ms_p50:.2f} ms CPU"
+    cpu = f" at {summary.tool_cpu_ms_p50:.2f} ms CPU" if summary.tool_cpu_ms_p50 else ""  # 0 in memory
+    tools = f"{counted(summary.tool_calls, 'tool call')}{cpu}"
     over_all = (
         f"; success over all tasks, void or not: {summary.after_all.success:.2f}"
         if summary.after_all.num

@@ -21,6 +21,7 @@ from agito.plugins import shown as environment
 from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
+from agito.record.commits import load_meta, newest
 from agito.record.events import OnEvent
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
@@ -99,11 +100,18 @@ def _follow(recipe: Recipe, path: Path, start: Callable[[OnEvent], Awaitable[Sum
             summary = work(lambda: start(view.handle))
     except BaseException as error:
         if board.has_begun and RunDir.state(path) is RunState.UNFINISHED:
-            now, how = (
-                board.current,
-                "To go on" if isinstance(error, Interrupted) else "Once its cause is mended",
-            )
+            now = board.current
+            how = "To go on" if isinstance(error, Interrupted) else "Once its cause is mended"
             at = f" in {now.title}, {now.done}/{now.total}" if now else ""
-            say(f"stopped{at}; what is committed is safe. {how}: agito train --resume {path}")
+            say(f"stopped{at}; {_committed(path)}. {how}: agito train --resume {path}")
         raise
     print_summary(summary, path)
+
+
+def _committed(path: Path) -> str:
+    """Where a resumed run begins."""
+    checkpoint = newest(path / "checkpoints")
+    if checkpoint is None:
+        return "nothing is committed yet, so the cold start begins again"
+    step = load_meta(checkpoint)["step"]
+    return f"{checkpoint.name} is committed: it goes on from RL step {step}, and what came after is repeated"

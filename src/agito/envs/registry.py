@@ -38,4 +38,13 @@ def load(name: str) -> Environment:
         from agito.envs.prompts import PromptsEnvironment  # its libraries take time to load
 
         return PromptsEnvironment(prompts)
-    return cast("Environment", plugins.make("environment", name, _BUNDLED, _MEMBERS, BadEnvironment))
+    found = cast("Environment", plugins.make("environment", name, _BUNDLED, _MEMBERS, BadEnvironment))
+    for member, kind in (("families", str), ("levels", int), ("splits", str)):
+        said: object = getattr(found, member)
+        each_one = cast("tuple[object, ...]", said) if isinstance(said, tuple | list) else ()
+        if not each_one or not all(isinstance(each, kind) for each in each_one):
+            words = "names" if kind is str else "whole numbers"
+            raise BadEnvironment(
+                f"environment {name!r}: {member}={said!r}: need a tuple of {words}, at least one"
+            )
+    return found

@@ -18,6 +18,7 @@ from typing import Protocol
 import anyio
 
 from agito.concurrency import first_error
+from agito.config import meant
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import policies as evaluation
 from agito.evaluation.saved_policy import check
@@ -175,7 +176,7 @@ def recipe_for(suite: str, recipe: Recipe) -> Recipe:
     """The checkpoint's own families and levels if it was trained on the suite's environment. Raises
     `BadRecipe` for an unknown suite."""
     if suite not in SUITES:
-        raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}")
+        raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}{meant(suite, SUITES)}")
     if recipe.env.name == suite:
         return recipe
     return recipe.model_copy(

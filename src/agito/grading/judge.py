@@ -123,6 +123,8 @@ async def _ask(
         return _Failure(kind="infra", detail=str(error) or f"it did not answer within {deadline_s:g} s")
     except (Exception, SystemExit) as error:  # the boundary: a grader that raises gives no verdict
         return _Failure(kind="env", detail=_told(error))
+    if not isinstance(verdict, Verdict):  # pyright: ignore[reportUnnecessaryIsInstance] (anybody's code)
+        return _Failure(kind="env", detail=f"`grade` returned {type(verdict).__name__}, not a Verdict")
     return (
         verdict
         if verdict.status is Status.SCORED

@@ -1,4 +1,4 @@
-"""Protocols through which rooms meet that never import one another.
+"""The protocols that environments, harnesses, engines, trainers and sandboxes implement.
 
 Two surfaces separate a policy from a world. `Session` is all that a harness can reach; `Control` belongs to
 the trusted side and is never handed to a harness.

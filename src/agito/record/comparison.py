@@ -20,6 +20,7 @@ from agito.types import Attempt, Json, Task
 
 PHASES = ("before", "after", "structural")
 _NOT_A_CHOICE = ("name",)  # a run's name says nothing of how it was trained
+_KINDS = ("env.name", "env.mix", "env.families", "env.levels")  # what tasks a run is about
 ABSENT = "–"
 
 
@@ -87,6 +88,17 @@ def compared(first: FinishedRun, second: FinishedRun, phase: str) -> Compared:
         return Compared(first=one, second=two, difference=paired)
     one, two = first.rates[phase], second.rates[phase]
     return Compared(first=one, second=two, difference=difference(one, two))
+
+
+def incomparable(first: FinishedRun, second: FinishedRun, found: Compared) -> str:
+    """Why neither of two results is the better one: they are of other kinds of tasks. Empty: they compare."""
+    if first.path.resolve() == second.path.resolve():
+        return "it is the same run"
+    if found.difference.num_pairs:
+        return ""
+    kinds = [(key, first.keys.get(key, ABSENT), second.keys.get(key, ABSENT)) for key in _KINDS]
+    unlike = [f"{key} is {one} and {two}" for key, one, two in kinds if one != two]
+    return f"other tasks: {', '.join(unlike)}" if unlike else ""
 
 
 def differing(tables: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:

@@ -96,10 +96,10 @@ class UsageCounters:
         }
 
     def cpu_s(self) -> float:
-        """CPU seconds of this process and its ended children, over all sessions; complete once all workers
-        are closed."""
+        """CPU seconds of this process and of its descendants, ended or alive, over all sessions."""
         here = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return self.earlier_cpu_s + sum(usage.ru_utime + usage.ru_stime for usage in here)
+        ended = sum(usage.ru_utime + usage.ru_stime for usage in here)
+        return self.earlier_cpu_s + ended + _alive_cpu_s(os.getpid())
 
     def stolen_ratio(self) -> float:
         """Share of CPU time that a virtual machine's host gave to others in this session."""
@@ -164,6 +164,24 @@ def causes(attempts: Iterable[Attempt]) -> dict[str, int]:
 def load() -> float:
     """The machine's one-minute load average."""
     return round(os.getloadavg()[0], 2)
+
+
+def _alive_cpu_s(pid: int) -> float:
+    """CPU seconds of the living descendants of a process, and of the children that these have waited for."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        ticks = sum(map(int, words[11:15]))  # its own, and those of children it waited for
+        children.setdefault(int(words[1]), []).append((int(path.parent.name), ticks))
+    total, todo = 0, [pid]
+    while todo:
+        for child, ticks in children.get(todo.pop(), []):
+            total += ticks
+            todo.append(child)
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _stolen_and_all() -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.rollout.collect import Collected, Runs, collect, outcome
 from agito.rollout.deadline_log import DeadlineLog, Observed, RecordedAttempt, is_real_deadline
-from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, reward_range
+from agito.rollout.episode import Act, Deadlines, EpisodeDriver, Finished, out_of_range, reward_range
 from agito.rollout.forks import ForkPoint, ForkRunner, fork_points, numbered
 from agito.rollout.scripts import act_out, acted, scripted
 
@@ -30,6 +30,7 @@ __all__ = [
     "is_real_deadline",
     "numbered",
     "outcome",
+    "out_of_range",
     "reward_range",
     "scripted",
 ]

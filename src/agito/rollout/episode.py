@@ -8,6 +8,7 @@ whoever detects them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -119,7 +120,7 @@ class EpisodeDriver:
         on them is asked again beside those of a solved episode.
         """
         low, _ = reward_range(self.environment)
-        return await judge(
+        verdict = await judge(
             self.environment.grade,
             sealed,
             target,
@@ -128,6 +129,8 @@ class EpisodeDriver:
             deadline_s=self._deadlines.grade_s,
             lowest=low,
         )
+        outside = out_of_range(verdict, self.environment)
+        return Verdict.void(f"{Fault.ENV}: {outside}") if outside else verdict
 
     async def solved(self, task: Task, target: Target) -> EpisodeArtifacts:
         """The artifacts of an episode played by a bundled solution. Raises whatever goes wrong."""
@@ -220,6 +223,18 @@ class EpisodeDriver:
 
 def reward_range(environment: Environment) -> tuple[float, float]:
     return environment.reward_range if isinstance(environment, Ranged) else (0.0, 1.0)
+
+
+def out_of_range(verdict: Verdict, environment: Environment) -> str:
+    """What is wrong with a reward that the environment has not declared; empty: nothing, or there is none."""
+    low, high = reward_range(environment)
+    slack = 1e-9 * max(abs(low), abs(high))  # sums of floats
+    if math.isnan(verdict.reward) or low - slack <= verdict.reward <= high + slack:
+        return ""
+    return (
+        f"reward {verdict.reward:g} is outside {low:g} to {high:g}; let `grade` stay within it, or declare "
+        "`reward_range`, the lowest and the highest reward"
+    )
 
 
 async def _acted(guarded: GuardedSession, act: Act, task: Task, attempt: AttemptId) -> Trajectory:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,7 +13,8 @@ from agito import config
 from agito.errors import CorruptCheckpoint, NotFound
 from agito.models.config import CONFIG_NAME
 from agito.models.families import read_config
-from agito.models.hub import folder_of
+from agito.models.fetch import MODELS
+from agito.models.hub import folder_of, is_hub_id
 from agito.models.sections import ModelSection
 from agito.protocols import Renderer
 from agito.recipe import Recipe
@@ -20,12 +23,15 @@ from agito.render import Vocabulary, read_chat, renderer
 from agito.render.vocabulary import is_own
 
 _MARKS = (CONFIG_NAME, "adapter_config.json")  # every checkpoint has one of them
+_LEVELS_UP = 4  # folders above this one in which a run is looked for
 
 
 def find(path: Path) -> Path:
     """The checkpoint that `path` names: itself, a run's final or else latest one, or a hub id. Raises
     `NotFound`."""
     if not path.exists():
+        if path.name not in MODELS and not is_hub_id(str(path)):
+            raise NotFound(f"{path}: no run and no checkpoint at {path.absolute()}{_near(path)}")
         try:
             return folder_of(str(path))
         except NotFound as error:
@@ -39,6 +45,25 @@ def find(path: Path) -> Path:
     if found is None:
         raise NotFound(f"{path}: this run has no checkpoint yet; go on with agito train --resume {path}")
     return found
+
+
+def _near(path: Path) -> str:
+    """Runs that may be meant: of a like name beside it, in `runs` here, or under the same path further up."""
+    beside = [each.parent for each in sorted(path.parent.glob("*/run.json"))]
+    here = [each.parent for each in sorted(Path("runs").glob("*/run.json"))]
+    names = {str(each): each for each in [*beside, *here]}
+    like = [
+        str(each)
+        for each in names.values()
+        if each.name == path.name or get_close_matches(path.name, [each.name], cutoff=0.6)
+    ]
+    above = [
+        os.path.relpath(parent / path)
+        for parent in list(Path.cwd().parents)[:_LEVELS_UP]
+        if not path.is_absolute() and (parent / path / "run.json").is_file()
+    ]
+    found = [*like, *above][:3]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def beside(checkpoint: Path, policy: str) -> Path:

@@ -20,7 +20,11 @@ class Violation(AssertionError):
 
 
 class Unmet(Exception):
-    """Raised inside a rule; `rule` turns it into a `Violation`."""
+    """Raised inside a rule; `rule` turns it into a `Violation`. `remedy`: in the place of the rule's own."""
+
+    def __init__(self, found: str, remedy: str = "") -> None:
+        super().__init__(found)
+        self.remedy = remedy
 
 
 class Suite(Protocol):
@@ -51,7 +55,7 @@ def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[No
             try:
                 anyio.run(body)
             except Unmet as unmet:
-                raise Violation(f"{sentence}: {unmet}. Remedy: {remedy}.") from None
+                raise Violation(f"{sentence}: {unmet}. Remedy: {unmet.remedy or remedy}.") from None
             except TimeoutError:
                 raise Violation(
                     f"{sentence}: no answer within {self.deadline_s:g} s. Remedy: {remedy}."
@@ -62,10 +66,10 @@ def rule(remedy: str, *, says: str = "") -> Callable[[Callable[[S], Awaitable[No
     return decorate
 
 
-def require(condition: bool, found: str) -> None:
-    """Raises `Unmet` with the finding unless `condition` holds."""
+def require(condition: bool, found: str, remedy: str = "") -> None:
+    """Raises `Unmet` with the finding, and a `remedy` if not the rule's own, unless `condition` holds."""
     if not condition:
-        raise Unmet(found)
+        raise Unmet(found, remedy)
 
 
 class Contract:

@@ -8,7 +8,7 @@ from agito.errors import BadEnvironment
 from agito.protocols import Environment, Renderer, ScriptFactory
 from agito.rollout.episode import EpisodeDriver
 from agito.rollout.scripts import act_out, budget, nothing, scripted, through
-from agito.types import AttemptId, EpisodeArtifacts, Event, Target, Task, Verdict
+from agito.types import AttemptId, EpisodeArtifacts, Event, Target, Task, TerminationReason, Verdict
 
 __all__ = ["Played", "act_out", "budget", "essence", "nothing", "play", "through"]
 
@@ -20,6 +20,7 @@ class Played:
     events: tuple[Event, ...]
     sealed: EpisodeArtifacts
     verdict: Verdict
+    end: TerminationReason
 
 
 def essence(event: Event) -> tuple[object, ...]:
@@ -54,4 +55,9 @@ async def play(
     finished = await EpisodeDriver(env, noise_seed=noise_seed, grade_seed=0).run(task, target, attempt, act)
     if finished.sealed is None:
         raise BadEnvironment(f"{task.id}: {finished.verdict.evidence}")
-    return Played(events=finished.trajectory.events, sealed=finished.sealed, verdict=finished.verdict)
+    return Played(
+        events=finished.trajectory.events,
+        sealed=finished.sealed,
+        verdict=finished.verdict,
+        end=finished.trajectory.end,
+    )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import anyio.lowlevel
+
 from agito import config
 from agito.concurrency import first_error
 from agito.envs import isolation_of
@@ -107,8 +109,7 @@ async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summ
     """Runs to the end. After a worker has died it restarts from the newest checkpoint, and gives up after
     `_MAX_DEATHS` deaths without a new one.
     """
-    stuck, earlier_cpu_s = 0, None
-    checkpoint = newest(run.checkpoints)
+    stuck, earlier_cpu_s, checkpoint = 0, None, newest(run.checkpoints)
     while True:
         job = TrainingRun(recipe, run, events, earlier_cpu_s)
         try:
@@ -119,6 +120,9 @@ async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summ
             stuck = stuck + 1 if checkpoint == before else 1
             if not isinstance(cause, WorkerDied) or isinstance(cause, WorkerFailed) or stuck == _MAX_DEATHS:
                 raise cause from None
+            await (
+                anyio.lowlevel.checkpoint()
+            )  # an interruption looks like a worker's death to whoever waits for one
             earlier_cpu_s = job.earlier_cpu_s
             events.emit(Recovered(why=str(cause), step=_step_of(checkpoint)))
 

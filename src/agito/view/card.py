@@ -23,7 +23,8 @@ def write_card(card: dict[str, Any], path: Path) -> Path:
         "head": _head(card, gates),
         "broke": _broke(card["broke"]),
         "gates": _gates(sorted(gates, key=lambda gate: gate["holds"])),
-        "qualities": "\n".join(_quality(each) for each in card["qualities"]),
+        "qualities": "\n".join(_quality(each) for each in card["qualities"])
+        + '<p class="sub">! is worth a look; training goes on.</p>',
     }
     pieces: list[str] = []
     for name, part in parts.items():

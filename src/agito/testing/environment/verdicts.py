@@ -8,9 +8,10 @@ import math
 from unittest import SkipTest
 
 from agito.protocols import OPEN_LOOP, Environment, ScriptFactory
+from agito.rollout import out_of_range
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase, tail
-from agito.testing.episodes import nothing, play
+from agito.testing.episodes import Played, nothing, play
 from agito.types import AttemptId, Dialect, Status, Target, Task, Verdict
 
 SURE = 1e-3  # an agent is above the floor if luck explains its rewards with a smaller probability
@@ -40,12 +41,13 @@ class VerdictRules(EnvironmentBase):
                     require(len(solutions) > 0, f"{task.id} has no solution")
                     for number, factory in enumerate(solutions):
                         for noise in range(self.num_noise):
-                            verdict = (await play(env, task, target, factory, noise_seed=noise)).verdict
-                            got = (
-                                f"solution {number} of {task.id} under noise {noise} earns "
-                                f"{verdict.reward} ({verdict.evidence})"
+                            played = await play(env, task, target, factory, noise_seed=noise)
+                            got, remedy = _unsolved(played, task)
+                            require(
+                                played.verdict.reward == self.full_reward,
+                                f"solution {number} of {task.id} under noise {noise} {got}",
+                                remedy,
                             )
-                            require(verdict.reward == self.full_reward, got)
 
     @rule("make the two dialects two ways to write the same calls: parse(action(call)) must be that call")
     async def test_a_solution_gets_the_same_verdict_through_every_dialect(self) -> None:
@@ -92,6 +94,22 @@ class VerdictRules(EnvironmentBase):
         task, target = env.task(split="heldout", index=index, seed=self.seed)
         factory: ScriptFactory | None = env.negative_controls(task).get(name)
         return (await play(env, task, target, factory, attempt(index))).verdict.reward if factory else 0.0
+
+    @rule(
+        "let `grade` stay between 0 and 1, or declare `reward_range`, the lowest and the highest reward",
+        says="every reward lies in the declared range",
+    )
+    async def test_every_reward_lies_in_the_declared_range(self) -> None:
+        async with self.environment() as env:
+            for task, target in self.sample(env, "heldout"):
+                for factory in (
+                    *env.solutions(task, target),
+                    *env.negative_controls(task).values(),
+                    nothing(),
+                ):
+                    sealed = (await play(env, task, target, factory)).sealed
+                    outside = out_of_range(await env.grade(sealed, target, 0), env)
+                    require(not outside, f"{task.id}: {outside}")
 
     @rule("score an untouched world: reward at the floor, status scored, not void")
     async def test_doing_nothing_is_scored_and_earns_nothing(self) -> None:
@@ -173,3 +191,18 @@ def require_floor(name: str, rewards: list[float], chance: float) -> None:
         f"{name} earns {sum(rewards):g} in {len(rewards)} episodes where luck earns "
         f"{chance * len(rewards):.2g} (p={luck:.1g})",
     )
+
+
+def _unsolved(played: Played, task: Task) -> tuple[str, str]:
+    """What a solution came to, and what to do when no fault was injected (else what the rule says)."""
+    limit = {"turns": task.limits.turns, "calls": task.limits.calls, "tokens": task.limits.tokens}.get(
+        played.end
+    )
+    ended = f"the attempt ended by {played.end}" + (f" ({limit})" if limit is not None else "")
+    evidence = f": {played.verdict.evidence}" if played.verdict.evidence else ""
+    got = f"earns {played.verdict.reward:g}{evidence}; {ended}"
+    if any(event.fault for event in played.events):
+        return got, ""
+    if limit is not None:
+        return got, f"allow in `limits` the {played.end} that the solution needs, and a few more"
+    return got, "no fault was injected: compare what the solution submits with what `grade` asks for"

@@ -29,10 +29,10 @@ function headline() {
   const tiles = [
     ["run", DATA.name], ["environment", DATA.environment], ["seed", SUMMARY?.seed ?? DATA.run.seed], built(), ["isolation", SUMMARY?.isolation_tier ?? DATA.run.isolation_tier],
     ["wall time after set-up", SUMMARY && seconds(SUMMARY.wall_s)], ["CPU time", SUMMARY && `${whole(SUMMARY.cpu_s)} CPU-s`], ["load at the end", SUMMARY?.load?.toFixed(2)], ["taken by the host", SUMMARY?.stolen_ratio >= 0.01 ? percent(SUMMARY.stolen_ratio, 0) : undefined],
-    ["tool calls", SUMMARY && whole(SUMMARY.tool_calls)], ["CPU of a tool call, median", SUMMARY && `${SUMMARY.tool_cpu_ms_p50.toFixed(2)} ms`],
+    ["tool calls", SUMMARY && whole(SUMMARY.tool_calls)], ["CPU of a tool call, median", SUMMARY && SUMMARY.tool_cpu_ms_p50 > 0 && `${SUMMARY.tool_cpu_ms_p50.toFixed(2)} ms`],
     ["sampled tokens", SUMMARY && whole(SUMMARY.sampled_tokens)], ["void attempts", SUMMARY && whole(SUMMARY.void_attempts)], ["success, void as failure", isNumber(SUMMARY?.success_after_all) ? percent(SUMMARY.success_after_all) : undefined], ["started", started],
   ];
-  host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, String(value))))));
+  host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== false && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, String(value).replace(/[:\/_]/g, "$&\u200b"))))));
 }
 
 // The commit, or outside a checkout the version that is installed.

@@ -1,0 +1,61 @@
+"""Whose mistake an exception is: the line of somebody else's code that led to it, if there is one."""
+
+from __future__ import annotations
+
+import inspect
+import sysconfig
+import traceback
+from pathlib import Path
+
+from agito.plugins import environment_in, path_from_here
+
+_OURS = Path(__file__).parents[1]
+_INSTALLED = tuple(
+    {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+
+def blame(error: BaseException) -> str:
+    """One line: where in somebody's own code, what was raised, and what to do. Empty: every line of the
+    traceback is ours.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+    if not frames:
+        return ""
+    last = frames[-1]
+    place = f"{path_from_here(last.filename)}:{last.lineno} in {last.name}"
+    return f"{place}: {_told(error)}{_advice(last.filename)}"
+
+
+def blame_environment(error: BaseException, environment: object) -> str:
+    """The same of an error that came from driving `environment`, which may have returned what nobody can use.
+    Empty: the environment is one of ours.
+    """
+    source = inspect.getsourcefile(type(environment)) or ""
+    if found := blame(error):
+        return found
+    if not _is_theirs(source):
+        return ""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{path_from_here(source)}: what {type(environment).__name__} says or returns cannot be used: "
+        f"{_told(error)} ({Path(last.filename).name}:{last.lineno}){_advice(source)}"
+    )
+
+
+def _told(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _advice(source: str) -> str:
+    name = environment_in(source)
+    return f"; see agito envs check {name}" if name else ""
+
+
+def _is_theirs(filename: str) -> bool:
+    """Neither ours nor of an installed package, unless an environment was loaded from there."""
+    path = Path(filename)
+    if path.is_relative_to(_OURS) or not path.is_file():
+        return False
+    return bool(environment_in(filename)) or not any(path.is_relative_to(place) for place in _INSTALLED)
