@@ -217,7 +217,7 @@ def test_a_solution_that_runs_out_of_turns_is_told_so_and_given_the_remedy_for_t
 ) -> None:
     edit(tmp_path, agito_here, "Limits(turns=10, calls=10)", "Limits(turns=2, calls=10)")
     said = checked(agito_here, SOLVED)
-    assert "earns 0; the attempt ended by turns (2). Remedy: allow in `limits` the turns" in said
+    assert "; the attempt ended by turns (2). Remedy: allow in `limits` the turns" in said
     assert "timeout" not in said and "()" not in said
 
 
