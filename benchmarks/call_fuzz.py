@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 
-from agito.render.formats import FORMATS
+from agito.render.tool_formats import FORMATS
 from agito.types import Call, Json, ToolSpec
 
 TOOLS = (

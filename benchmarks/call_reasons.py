@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from agito.render.formats import FORMATS
+from agito.render.tool_formats import FORMATS
 from agito.types import Call, ToolSpec
 
 REASONS = {

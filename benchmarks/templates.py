@@ -24,8 +24,8 @@ from typing import Any
 
 from agito.record.machine import machine
 from agito.render import ChatRenderer, UnsupportedTemplate
-from agito.render.formats import FORMATS
 from agito.render.tokenizer import ModelTokenizer
+from agito.render.tool_formats import FORMATS
 from call_fuzz import TOOLS, turns
 from call_reasons import REASONS, agrees, ours, reason
 

@@ -32,8 +32,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from agito.models.sections import ToolFormatName
 from agito.render import ChatRenderer, UnsupportedTemplate
 from agito.render.chat import KEEPING
-from agito.render.formats import FORMATS
 from agito.render.tokenizer import ModelTokenizer
+from agito.render.tool_formats import FORMATS
 from agito.types import Budget, Call, Channel, Dialect, Event, Task
 
 SOURCES = dict(templates())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.render.formats import FORMATS
+from agito.render.tool_formats import FORMATS
 from agito.types import Call, Json, ToolSpec
 
 RECORDED = [

@@ -9,9 +9,9 @@ from tests.render.families import VARIABLES, byte_level, templates
 from tests.render.test_chat import CHATML, GEMMA, QWEN, TEMPLATES, TOKENIZERS, write
 
 from agito.render import ChatRenderer, read_chat
-from agito.render.formats import FORMATS
-from agito.render.formats.base import begins_call
 from agito.render.tokenizer import ModelTokenizer
+from agito.render.tool_formats import FORMATS
+from agito.render.tool_formats.base import begins_call
 from agito.types import Call, Dialect, Limits, Task, ToolSpec
 
 WORDS: dict[str, object] = {"type": "object", "properties": {"answer": {"type": "string"}}}

@@ -13,7 +13,7 @@ from agito.models.hub import folder_of
 from agito.record.writable import require_folder
 from agito.render import ChatRenderer, read_chat
 from agito.render.chat import KEEPING
-from agito.render.formats import FORMATS
+from agito.render.tool_formats import FORMATS
 
 
 def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) -> None:

@@ -15,9 +15,6 @@ from typing import Literal, TypeAlias
 
 from agito.render.chat_effort import ChatBlocks, variables_of
 from agito.render.conversation import Conversation
-from agito.render.formats import FORMATS
-from agito.render.formats.base import after_space, begins_call
-from agito.render.formats.hermes import with_tools
 from agito.render.messages import (
     Message,
     Said,
@@ -32,6 +29,9 @@ from agito.render.policy_json import printable
 from agito.render.template import Message as Entry
 from agito.render.template import UnsupportedTemplate, dated, strings
 from agito.render.tokenizer import ModelTokenizer, free_mark
+from agito.render.tool_formats import FORMATS
+from agito.render.tool_formats.base import after_space, begins_call
+from agito.render.tool_formats.hermes import with_tools
 from agito.types import Call, Channel, Dialect, Effort, Event, Json, Task, ToolSpec
 
 Tools: TypeAlias = Literal["auto", "own", "hermes"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from agito.render.formats import ToolFormat
 from agito.render.keep_thinking import keeping
 from agito.render.template import ChatTemplate, Message, UnsupportedTemplate, guarded
 from agito.render.tokenizer import ModelTokenizer
+from agito.render.tool_formats import ToolFormat
 from agito.types import Call, Json, ToolSpec
 
 END_THINK = "</think>"

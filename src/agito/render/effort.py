@@ -16,7 +16,6 @@ from agito.protocols import Renderer, Thought, ThoughtfulCall
 from agito.render.messages import Conversing, Said
 from agito.types import Call, Channel, Effort, Event, Task, ToolSpec
 
-RETENTION = "keep"  # of think blocks: what was thought stays in the context to the end of the attempt
 INSIDE, TAG = 1, 2  # of a block; 0 is outside
 
 

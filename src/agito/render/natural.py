@@ -10,8 +10,8 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 
-from agito.render.formats.hermes import read_call
 from agito.render.messages import Message, Said, Speaker, allowance, answered, call_json, thoughts_of, used
+from agito.render.tool_formats.hermes import read_call
 from agito.render.vocabulary import (
     CALL,
     END_CALL,

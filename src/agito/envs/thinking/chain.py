@@ -77,10 +77,6 @@ class Chain:
     tags = ()
 
     @property
-    def kappa(self) -> int:
-        return sum(map(len, self.pages))
-
-    @property
     def end(self) -> str:
         return walk(self.start, [move for page in self.pages for move in page])[-1]
 

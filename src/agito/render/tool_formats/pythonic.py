@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from agito.render.formats.base import Found
-from agito.render.formats.literals import Reader
+from agito.render.tool_formats.base import Found
+from agito.render.tool_formats.literals import Reader
 from agito.types import Call, Json, ToolSpec
 
 

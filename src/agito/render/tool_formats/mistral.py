@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from agito.render import policy_json
-from agito.render.formats.base import MOST_BROKEN, Found, after_space, named
+from agito.render.tool_formats.base import MOST_BROKEN, Found, after_space, named
 from agito.types import Call, Json, ToolSpec
 
 _TAG = "[TOOL_CALLS]"

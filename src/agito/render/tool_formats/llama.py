@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from agito.render import policy_json
-from agito.render.formats.base import Found, named
+from agito.render.tool_formats.base import Found, named
 from agito.types import Call, ToolSpec
 
 _TAG = "<|python_tag|>"

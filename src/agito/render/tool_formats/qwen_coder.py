@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from agito.render import policy_json
-from agito.render.formats.base import Found
+from agito.render.tool_formats.base import Found
 from agito.types import Call, Json, ToolSpec
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"

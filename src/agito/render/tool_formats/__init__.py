@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from agito.render.formats.base import Found, ToolFormat
-from agito.render.formats.harmony import Harmony
-from agito.render.formats.hermes import Hermes
-from agito.render.formats.llama import Llama
-from agito.render.formats.mistral import Mistral
-from agito.render.formats.pythonic import Pythonic
-from agito.render.formats.qwen_coder import QwenCoder
+from agito.render.tool_formats.base import Found, ToolFormat
+from agito.render.tool_formats.harmony import Harmony
+from agito.render.tool_formats.hermes import Hermes
+from agito.render.tool_formats.llama import Llama
+from agito.render.tool_formats.mistral import Mistral
+from agito.render.tool_formats.pythonic import Pythonic
+from agito.render.tool_formats.qwen_coder import QwenCoder
 
 __all__ = ["FORMATS", "Found", "ToolFormat"]
 
