@@ -148,6 +148,11 @@ class HarnessSection(Section):
         description="That `command` may take for one attempt, without those in which it waits for the policy "
         "or a tool.",
     )
+    compact: bool = Field(
+        default=False,
+        description="Whether `command` is answered calls' arguments without spaces: for one that sends them "
+        "back so.",
+    )
 
     @field_validator("name")
     @classmethod

@@ -16,7 +16,9 @@ def bundled() -> tuple[str, ...]:
     return tuple(_BUNDLED)
 
 
-def load(name: str, *, command: str = "", folder: str = "", seconds: float = 120.0) -> Harness:
+def load(
+    name: str, *, command: str = "", folder: str = "", seconds: float = 120.0, compact: bool = False
+) -> Harness:
     """`command`: instead of a name, somebody's own agent, see `foreign`.
 
     Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
@@ -25,7 +27,7 @@ def load(name: str, *, command: str = "", folder: str = "", seconds: float = 120
     if command:
         from agito.harness.foreign import CommandHarness
 
-        return CommandHarness(command, folder=folder, seconds=seconds)
+        return CommandHarness(command, folder=folder, seconds=seconds, compact=compact)
     harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
     if not harness.roles:
         raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")

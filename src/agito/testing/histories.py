@@ -122,7 +122,8 @@ class Client:
         """One request, or several side by side."""
         rng = self.rng
         if not self.histories or rng.random() < 0.15:  # another agent of the client's begins
-            self.histories.append([*_system(rng), _user(rng)])
+            own = [Message(speaker=Speaker.ASSISTANT, text="Got it."), _user(rng)]  # an example, a greeting
+            self.histories.append([*_system(rng), _user(rng), *(own if rng.random() < 0.2 else [])])
         history = rng.choice(self.histories)
         kind = rng.random()
         if kind < 0.12:

@@ -35,14 +35,16 @@ _LOCAL = "127.0.0.1,localhost"
 
 class CommandHarness:
     """`command`: a program with its arguments, or `path.py:function`. `seconds`: a guest's own, without those
-    in which it waits.
+    in which it waits. `compact`: see `Terms`.
     """
 
     roles = ("solo",)
 
-    def __init__(self, command: str, *, folder: str = "", seconds: float = 120.0) -> None:
+    def __init__(
+        self, command: str, *, folder: str = "", seconds: float = 120.0, compact: bool = False
+    ) -> None:
         """Raises `BadHarness` for a program or a file that is not there."""
-        self._cwd, self._seconds = Path(folder or "."), seconds
+        self._cwd, self._seconds, self._compact = Path(folder or "."), seconds, compact
         self._argv = _argv(command, self._cwd)
 
     async def run(
@@ -50,9 +52,8 @@ class CommandHarness:
     ) -> Trajectory:
         agent, began, clock = agents["solo"], time.monotonic(), guest.OwnClock()
         session = session_of(agent.spec, session)
-        conversations = Conversations(
-            agent, seed=seed, terms=Terms(limits=task.limits), waiting=clock.waiting
-        )
+        terms = Terms(limits=task.limits, compact=self._compact)
+        conversations = Conversations(agent, seed=seed, terms=terms, waiting=clock.waiting)
         desk = ToolDesk(session, task.limits, conversations, clock.waiting)
         key = f"agito-{secrets.token_urlsafe(24)}"
         gateway = Gateway(lambda _: conversations, [agent.spec.policy], key=key, overrides=True)
