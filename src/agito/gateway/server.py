@@ -19,13 +19,15 @@ _MOST_CONNECTIONS = 512
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
+async def listening(
+    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, on: socket.socket | None = None
+) -> AsyncGenerator[str]:
     """Its address, such as `http://127.0.0.1:40001`. Port 0 is any free one. Raises `OSError` for one that is
-    taken.
+    taken. `on`: a listener that is there already, of whatever network, and stays its owner's.
 
     At the end of the block whoever is still connected is cut off.
     """
-    with _listener(host, port) as listener:
+    with contextlib.nullcontext(on) if on is not None else _listener(host, port) as listener:
         config = uvicorn.Config(
             app,
             log_level=_SILENT,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import TypedDict, Unpack, cast
 
 from agito import plugins
 from agito.errors import BadHarness
-from agito.protocols import Harness
+from agito.protocols import Harness, OpensPool
 
 _BUNDLED = {"solo": "agito.harness.solo:SoloHarness"}
 _MEMBERS = ("roles", "run")
+
+
+class CommandSettings(TypedDict, total=False):
+    folder: str
+    seconds: float
+    compact: bool
+    files: Sequence[str]
+    shown: Sequence[str]
 
 
 def bundled() -> tuple[str, ...]:
@@ -17,9 +26,15 @@ def bundled() -> tuple[str, ...]:
 
 
 def load(
-    name: str, *, command: str = "", folder: str = "", seconds: float = 120.0, compact: bool = False
+    name: str,
+    *,
+    command: str = "",
+    sandbox: bool = False,
+    open_pool: OpensPool | None = None,
+    **settings: Unpack[CommandSettings],
 ) -> Harness:
-    """`command`: instead of a name, somebody's own agent, see `foreign`.
+    """`command`: instead of a name, somebody's own agent; `settings`: of `foreign.CommandHarness`. `sandbox`:
+    it runs in one of a pool that `open_pool` opens.
 
     Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
     harness, for a file or class that fails, and for a command that cannot be started.
@@ -27,7 +42,9 @@ def load(
     if command:
         from agito.harness.foreign import CommandHarness
 
-        return CommandHarness(command, folder=folder, seconds=seconds, compact=compact)
+        if sandbox and open_pool is None:
+            raise BadHarness("harness.sandbox: there are no sandboxes here")
+        return CommandHarness(command, sandbox=open_pool if sandbox else None, **settings)
     harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
     if not harness.roles:
         raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")

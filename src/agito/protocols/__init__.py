@@ -30,7 +30,16 @@ from agito.protocols.policy import (
     Sampled,
     SampleRequest,
 )
-from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
+from agito.protocols.sandbox import (
+    OpensPool,
+    Result,
+    Sandbox,
+    SandboxPool,
+    SandboxSpec,
+    Service,
+    Standing,
+    seen_at,
+)
 from agito.protocols.tracking import Point, TrackedRun, Tracker
 from agito.protocols.world import (
     OPEN_LOOP,
@@ -68,6 +77,8 @@ __all__ = [
     "Sandbox",
     "SandboxPool",
     "SandboxSpec",
+    "OpensPool",
+    "seen_at",
     "Script",
     "ScriptFactory",
     "Service",
