@@ -124,7 +124,7 @@ async def run(
             with anyio.move_on_after(DRAIN_S):
                 for each in is_read:
                     await each.wait()
-            stop("" if said.exit_code is not None else "all of it was killed")
+            stop()
     finally:
         stdin.close()
         os.close(service.stdout)

@@ -181,8 +181,9 @@ def _trajectory(
     )
     fault, detail = None, conversations.tree.meter.told()
     if desk.end is None and conversations.spent is None:
-        how = ended.why or f"it ended with exit code {ended.exit_code}"
-        said = f": {ended.tail}" if ended.tail and (ended.why or ended.exit_code) else ""
+        killed = "all of it was killed" if ended.exit_code is None else ""
+        how = ended.why or killed or f"it ended with exit code {ended.exit_code}"
+        said = f": {ended.tail}" if ended.tail and (ended.why or ended.exit_code != 0) else ""
         detail = f"the guest: {how}{said}; {detail}"
         if not turns and not desk.events:  # the policy has had no part in it
             end, fault, detail = (
