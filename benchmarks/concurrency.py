@@ -24,7 +24,7 @@ from agito.harness import SoloHarness, solo
 from agito.protocols import Control, Session
 from agito.render import learn, renderer
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Target, Task
 from harness import Json, report
 

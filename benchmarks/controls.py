@@ -19,14 +19,14 @@ from pathlib import Path
 import anyio
 
 from agito import config
-from agito.evaluation import policies as evaluation
+from agito.evaluation import policies
 from agito.learning.credit import demonstrations
 from agito.recipe import Recipe
 from agito.record import rate
 from agito.runtime.roles import Learner
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import draw
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training import cold_start as coldstart
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, Sample
@@ -107,7 +107,7 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         await policy.learner.sync()
         await policy.publish(2_000_000)
         after = rate(
-            await evaluation.policy(
+            await policies.policy(
                 run_context, "heldout", recipe.eval.tasks, temperature=recipe.eval.temperature
             )
         )
@@ -153,21 +153,21 @@ async def _imitate_until(run_context: RunContext, name: str, ends_at: float) -> 
             await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
         rounds += 1
         if name == "expert_iteration":
-            await _imitate(policy.learner, batches)
+            await _run_sft(policy.learner, batches)
             await policy.learner.sync()
             await policy.publish(1_000_000 + rounds)
             made = await CONTROLS[name](run_context, rounds)
         else:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_imitate, policy.learner, batches)
+                tasks.start_soon(_run_sft, policy.learner, batches)
                 made = await CONTROLS[name](run_context, rounds)
         steps += len(batches)
     return rounds, steps
 
 
-async def _imitate(learner: Learner, batches: Sequence[Sequence[Sample]]) -> None:
+async def _run_sft(learner: Learner, batches: Sequence[Sequence[Sample]]) -> None:
     for at in range(0, len(batches), 10):
-        await learner.imitate(batches[at : at + 10])
+        await learner.sft_step(batches[at : at + 10])
 
 
 def main() -> None:

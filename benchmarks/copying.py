@@ -77,7 +77,7 @@ def losses(kind: type[Qwen3], seed: int, steps: int) -> Iterator[tuple[float, fl
     for _ in range(steps):
         samples, guesses = zip(*(sequence(words, rng) for _ in range(_BATCH)), strict=True)
         yield (
-            trainer.imitate(samples).values["sft/loss_nats"],
+            trainer.sft_step(samples).values["sft/loss_nats"],
             sum(guesses) / sum(sample.num_trainable for sample in samples),
         )
 

@@ -37,7 +37,7 @@ import anyio
 from agito.learning.trainer.config import TrainerConfig
 from agito.models.config import Qwen3Config
 from agito.render import learn
-from agito.runtime.pipes import PipeTransport
+from agito.runtime.local_process import PipeTransport
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.wire import ModelSpec

@@ -25,7 +25,7 @@ from agito.record import rate, read_trajectories
 from agito.record.intervals import Rate
 from agito.runtime.run_context import open_run_context
 from agito.scheduling.curriculum import Curriculum
-from agito.training import async_loop as pipeline
+from agito.training import async_loop
 from agito.training.loop import Step
 from harness import Json, report
 
@@ -46,7 +46,7 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
     recipe = recipe.model_copy(update={"pipeline": section, "compute": compute})
     versions, oldest = itertools.count(1), list[float]()
 
-    async def on_step(step: Step, position: pipeline.Position) -> None:
+    async def on_step(step: Step, position: async_loop.Position) -> None:
         oldest.append(step.metrics.get("age/max_versions", 0.0))
 
     async with open_run_context(recipe) as run_context:
@@ -57,11 +57,11 @@ async def decoupled(run: Path, staleness: int) -> tuple[Rate, float]:
             len(run_context.cells), parts=run_context.parts, solve_rate=recipe.rl.solve_rate
         )
         began = time.monotonic()
-        await pipeline.train(
+        await async_loop.train(
             run_context,
             curriculum,
             start=0,
-            position=pipeline.Position(),
+            position=async_loop.Position(),
             on_step=on_step,
             new_version=lambda: next(versions),
         )

@@ -34,7 +34,7 @@ from typing import TypeAlias
 import anyio
 
 from agito.recipe import Recipe
-from agito.scheduling.schedule import SchedulerRules
+from agito.scheduling.async_scheduler import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay
 from agito.training.loop import Step
 from agito.training.planning.calibrate import Measurement

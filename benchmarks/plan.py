@@ -17,7 +17,7 @@ from functools import partial
 import anyio
 
 from agito.recipe import Recipe
-from agito.scheduling.schedule import SchedulerRules
+from agito.scheduling.async_scheduler import SchedulerRules
 from agito.testing.relay import HEAVY_MEDIAN_S, HEAVY_RATIO, Relay, latency_s
 from agito.training.loop import RL_BASE
 from agito.training.planning.calibrate import calibrate, measure

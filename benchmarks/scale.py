@@ -13,7 +13,7 @@ import argparse
 import time
 from dataclasses import asdict, replace
 
-from agito.scheduling.schedule import SchedulerRules
+from agito.scheduling.async_scheduler import SchedulerRules
 from agito.training.planning.simulate import Latencies, Simulation
 from harness import Json, report
 

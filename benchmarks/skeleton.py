@@ -32,7 +32,7 @@ from agito.rollout import AttemptRunner, Plan, collect
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lockstep
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, Dialect, Group, Sample, Target, Task
 from harness import Json, report
 
@@ -232,7 +232,7 @@ def imitated(setup: Setup, trainer: LocalTrainer, samples: Sequence[Sample]) -> 
     before, began, losses = nll(setup.model, samples[:size]), time.monotonic(), list[float]()
     for step in range(steps):
         batch = [samples[(step * size + number) % len(samples)] for number in range(size)]
-        losses.append(round(trainer.imitate(batch).values["sft/loss_nats"], 4))
+        losses.append(round(trainer.sft_step(batch).values["sft/loss_nats"], 4))
     tokens = steps * size * sum(len(sample.ids) for sample in samples) / len(samples)
     wall_s = time.monotonic() - began
     return {

@@ -34,7 +34,7 @@ from agito.record import Rate, rate, rate_over_all
 from agito.render import learn, renderer
 from agito.render.vocabulary import CALL, END_CALL, IM_END
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import AttemptId, Dialect, Target, Task
 from harness import Json, report
 from wayout_env import OFFERED, WAYS, SayingAnything, Way, left_by

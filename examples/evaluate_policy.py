@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import agito
-from agito.evaluation.checkpoint import Evaluation
+from agito.evaluation.saved_policy import Evaluation
 
 
 def main(policy: Path, env: str | None = None, num_tasks: int = 40) -> Evaluation:

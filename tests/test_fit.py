@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agito.errors import BadRecipe
-from agito.evaluation.checkpoint import Changes
+from agito.evaluation.saved_policy import Changes
 from agito.plugins import absolute, label, shown
 from agito.recipe import Recipe, read
 from agito.runtime.recipe_check import fit

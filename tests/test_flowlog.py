@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agito.errors import Diverged, NotFound
+from agito.scheduling.async_scheduler import SchedulerRules
 from agito.scheduling.log import LoggedScheduler, replay
-from agito.scheduling.schedule import SchedulerRules
 
 
 def log(rules: SchedulerRules, seed: int) -> list[str]:

@@ -17,7 +17,7 @@ from agito.protocols import MAIN, Script, StepStats
 from agito.recipe import RlSection
 from agito.rollout import AttemptRunner, Plan, collect
 from agito.scheduling.curriculum import Curriculum
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import call
 from agito.training.learn import LearnStep

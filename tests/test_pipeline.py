@@ -22,7 +22,7 @@ from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum
 from agito.testing import FakeEnvironment
 from agito.testing.fakes import FakeWorld
-from agito.training import async_loop as pipeline
+from agito.training import async_loop
 from agito.training.async_loop import Position, ages, oldest
 from agito.training.loop import Step
 from agito.types import (
@@ -125,7 +125,7 @@ async def run(
             await run_context.policies.main.learner.begin_phase("rl", steps)
         await note_weights("before")
         with anyio.fail_after(120):
-            await pipeline.train(
+            await async_loop.train(
                 run_context,
                 Curriculum(len(run_context.cells)),
                 start=start,

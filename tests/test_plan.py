@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from agito.recipe import read
-from agito.scheduling.schedule import SchedulerRules
+from agito.scheduling.async_scheduler import SchedulerRules
 from agito.testing.relay import Relay
 from agito.training.planning.calibrate import measure
 from agito.training.planning.simulate import Forecast, Latencies, Simulation

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from email import message_from_string
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TypeAlias
 from zipfile import ZipFile
@@ -94,6 +95,57 @@ def test_the_wheel_outside_of_a_clone_lists_checks_and_trains(agito: Installed) 
     agito("envs", "new", "hidden_number")
     assert "keeps the standard" in agito("envs", "check", "hidden_number.py:HiddenNumber")
     assert "success on held-out tasks" in agito("train", "smoke", *sets(*TINY, "rl.steps=1"))
+
+
+def test_what_the_commands_import_at_once_is_required_by_the_package_itself(wheel: Path) -> None:
+    """An extra's package, or one that only comes along with another, may be missing where the wheel is."""
+    with ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        requires = message_from_string(archive.read(name).decode()).get_all("Requires-Dist", [])
+    required = {re.split(r"[<>=!~ ;\[]", each)[0].lower() for each in requires if "extra ==" not in each}
+    providers = packages_distributions()
+    missing = {
+        f"{module} imports {package}"
+        for module, packages in imported_at_once("agito.cli").items()
+        for package in packages
+        if not required & {each.lower().replace("_", "-") for each in providers.get(package, [])}
+    }
+    # loaded by a command that says which extra it needs
+    assert len(required) > 10 and missing == {"agito.cli.serve imports mcp"}
+
+
+def imported_at_once(start: str) -> dict[str, set[str]]:
+    """Packages of others that each module imports, of those that `start` and its modules lead to, when they
+    are loaded: not what a function imports when it is called.
+    """
+    sources = {
+        ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "src").rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    todo = [name for name in sources if name == start or name.startswith(f"{start}.")]
+    while todo:
+        module = todo.pop()
+        if module in found or module not in sources:
+            continue
+        found[module] = set()
+        for name in names_imported(ast.parse(sources[module].read_text()).body):
+            if name.split(".")[0] == "agito":
+                parts = name.split(".")
+                todo += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+            elif name.split(".")[0] not in sys.stdlib_module_names:
+                found[module].add(name.split(".")[0])
+    return found
+
+
+def names_imported(body: Sequence[ast.stmt]) -> Iterator[str]:
+    for statement in body:
+        if isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+        elif isinstance(statement, ast.If) and "TYPE_CHECKING" not in ast.unparse(statement.test):
+            yield from names_imported([*statement.body, *statement.orelse])
 
 
 def test_the_page_of_the_package_has_no_link_that_leads_nowhere(wheel: Path) -> None:

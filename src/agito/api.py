@@ -15,7 +15,7 @@ from agito.config import read as read_config
 from agito.envs.prompts.given import Function, Prompts
 from agito.envs.prompts.given import named as prompts_named
 from agito.errors import BadRecipe, NotFound
-from agito.evaluation.checkpoint import Changes, Evaluation, evaluate_checkpoint
+from agito.evaluation.saved_policy import Changes, Evaluation, evaluate_checkpoint
 from agito.plugins import label, reads_file
 from agito.protocols import Environment, Harness
 from agito.recipe import Recipe
@@ -25,7 +25,7 @@ from agito.record.events import OnEvent, ignore
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
-from agito.training import run as job
+from agito.training import run as training_run
 from agito.training.admission import admit
 from agito.types import AttemptId
 
@@ -83,7 +83,9 @@ def train(
     require_place(path)
     admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
     place(path)
-    return run(lambda: job.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes))
+    return run(
+        lambda: training_run.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes)
+    )
 
 
 def _recipe_of(recipe: str | Path | Recipe | None, given: Sequence[str], overrides: Sequence[str]) -> Recipe:
@@ -150,7 +152,7 @@ def resume(
                 raise BadRecipe(f"{path}: this run has {plugins.shown(name)}; what it was given is another")
             if not isinstance(given, str):
                 plugins.offer(name, given)
-    return run(lambda: job.resume(Path(path), on_event or ignore))
+    return run(lambda: training_run.resume(Path(path), on_event or ignore))
 
 
 def require_place(path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_checkpoint_is_as_large_as_was_said(tmp_path: Path, optimizer: str) ->
     model = Decoder(DecoderConfig(**recipe.model.shape(), vocab_size=recipe.model.vocab_size))
     trainer = LocalTrainer(model, TrainerConfig.model_validate({"optimizer": optimizer}))
     trainer.begin_phase("sft", 2)
-    trainer.imitate(samples_of(0))
+    trainer.sft_step(samples_of(0))
     save_state(trainer, tmp_path)
     weights = 4 * said.num_params
     found = weights + sum(file.stat().st_size for file in tmp_path.iterdir())

@@ -11,8 +11,8 @@ import pytest
 
 from agito.errors import SandboxFailure
 from agito.grading.candidate_box import BOX
+from agito.grading.case_snippet import CallEnd
 from agito.grading.functions import FunctionTask, draw, expected, grade
-from agito.grading.runner import CallEnd
 from agito.protocols import SandboxSpec
 from agito.types import Json, Status, Verdict
 from agito.worlds.sandbox import Pool

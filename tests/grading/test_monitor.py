@@ -15,7 +15,7 @@ from agito.learning.credit.leave_one_out import leave_one_out_advantages
 from agito.monitor import HackRate, Monitor, MonitorConfig, is_suspect, located, proof_of
 from agito.monitor.detector import PATIENCE
 from agito.monitor.exits import EXITS
-from agito.scheduling.schedule import Quota, Schedule
+from agito.scheduling.sync_scheduler import Quota, SyncScheduler
 from agito.testing import FakeEnvironment
 from agito.types import (
     ANSWER,
@@ -107,7 +107,7 @@ def test_a_group_with_a_penalised_attempt_teaches_even_where_nobody_else_differs
 
 
 def test_a_penalised_attempt_is_not_tried_again_and_makes_its_group_mixed() -> None:
-    schedule = Schedule(Quota(ids=[0, 1], group_size=2, nonzero_variance=1))
+    schedule = SyncScheduler(Quota(ids=[0, 1], group_size=2, nonzero_variance=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 0.0)]) == ()
     assert schedule.finished([(second, "penalised")]) == (), "the group teaches: no other is needed"

@@ -19,7 +19,7 @@ from agito.learning.credit import leave_one_out
 from agito.monitor import Monitor, MonitorConfig
 from agito.protocols import SandboxSpec
 from agito.rollout import AttemptRunner, Deadlines, Plan, collect
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.types import AttemptId, EpisodeArtifacts, Group, Status, Target, Verdict
 from agito.worlds.sandbox import Pool

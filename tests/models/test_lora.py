@@ -177,7 +177,7 @@ def test_a_trainer_of_an_adapter_lowers_the_loss_and_leaves_the_base_as_it_was()
         advantages=array("f", [0.0] + [1.0] * 10),
         versions=span(0, 11),
     )
-    losses = [trainer.imitate([sample]).values["sft/loss_nats"] for _ in range(60)]
+    losses = [trainer.sft_step([sample]).values["sft/loss_nats"] for _ in range(60)]
     assert losses[-1] < losses[0] - 1  # nats
     changed = {
         name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])

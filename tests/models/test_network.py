@@ -333,7 +333,7 @@ def test_a_new_network_learns_to_say_what_followed_within_a_few_steps() -> None:
     trainer = LocalTrainer(model, TrainerConfig())
     trainer.begin_phase("sft", 80)
     rng = random.Random(0)
-    losses = [trainer.imitate([_pairs(rng) for _ in range(8)]).values["sft/loss_nats"] for _ in range(80)]
+    losses = [trainer.sft_step([_pairs(rng) for _ in range(8)]).values["sft/loss_nats"] for _ in range(80)]
     # nats; the logarithm is the loss of guessing among the tokens read
     assert sum(losses[-10:]) / 10 < 0.5 * math.log(8)
 

@@ -23,7 +23,7 @@ from agito.rollout import AttemptRunner, Plan, collect
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.lockstep import Lockstep
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, Dialect, Target, Task, TerminationReason
 
 
@@ -81,7 +81,7 @@ async def test_a_folder_samples_in_a_real_shell_and_a_lora_policy_learns_from_ju
         sample for attempt in await scripted(renderer, 2) for sample in demonstrations(attempt.trajectory)
     ]
     trainer.begin_phase("sft", 3)
-    losses = [trainer.imitate(samples).values["sft/loss_nats"] for _ in range(3)]
+    losses = [trainer.sft_step(samples).values["sft/loss_nats"] for _ in range(3)]
     assert losses[-1] < losses[0]
 
     engine, environment = (

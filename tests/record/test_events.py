@@ -19,7 +19,7 @@ from typing import Any, get_args
 import pytest
 
 from agito.errors import DiskFull, EnvironmentPaused
-from agito.evaluation import checkpoint, scorecard
+from agito.evaluation import saved_policy, scorecard
 from agito.record import RunDir
 from agito.record.events import (
     CheckpointSaved,
@@ -333,7 +333,7 @@ def test_nobody_has_a_private_channel() -> None:
     for function in (
         run.train,
         run.resume,
-        checkpoint.evaluate_checkpoint,
+        saved_policy.evaluate_checkpoint,
         scorecard.of_checkpoints,
         scorecard.of_endpoint,
         audit,

@@ -13,7 +13,7 @@ from agito.errors import SandboxFailure, WorkerDied
 from agito.harness import SoloHarness, solo
 from agito.protocols import Control, Script, ScriptFactory
 from agito.rollout import AttemptRunner, Collected, Plan, collect
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import FakeWorld
 from agito.types import (

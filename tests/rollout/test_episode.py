@@ -26,7 +26,7 @@ from agito.rollout import (
     collect,
     scripted,
 )
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import FakeWorld, call
 from agito.types import (

@@ -20,12 +20,12 @@ from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 
 from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.protocols import SampleRequest
-from agito.runtime.client import Worker
-from agito.runtime.pipes import Asking, PipeTransport, launch
+from agito.runtime.client import WorkerClient
+from agito.runtime.local_process import Asking, PipeTransport, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.remote import spread
 from agito.runtime.roles import PolicyHandle
-from agito.runtime.wire import BeginPhase, Done, Imitate, LearnerRequest, LoadState, Stepped
+from agito.runtime.wire import BeginPhase, Done, LearnerRequest, LoadState, SftStep, Stepped
 from agito.sampling.wire import EngineRequest, RowRequest
 from agito.types import AttemptId, Sample
 
@@ -62,9 +62,9 @@ async def learn(num_workers: int, directory: Path) -> list[float]:
     async with opened(num_workers) as (_, policy):
         learner = policy.learner
         await learner.begin_phase("sft", 3, is_alone=True)
-        losses = [stats.values["sft/loss_nats"] for stats in await learner.imitate([batch])]
+        losses = [stats.values["sft/loss_nats"] for stats in await learner.sft_step([batch])]
         await learner.join()
-        losses += [stats.values["sft/loss_nats"] for stats in await learner.imitate([batch] * 2)]
+        losses += [stats.values["sft/loss_nats"] for stats in await learner.sft_step([batch] * 2)]
         await policy.publish(1)
         request = SampleRequest(extend=array("i", [5, 6]), max_tokens=4, stop_ids=(1,), temperature=1.0)
         exchange = EngineRequest(requests=(RowRequest(key=0, seed=1, request=request),), steps=8)
@@ -97,7 +97,7 @@ async def test_two_policies_that_learn_at_once_in_the_same_workers_learn_what_ea
         losses[called] = []
         for batch in batches:
             losses[called] += [
-                stats.values["sft/loss_nats"] for stats in await policies[name].learner.imitate([batch])
+                stats.values["sft/loss_nats"] for stats in await policies[name].learner.sft_step([batch])
             ]
 
     async with opened(2) as (pool, _):
@@ -116,7 +116,7 @@ async def test_a_worker_that_is_killed_is_noticed_within_seconds() -> None:
         os.kill(min(children()), signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(WorkerDied, match=r"SIGKILL|ended|failed"):
-            await policy.learner.imitate([[sample(slot, 8) for slot in range(4)]])
+            await policy.learner.sft_step([[sample(slot, 8) for slot in range(4)]])
         assert time.monotonic() - began < 20
     assert not children()
 
@@ -141,9 +141,9 @@ async def test_a_worker_that_fails_because_another_was_killed_is_not_taken_for_t
 async def test_a_failure_inside_a_worker_says_what_failed() -> None:
     async with opened(1) as (_, policy):
         with pytest.raises(
-            AgitoError, match=r"worker 0 failed in Imitate: .*no phase has begun|phase is None"
+            AgitoError, match=r"worker 0 failed in SftStep: .*no phase has begun|phase is None"
         ):
-            await policy.learner.imitate([[sample(0, 8)]])
+            await policy.learner.sft_step([[sample(0, 8)]])
 
 
 def test_a_batch_is_spread_evenly_whatever_order_it_came_in() -> None:
@@ -189,13 +189,13 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def link_of(worker: Worker) -> Asking:
+def link_of(worker: WorkerClient) -> Asking:
     assert isinstance(worker.transport, PipeTransport)
     return worker.transport.link
 
 
-def imitate(batches: list[list[Sample]]) -> Imitate:
-    return Imitate(batches=tuple(map(tuple, batches)), num_tokens=(1,) * len(batches))
+def sft_request(batches: list[list[Sample]]) -> SftStep:
+    return SftStep(batches=tuple(map(tuple, batches)), num_tokens=(1,) * len(batches))
 
 
 # more than any socket holds, in the request and in what the answer says of it
@@ -226,7 +226,7 @@ async def test_a_worker_that_is_stopped_whatever_it_was_doing_is_named_in_time_a
 
         request: LearnerRequest = BIG
         if doing == "computing":
-            request = imitate([batch] * 50)
+            request = sft_request([batch] * 50)
         if doing == "nothing":
             request = BeginPhase(phase="sft", total_steps=3)
             await stop()
@@ -256,7 +256,7 @@ async def test_a_worker_that_is_stopped_and_goes_on_in_time_has_lost_nothing() -
         os.kill(pid, signal.SIGSTOP)
         tasks.start_soon(_later, partial(os.kill, pid, signal.SIGCONT))
         batches = [[sample(slot, 60) for slot in range(64)]] * 40
-        assert len(await policy.learner.imitate(batches)) == 40
+        assert len(await policy.learner.sft_step(batches)) == 40
 
 
 async def _later(act: Callable[[], object]) -> None:
@@ -278,7 +278,7 @@ async def test_a_request_that_is_given_up_at_any_point_leaves_nothing_for_the_ne
                     )
             given_up += scope.cancelled_caught
             num = rng.randrange(1, 9)
-            assert len(await policy.learner.imitate([[sample(0, 30)]] * num)) == num, (
+            assert len(await policy.learner.sft_step([[sample(0, 30)]] * num)) == num, (
                 "it was given the answer to another request"
             )
     assert given_up > 20
@@ -287,7 +287,7 @@ async def test_a_request_that_is_given_up_at_any_point_leaves_nothing_for_the_ne
 async def test_a_worker_that_cannot_even_start_is_named() -> None:
     transport = launch(0)
     transport.process.kill()
-    worker = Worker(0, transport, 60.0)
+    worker = WorkerClient(0, transport, 60.0)
     with pytest.raises(WorkerDied, match=r"worker 0 ended during BeginPhase \(signal SIGKILL\)"):
         await worker.ask("policy", BeginPhase(phase="sft", total_steps=3), Done)
     worker.close()

@@ -21,7 +21,7 @@ from tests.runtime.test_transports import history
 import agito
 from agito.errors import WorkerDied
 from agito.record.events import Recovered, read_events
-from agito.runtime.pipes import launch
+from agito.runtime.local_process import launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import PolicyHandle
 from agito.runtime.transport import Launch
@@ -111,7 +111,7 @@ async def test_learners_on_two_nodes_sum_their_gradients_to_the_same_bits(
             if name == "ray":
                 assert len(actors()) == 2, "both are on one node"
             await policy.learner.begin_phase("sft", 3)
-            losses = [stats.values["sft/loss_nats"] for stats in await policy.learner.imitate([batch] * 3)]
+            losses = [stats.values["sft/loss_nats"] for stats in await policy.learner.sft_step([batch] * 3)]
             await policy.learner.push(1)
             await policy.learner.save(tmp_path / name, meta={}, tokenizer={})
         found.append(
@@ -126,7 +126,7 @@ async def test_a_killed_actor_is_a_worker_that_died_and_nobody_waits_for_it(clus
         os.kill(next(iter(actors().values())), signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(WorkerDied, match=r"worker \d ended"):
-            await policy.learner.imitate([[sample(slot, 30) for slot in range(8)]] * 3)
+            await policy.learner.sft_step([[sample(slot, 30) for slot in range(8)]] * 3)
         assert time.monotonic() - began < 60
         assert any(worker.ended for worker in pool.workers)
 

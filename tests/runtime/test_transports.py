@@ -21,8 +21,8 @@ from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 from agito.errors import CorruptCheckpoint, WorkerDied, WorkerFailed
 from agito.learning.trainer.config import TrainerConfig
 from agito.protocols import SampleRequest
-from agito.runtime.client import Worker
-from agito.runtime.pipes import Asking, launch
+from agito.runtime.client import WorkerClient
+from agito.runtime.local_process import Asking, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.roles import Sampler
 from agito.runtime.transport import Launch, ThreadTransport, Transport
@@ -86,11 +86,11 @@ async def history(start: Launch, directory: Path) -> tuple[list[object], str]:
         policy = await pool.open("policy", plan(learns_alone=True))
         learner, (beside, apart) = policy.learner, policy.samplers
         await learner.begin_phase("sft", 4, is_alone=True)
-        answers += [stats.values for stats in await learner.imitate([batch, batch])]
+        answers += [stats.values for stats in await learner.sft_step([batch, batch])]
         await policy.publish(1)
         answers += [await said(beside, 1), await said(apart, 1)]
         await learner.join()
-        answers += [stats.values for stats in await learner.imitate([batch])]
+        answers += [stats.values for stats in await learner.sft_step([batch])]
         await learner.begin_phase("rl", 2)
         await learner.push(2)
         ids, logprobs, _ = await said(apart, 2)
@@ -132,7 +132,7 @@ async def test_two_policies_in_the_same_workers_have_nothing_in_common(pool: Wor
     before, unmoved = await said(one.samplers[1], 1), await said(other.samplers[1], 1)
     assert before[2][0].version == 1 and unmoved[2][0].version == 5 and before[1] != unmoved[1]
     await one.learner.begin_phase("sft", 3)
-    await one.learner.imitate([[sample(slot, 9) for slot in range(4)]] * 3)
+    await one.learner.sft_step([[sample(slot, 9) for slot in range(4)]] * 3)
     await one.publish(6)
     assert (await said(one.samplers[1], 2))[1] != before[1]
     assert await said(other.samplers[1], 2) == unmoved
@@ -163,7 +163,7 @@ async def test_what_is_not_open_or_not_there_yet_is_a_failure_of_that_request_al
             await sampler.pull(1, keep_rows=True)
     await policy.learner.push(1)
     await policy.learner.begin_phase("sft", 3)
-    await policy.learner.imitate([[sample(0, 9)]])
+    await policy.learner.sft_step([[sample(0, 9)]])
     with pytest.raises(WorkerFailed, match="version 1 are not in the channel"):
         await policy.samplers[0].pull(1, keep_rows=True)  # beside a learner that has learned on
     await policy.samplers[1].pull(1, keep_rows=True)
@@ -215,7 +215,7 @@ async def test_an_answer_that_cannot_be_read_is_a_failure_of_that_request_alone(
     other = threading.Thread(target=Reciting(lines).run, args=(theirs,))
     other.start()
     with ours, theirs:
-        worker, request = Worker(0, Talkative(ours), 60.0), BeginPhase(phase="sft", total_steps=1)
+        worker, request = WorkerClient(0, Talkative(ours), 60.0), BeginPhase(phase="sft", total_steps=1)
         for _ in range(2):
             with pytest.raises(WorkerFailed, match="worker 0, BeginPhase: its answer cannot be read"):
                 await worker.ask("policy", request, Done)
@@ -230,7 +230,7 @@ async def test_an_answer_of_another_kind_is_a_failure() -> None:
     )
     other.start()
     with ours, theirs, pytest.raises(WorkerFailed, match="EngineRequest was answered by Done"):
-        await Worker(0, Talkative(ours), 60.0).ask("policy", EngineRequest(), EngineResponse)
+        await WorkerClient(0, Talkative(ours), 60.0).ask("policy", EngineRequest(), EngineResponse)
     other.join()
 
 

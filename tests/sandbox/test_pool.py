@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import anyio
 import pytest
@@ -95,6 +96,31 @@ async def test_a_zygote_that_was_stopped_goes_on() -> None:
         signal.pidfd_send_signal(pool.zygote.pidfd, signal.SIGSTOP)
         with anyio.fail_after(10):
             await _speak(pool, 1)
+
+
+@pytest.mark.parametrize("are_busy", [False, True], ids=["idle", "busy"])
+async def test_keepers_that_were_stopped_one_by_one_go_on(are_busy: bool) -> None:
+    async with await Pool.open(warm=0, hash_seed=3) as pool:
+        boxes = [await pool.start(SandboxSpec()) for _ in range(4)]
+        keepers = children(pool.zygote.pidfd)
+        assert len(keepers) == 4
+        for box in boxes[: 0 if are_busy else 4]:
+            await box.close()
+        for keeper in keepers:
+            os.kill(keeper, signal.SIGSTOP)
+            with anyio.fail_after(10):
+                for number in range(4):
+                    await _speak(pool, number)
+                if are_busy:
+                    for box in boxes:
+                        (await box.listen()).close()
+                        assert (await box.sh("echo live")).output == b"live\n"
+
+
+def children(pidfd: int) -> list[int]:
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+    (pid,) = (int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def _speak(pool: Pool, number: int) -> None:

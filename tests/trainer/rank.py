@@ -59,7 +59,7 @@ def train(
     values: list[dict[str, float]] = []
     trainer.begin_phase("sft", 2)
     for step in range(2):
-        values.append(dict(trainer.imitate(samples_of(step)[rank::num_ranks]).values))
+        values.append(dict(trainer.sft_step(samples_of(step)[rank::num_ranks]).values))
     trainer.begin_phase("rl", 3)
     for step in range(2, 5):
         share = samples_of(step)[rank::num_ranks] if step < 4 else samples_of(step) * (rank == 0)

@@ -30,7 +30,7 @@ def trained(make_model, make_samples) -> Callable[..., LocalTrainer]:
             trainer.begin_phase(phase, 10)  # type: ignore[arg-type]
         for seed in range(start, stop):
             samples = make_samples(6, seed=seed)
-            _ = trainer.step(samples) if phase == "rl" else trainer.imitate(samples)
+            _ = trainer.step(samples) if phase == "rl" else trainer.sft_step(samples)
         return trainer
 
     return run

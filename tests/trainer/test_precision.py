@@ -64,8 +64,8 @@ def test_steps_smaller_than_a_bfloat16_weight_can_show_add_up() -> None:
     narrow, wide = trainer_of(torch.bfloat16), trainer_of(torch.float32)
     before, before_wide = flat(narrow.model), flat(wide.model)
     for _ in range(100):
-        narrow.imitate(samples())
-        wide.imitate(samples())
+        narrow.sft_step(samples())
+        wide.sft_step(samples())
     moved, moved_wide = flat(narrow.model) - before, flat(wide.model) - before_wide
     assert moved.norm() > 0.5 * moved_wide.norm()
     assert torch.cosine_similarity(moved, moved_wide, dim=0) > 0.7
@@ -83,7 +83,7 @@ def test_gradients_of_micro_batches_are_added_up_in_float32() -> None:
         trainer = trainer_of(
             torch.bfloat16, SLOW.model_copy(update={"micro_tokens": 1, "share_prefixes": "never"})
         )
-        norms.append(trainer.imitate([sample] * num, num_tokens=100.0).values["train/grad_norm"])
+        norms.append(trainer.sft_step([sample] * num, num_tokens=100.0).values["train/grad_norm"])
     assert norms[1] == pytest.approx(600 * norms[0], rel=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_gradients_of_micro_batches_are_added_up_in_float32() -> None:
 def test_a_resumed_trainer_of_bfloat16_weights_goes_on_bit_for_bit(phase: str, tmp_path: Path) -> None:
     def steps(trainer: LocalTrainer, seeds: range) -> None:
         for seed in seeds:
-            _ = trainer.imitate(samples(seed=seed)) if phase == "sft" else trainer.step(samples(seed=seed))
+            _ = trainer.sft_step(samples(seed=seed)) if phase == "sft" else trainer.step(samples(seed=seed))
 
     whole, first, second = (trainer_of(torch.bfloat16, phase=phase) for _ in range(3))
     steps(whole, range(8))
@@ -107,20 +107,20 @@ def test_a_resumed_trainer_of_bfloat16_weights_goes_on_bit_for_bit(phase: str, t
 
 def test_weights_that_somebody_else_has_changed_are_where_it_goes_on() -> None:
     trainer = trainer_of(torch.bfloat16)
-    trainer.imitate(samples())
+    trainer.sft_step(samples())
     other = Decoder(SHAPE, seed=9).to(torch.bfloat16)
     trainer.model.load_state_dict(other.state_dict())  # type: ignore[attr-defined]
-    trainer.imitate(samples())
+    trainer.sft_step(samples())
     assert (flat(trainer.model) - flat(other)).abs().max() < 1e-2
 
 
 def test_a_new_phase_counts_every_gradient_once() -> None:
     trainer = trainer_of(torch.bfloat16)
-    once = trainer.imitate(samples()).values["train/grad_norm"]
+    once = trainer.sft_step(samples()).values["train/grad_norm"]
     trainer = trainer_of(torch.bfloat16)
     trainer.begin_phase("rl", 10)
     trainer.begin_phase("sft", 10)
-    assert trainer.imitate(samples()).values["train/grad_norm"] == pytest.approx(once, rel=1e-6)
+    assert trainer.sft_step(samples()).values["train/grad_norm"] == pytest.approx(once, rel=1e-6)
 
 
 def test_two_trainers_of_one_network_do_not_take_each_others_gradients() -> None:
@@ -129,7 +129,7 @@ def test_two_trainers_of_one_network_do_not_take_each_others_gradients() -> None
     for _ in range(2):
         trainer = LocalTrainer(model, SLOW)
         trainer.begin_phase("sft", 10)
-        norms.append(trainer.imitate(samples()).values["train/grad_norm"])
+        norms.append(trainer.sft_step(samples()).values["train/grad_norm"])
     assert norms[1] == pytest.approx(norms[0], rel=1e-2) and norms[1] > 0
 
 
@@ -140,7 +140,7 @@ def test_adapters_of_a_bfloat16_model_learn_in_float32() -> None:
     }
     trainer = LocalTrainer(model, SLOW.model_copy(update={"sft": SftConfig(adam_lr=5e-3, warmup=0.0)}))
     trainer.begin_phase("sft", 60)
-    losses = [trainer.imitate(samples()).values["sft/loss_nats"] for _ in range(40)]
+    losses = [trainer.sft_step(samples()).values["sft/loss_nats"] for _ in range(40)]
     assert losses[-1] < losses[0] - 0.5
     assert all(
         parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad
@@ -187,7 +187,7 @@ def test_muon_is_for_small_networks_unless_it_is_asked_for() -> None:
     )
     for optimizer, moment in (("muon", "momentum_buffer"), ("adamw", "exp_avg"), ("auto", "momentum_buffer")):
         trainer = trainer_of(torch.float32, SLOW.model_copy(update={"optimizer": optimizer}))
-        trainer.imitate(samples())
+        trainer.sft_step(samples())
         assert any(
             name.endswith(f"layers.0.mlp.up_proj.weight/{moment}") for name in trainer.optimizer.moments()
         )

@@ -168,7 +168,7 @@ def learned(
             parameter.register_post_accumulate_grad_hook(
                 lambda parameter, name=name: gradients.__setitem__(name, parameter.grad.clone())
             )
-    stats = trainer.step(samples) if phase == "rl" else trainer.imitate(samples)
+    stats = trainer.step(samples) if phase == "rl" else trainer.sft_step(samples)
     return gradients, dict(stats.values)
 
 

@@ -49,7 +49,7 @@ def test_imitation_loss_equals_a_slow_per_token_reference(make_model, make_sampl
             for t, on in enumerate(sample.trainable):
                 if on:
                     nll, count = nll - float(logp[t - 1, sample.ids[t]]), count + 1
-    stats = trainer_of(model, phase="sft").imitate(samples)
+    stats = trainer_of(model, phase="sft").sft_step(samples)
     assert stats.values["sft/loss_nats"] == pytest.approx(nll / count, abs=1e-5)
     assert stats.values["sft/tokens"] == count
 
@@ -57,7 +57,7 @@ def test_imitation_loss_equals_a_slow_per_token_reference(make_model, make_sampl
 def test_a_small_set_is_memorised(make_model, make_samples) -> None:
     trainer = trainer_of(make_model(), phase="sft", total_steps=80)
     samples = make_samples(4)
-    losses = [trainer.imitate(samples).values["sft/loss_nats"] for _ in range(80)]
+    losses = [trainer.sft_step(samples).values["sft/loss_nats"] for _ in range(80)]
     assert losses[0] > 2.0
     assert losses[-1] < 0.05
 
@@ -81,7 +81,7 @@ def test_the_update_does_not_depend_on_micro_batches(make_model, make_samples, p
         model = make_model()
         trainer = trainer_of(model, PLAIN.model_copy(update={"micro_tokens": micro_tokens}), phase=phase)
         samples = make_samples(9)
-        _ = trainer.step(samples) if phase == "rl" else trainer.imitate(samples)
+        _ = trainer.step(samples) if phase == "rl" else trainer.sft_step(samples)
         results.append(weights(model))
     assert distance(results[0], results[1]) <= 1e-6
     assert distance(results[0], results[2]) <= 1e-6
@@ -316,7 +316,7 @@ def test_a_rejected_sequence_teaches_nothing_but_counts_in_n(make_model, make_sa
 
 def test_versions_count_steps_and_a_new_phase_forgets_moments(make_model, make_samples) -> None:
     trainer = trainer_of(make_model(), phase="sft")
-    assert [trainer.imitate(make_samples(2)).version for _ in range(2)] == [1, 2]
+    assert [trainer.sft_step(make_samples(2)).version for _ in range(2)] == [1, 2]
     assert trainer.optimizer.moments()
     trainer.begin_phase("rl", 5)
     assert not trainer.optimizer.moments()
@@ -328,7 +328,7 @@ def test_versions_count_steps_and_a_new_phase_forgets_moments(make_model, make_s
     [
         (lambda t, s: t.begin_phase("dpo", 5), "phase='dpo'"),
         (lambda t, s: t.begin_phase("rl", 0), "total_steps=0"),
-        (lambda t, s: t.imitate(s), r"phase is rl: call begin_phase\('sft'"),
+        (lambda t, s: t.sft_step(s), r"phase is rl: call begin_phase\('sft'"),
         (lambda t, s: t.step([]), "no trainable token in this batch"),
         (lambda t, s: t.step([], num_tokens=5), "no trainable token in this batch"),
         (lambda t, s: t.step(s, num_tokens=0), "num_tokens=0"),
@@ -346,7 +346,7 @@ def test_misuse_is_refused_with_a_remedy(make_model, make_samples, act, message:
 
 def test_imitating_nothing_is_refused(make_model) -> None:
     with pytest.raises(ValueError, match="no trainable token in this batch"):
-        trainer_of(make_model(), phase="sft").imitate([], num_tokens=5)
+        trainer_of(make_model(), phase="sft").sft_step([], num_tokens=5)
 
 
 def test_nothing_can_be_done_before_a_phase_begins(make_model, make_samples) -> None:

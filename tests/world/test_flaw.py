@@ -8,7 +8,7 @@ from agito.harness import SoloHarness, solo
 from agito.monitor import is_report
 from agito.protocols import Control, Script
 from agito.rollout import AttemptRunner, Plan, collect
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.types import AttemptId, Call, EpisodeArtifacts, Group, Status, Target, Task, Verdict
 from agito.worlds.component import Answer, Machine, spec

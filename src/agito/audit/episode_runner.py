@@ -19,7 +19,7 @@ import anyio.lowlevel
 from agito.audit.env_hash import sources_of
 from agito.audit.episode import Drawn, Episode, Watched
 from agito.errors import BadEnvironment, SandboxFailure
-from agito.grading.retry import ask
+from agito.grading.judge import ask
 from agito.protocols import Environment, ScriptFactory
 from agito.record.events import EventLog, OnEvent, ignore
 from agito.rollout import Act, EpisodeDriver, Finished, scripted

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import anyio
 
-from agito.grading.retry import ask
+from agito.grading.judge import ask
 from agito.plugins import reads_file
 from agito.protocols import Script
 from agito.rollout import EpisodeDriver, scripted

@@ -20,7 +20,7 @@ from agito.audit.episode import Drawn
 from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.audit.statistics import bounds
 from agito.audit.task_pool import splits_gate
-from agito.grading.retry import ask
+from agito.grading.judge import ask
 from agito.protocols import Environment, Finite
 from agito.rollout import EpisodeDriver, reward_range
 from agito.types import Dialect, EpisodeArtifacts, Json, Status, Target, Verdict, mean

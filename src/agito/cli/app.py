@@ -219,7 +219,7 @@ def evaluate(
     """
     from agito.cli.choose import choose_checkpoint
     from agito.cli.evaluate import How, evaluate_checkpoint
-    from agito.evaluation.checkpoint import Changes
+    from agito.evaluation.saved_policy import Changes
 
     how = How(
         changes=Changes(env=env, families=tuple(family or ()), levels=tuple(level or ()), seed=seed),
@@ -286,7 +286,7 @@ def play(
       agito play --checkpoint runs/quickstart --index 3
     """
     from agito.cli.play import Choice, play_yourself, watch_checkpoint
-    from agito.evaluation.checkpoint import Changes
+    from agito.evaluation.saved_policy import Changes
 
     changes = Changes(
         env=env, families=(family,) if family else (), levels=(level,) if level is not None else (), seed=seed

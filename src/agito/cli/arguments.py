@@ -192,7 +192,7 @@ Tools: TypeAlias = Annotated[
 ]
 Sft: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Imitate these conversations first: JSONL with `messages`."),
+    typer.Option(metavar="FILE", help="SftStep these conversations first: JSONL with `messages`."),
 ]
 TrainSeed: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")]
 OnPlace: TypeAlias = Annotated[

@@ -15,10 +15,10 @@ from agito.cli.summary import rate_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import NotFound
-from agito.evaluation.checkpoint import evaluate_checkpoint
+from agito.evaluation.saved_policy import evaluate_checkpoint
 from agito.record import Rate
 from agito.record.commits import load_meta
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 
 
 def choose_checkpoint(run: Path, how: How) -> None:
@@ -48,7 +48,7 @@ def choose_checkpoint(run: Path, how: How) -> None:
 
 
 def _success(directory: Path, how: How) -> Rate:
-    recipe = how.changes.applied_to(trained.recipe_of(directory))
+    recipe = how.changes.applied_to(load_policy.recipe_of(directory))
     num_tasks = how.num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if how.temperature is None else how.temperature
     phases = [Phase("policy", directory.name, "attempts", num_tasks * how.num_attempts)]

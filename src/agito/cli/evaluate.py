@@ -17,17 +17,17 @@ from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.envs import load
-from agito.evaluation import checkpoint as assess
-from agito.evaluation.checkpoint import Evaluation
+from agito.evaluation import saved_policy
+from agito.evaluation.saved_policy import Evaluation
 from agito.recipe import Recipe
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class How:
     """On which tasks, and how it is told. What is None is as in the checkpoint's run."""
 
-    changes: assess.Changes
+    changes: saved_policy.Changes
     split: str
     num_tasks: int | None
     temperature: float | None
@@ -36,8 +36,8 @@ class How:
 
 
 def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
-    directory, split = trained.find(path), how.split
-    learned = trained.recipe_of(directory)
+    directory, split = load_policy.find(path), how.split
+    learned = load_policy.recipe_of(directory)
     recipe = how.changes.applied_to(learned)
     num_tasks = how.num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if how.temperature is None else how.temperature
@@ -85,7 +85,7 @@ def _follow(
     ]
     with shown(RunProgress(phases), console, heading) as view:
         return work(
-            lambda: assess.evaluate_checkpoint(
+            lambda: saved_policy.evaluate_checkpoint(
                 directory,
                 recipe,
                 view.handle,

@@ -24,7 +24,7 @@ from agito.recipe import HarnessSection, Recipe
 from agito.record.reading import read_trajectories
 from agito.record.trajectories import write_trajectories
 from agito.render.messages import Speaker
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.sampling.freerun import Freerun
 from agito.types import Attempt, AttemptId, Task, TerminationReason, Trajectory, Verdict
 
@@ -131,8 +131,8 @@ def _piece(renderer: Renderer, policy: str, token: int) -> str:
 def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
     """Until Ctrl-C."""
     _require_port(place)
-    found = trained.find(checkpoint)
-    recipe = trained.recipe_of(found)
+    found = load_policy.find(checkpoint)
+    recipe = load_policy.recipe_of(found)
     recipe = recipe.model_copy(
         update={
             "compute": recipe.compute.model_copy(update={"ranks": 1}),
@@ -145,7 +145,10 @@ def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
 
 
 async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, temperature: float) -> None:
-    async with trained.open_trained(checkpoint, recipe) as run_context, anyio.create_task_group() as tasks:
+    async with (
+        load_policy.open_trained(checkpoint, recipe) as run_context,
+        anyio.create_task_group() as tasks,
+    ):
         engine = Freerun(run_context.policies.clients(0)[MAIN], steps=recipe.compute.decode_steps)
         tasks.start_soon(engine.run)
         agent = Agent(

@@ -20,7 +20,7 @@ from agito.envs import load
 from agito.errors import BadEnvironment, BadRecipe, NotFound, SandboxFailure, Uncapturable
 from agito.grading import taskfile
 from agito.grading.functions import grade
-from agito.grading.retry import judge
+from agito.grading.judge import judge
 from agito.protocols import Environment
 from agito.rollout import EpisodeDriver, scripted
 from agito.rollout.scripts import nothing

@@ -10,10 +10,10 @@ from agito.cli.exit_codes import work
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
 from agito.errors import BadRecipe
-from agito.evaluation import checkpoint as assess
+from agito.evaluation import saved_policy
 from agito.recipe import Recipe
 from agito.runtime.run_context import environment_of
-from agito.scheduling.schedule import SchedulerRules
+from agito.scheduling.async_scheduler import SchedulerRules
 from agito.training.planning.calibrate import calibrate
 from agito.training.planning.simulate import Forecast, Latencies, Simulation
 
@@ -37,7 +37,7 @@ def plan(recipe: Recipe, tools: Tools, *, engines: int, steps: int, as_json: boo
     """Measures this machine, simulates, prints a table and the choice."""
     if recipe.compute.ranks < 2:
         raise BadRecipe("compute.ranks=1: overlapping needs two, one that learns and one that samples")
-    assess.check(environment_of(recipe), recipe, "train")
+    saved_policy.check(environment_of(recipe), recipe, "train")
     latencies = work(
         lambda: calibrate(
             recipe,

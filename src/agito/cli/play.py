@@ -20,12 +20,12 @@ from agito.cli.episode import budget_text, print_event, print_task, print_verdic
 from agito.cli.exit_codes import work
 from agito.cli.terminal import out
 from agito.concurrency import Interrupted
-from agito.evaluation import checkpoint as assess
+from agito.evaluation import saved_policy
 from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.protocols import Agent, Harness, Session
 from agito.recipe import Recipe
 from agito.rollout import AttemptRunner, EpisodeDriver, Plan
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.sampling.lockstep import Lockstep
 from agito.types import (
@@ -49,7 +49,7 @@ class Choice:
 
     split: str
     index: int
-    changes: assess.Changes
+    changes: saved_policy.Changes
 
 
 def play_yourself(env: str, choice: Choice) -> None:
@@ -58,8 +58,8 @@ def play_yourself(env: str, choice: Choice) -> None:
 
 
 def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, pause: bool) -> None:
-    directory = trained.find(path)
-    recipe = choice.changes.applied_to(trained.recipe_of(directory))
+    directory = load_policy.find(path)
+    recipe = choice.changes.applied_to(load_policy.recipe_of(directory))
     work(
         lambda: _watch(
             directory, recipe, choice, recipe.eval.temperature if temperature is None else temperature, pause
@@ -70,7 +70,7 @@ def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, p
 async def _yourself(recipe: Recipe, choice: Choice) -> None:
     console = out()
     async with open_run_context(recipe) as run_context:
-        assess.check(run_context.environment, recipe, choice.split)
+        saved_policy.check(run_context.environment, recipe, choice.split)
         task, target = run_context.task(choice.split, choice.index)
         tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
         first = (
@@ -162,8 +162,8 @@ def _signals_raise() -> Generator[None]:
 
 async def _watch(directory: Path, recipe: Recipe, choice: Choice, temperature: float, pause: bool) -> None:
     console = out()
-    assess.check(environment_of(recipe), recipe, choice.split)
-    async with trained.open_trained(directory, recipe) as run_context:
+    saved_policy.check(environment_of(recipe), recipe, choice.split)
+    async with load_policy.open_trained(directory, recipe) as run_context:
         task, target = run_context.task(choice.split, choice.index)
         print_task(console, task, recipe.env.dialect, f"{directory} at temperature {temperature:g}")
         console.print()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 from rich.text import Text
 
 from agito.cli.evaluate import How
@@ -21,10 +22,11 @@ from agito.cli.terminal import err, out
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import scorecard
 from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
+from agito.harness.endpoint import ChatHarness
 from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.types import Dialect
 
 _ENDPOINT_TASKS = 150
@@ -32,8 +34,8 @@ _ANSWER_S = 300.0
 
 
 def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
-    directories = [trained.find(path) for path in paths]
-    recipe = how.changes.applied_to(scorecard.recipe_for(suite, trained.recipe_of(directories[0])))
+    directories = [load_policy.find(path) for path in paths]
+    recipe = how.changes.applied_to(scorecard.recipe_for(suite, load_policy.recipe_of(directories[0])))
     num_tasks, split = how.num_tasks or recipe.eval.tasks, how.split
     heat = recipe.eval.temperature if how.temperature is None else how.temperature
     named = dict(zip(_names(directories), directories, strict=True))
@@ -51,12 +53,6 @@ def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadRecipe(f"--endpoint {url}: write an address, such as http://localhost:8000/v1")
-    try:
-        import httpx
-
-        from agito.harness.endpoint import ChatHarness
-    except ImportError:
-        raise BadRecipe(f"--endpoint {url}: this needs httpx: pip install 'agito[endpoint]'") from None
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
     recipe = how.changes.applied_to(scorecard.recipe_for(suite, natural))
     num_tasks = how.num_tasks or _ENDPOINT_TASKS

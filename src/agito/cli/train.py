@@ -23,7 +23,7 @@ from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
 from agito.record.events import OnEvent
 from agito.runtime.recipe_check import fit
-from agito.training import run as job
+from agito.training import run as training_run
 from agito.training.admission import Admission, admit
 
 
@@ -66,7 +66,7 @@ def train_run(
     _follow(
         recipe,
         path,
-        lambda on_event: job.train(recipe, path, on_event, admission=admission, notes=fitted.notes),
+        lambda on_event: training_run.train(recipe, path, on_event, admission=admission, notes=fitted.notes),
     )
 
 
@@ -89,7 +89,7 @@ def resume_run(path: Path) -> None:
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
         raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
     recipe = read(Recipe, path / "config.toml")
-    _follow(recipe, path, lambda on_event: job.resume(path, on_event))
+    _follow(recipe, path, lambda on_event: training_run.resume(path, on_event))
 
 
 def _follow(recipe: Recipe, path: Path, start: Callable[[OnEvent], Awaitable[Summary]]) -> None:

@@ -13,7 +13,7 @@ from agito.record.events import EvaluationFinished
 from agito.record.trajectories import is_success
 from agito.rollout import Observed
 from agito.runtime.run_context import RunContext
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, AttemptId, Target, Task
 
 HELDOUT_BASE, STRUCTURAL_BASE, BASELINE_BASE = 1_000_000, 3_000_000, 4_000_000

@@ -13,26 +13,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import anyio
 
 from agito.concurrency import first_error
 from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import policies as evaluation
-from agito.evaluation.checkpoint import check
+from agito.evaluation.saved_policy import check
+from agito.harness.endpoint import ChatHarness
 from agito.protocols import Environment, Measure, Measured, ScriptFactory, Session
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate, rate_over_all
 from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
 from agito.rollout import EpisodeDriver, scripted
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
 from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
-
-if TYPE_CHECKING:  # needs httpx, which evaluating a checkpoint does not
-    from agito.harness.endpoint import ChatHarness
 
 SCHEMA_VERSION = 1
 SUITES = ("decisions",)
@@ -201,8 +199,8 @@ async def of_checkpoints(
     columns, events = list[Column](), EventLog(on_event)
     for name, directory in named.items():
         events.begin(name, num_tasks)
-        own = trained.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
-        async with trained.open_trained(directory, own) as run_context:
+        own = load_policy.recipe_of(directory).model_copy(update={"env": recipe.env, "seed": recipe.seed})
+        async with load_policy.open_trained(directory, own) as run_context:
             attempts = await evaluation.policy(
                 run_context,
                 split,

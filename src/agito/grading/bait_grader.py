@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from agito.errors import SandboxFailure
 from agito.grading.candidate_box import BOX
+from agito.grading.case_snippet import CallEnd
 from agito.grading.cases import Case, FunctionTask
-from agito.grading.runner import CallEnd
 from agito.protocols import SandboxPool
 from agito.types import Flag
 

@@ -10,7 +10,7 @@ from types import TracebackType
 import anyio
 
 from agito.errors import SandboxFailure
-from agito.grading.runner import DIRTY, in_clean_box
+from agito.grading.case_snippet import DIRTY, in_clean_box
 from agito.protocols import Result, Sandbox, SandboxPool, SandboxSpec, Standing
 
 # Same sizes as the task's own episodes, so that a pool's warm boxes serve both.

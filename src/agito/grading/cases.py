@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 
 from agito.grading.artefacts import Artefacts
+from agito.grading.case_snippet import CallEnd
 from agito.grading.plain_json import check, same, shown
-from agito.grading.runner import CallEnd
 from agito.types import Json
 
 _REFERENCE = "agito_reference"  # name of the module in which a reference runs

@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 
 from agito.errors import SandboxFailure
 from agito.grading.candidate_box import BOX, ThrowawayBox
+from agito.grading.case_snippet import CallEnd, snippet
 from agito.grading.cases import Case, FunctionTask, draw, expected, is_expected
 from agito.grading.plain_json import parse, same, shown, written_bytes
-from agito.grading.runner import CallEnd, snippet
 from agito.protocols import Result, SandboxPool, SandboxSpec
 from agito.types import Flag, Status, Verdict
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from agito.models.config import DecoderConfig
+from agito.models.eager import Uninitialised
 from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joined
 from agito.models.ragged import Ragged, by_length
 from agito.models.rope import rotary, rotate
@@ -51,7 +53,8 @@ class Decoder(nn.Module):
         # Keep activations for the backward pass; otherwise each layer recomputes them, which takes a third
         # longer.
         self.keeps_activations = True
-        with torch.device(device or torch.get_default_device()):
+        filled = Uninitialised() if seed is None else nullcontext()
+        with filled, torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
             self.lm_head = (
                 None

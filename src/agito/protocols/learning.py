@@ -34,6 +34,6 @@ class Trainer(Protocol):
     """Owns the learning weights. Knows nothing of ranks, groups or worlds."""
 
     def step(self, samples: Sequence[Sample]) -> StepStats: ...
-    def imitate(self, samples: Sequence[Sample]) -> StepStats:
+    def sft_step(self, samples: Sequence[Sample]) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored."""
         ...

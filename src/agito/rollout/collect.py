@@ -1,4 +1,4 @@
-"""Groups of attempts from an engine or from scripts, as a `Schedule` says."""
+"""Groups of attempts from an engine or from scripts, as a `SyncScheduler` says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import anyio
 from agito.protocols import Engine
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.sampling.lockstep import Lane, Lockstep
-from agito.scheduling.schedule import Outcome, Quota, Schedule
+from agito.scheduling.attempt_queue import Outcome
+from agito.scheduling.sync_scheduler import Quota, SyncScheduler
 from agito.types import Attempt, AttemptId, Group
 
 
@@ -36,7 +37,7 @@ async def collect(
     """Runs until the quota is met. In lockstep it is reproducible: see `Lockstep`. With engines by policy,
     attempts start as others end. None: the plan has scripts.
     """
-    schedule = Schedule(quota)
+    schedule = SyncScheduler(quota)
     book = _Book(on_attempt)
     async with anyio.create_task_group() as tasks:
         if not isinstance(engines, Lockstep):
@@ -66,7 +67,11 @@ async def _in_lane(runner: AttemptRunner, plan: Plan, attempt: AttemptId, lane: 
 
 
 async def _as_they_end(
-    runner: AttemptRunner, plan: Plan, schedule: Schedule, book: _Book, engines: Mapping[str, Engine] | None
+    runner: AttemptRunner,
+    plan: Plan,
+    schedule: SyncScheduler,
+    book: _Book,
+    engines: Mapping[str, Engine] | None,
 ) -> None:
     """There is no order to keep: each attempt of a script is a function of its own seed, and what a server
     samples does not repeat.

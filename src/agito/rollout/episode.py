@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import anyio
 
-from agito.grading.retry import Grade, ask, judge
+from agito.grading.judge import Grade, ask, judge
 from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
 from agito.rollout.deadline_log import DeadlineLog, Observed
 from agito.rollout.guarded_session import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within

@@ -22,7 +22,7 @@ Answer = TypeVar("Answer", bound=WorkerResponse)
 Result = TypeVar("Result")
 
 
-class Worker:
+class WorkerClient:
     def __init__(self, rank: int, transport: Transport, silence_s: float) -> None:
         """`silence_s`: the deadline of requests without one of their own."""
         self.rank, self.transport, self.silence_s = rank, transport, silence_s
@@ -98,8 +98,8 @@ class Worker:
             await self.transport.wait(time.monotonic() + FAREWELL_S)
 
 
-async def together(
-    workers: Sequence[Worker], calls: Sequence[Callable[[], Awaitable[Result]]]
+async def call_all(
+    workers: Sequence[WorkerClient], calls: Sequence[Callable[[], Awaitable[Result]]]
 ) -> list[Result]:
     """Makes all calls concurrently; answers in the order of the calls. Raises the most informative error: a
     worker may fail only because another one that it sums gradients with has died."""

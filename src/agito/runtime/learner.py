@@ -8,8 +8,8 @@ from typing import assert_never
 import torch
 
 from agito.learning.trainer import LocalTrainer
-from agito.learning.trainer.checkpoint import load_state, save_state
 from agito.learning.trainer.reducer import OneRank, Reducer
+from agito.learning.trainer.trainer_state import load_state, save_state
 from agito.models import Decoder, load_into, save
 from agito.models.lora import has_adapter, load_adapter_into, merged_weights, save_adapter
 from agito.record.commits import commit
@@ -18,7 +18,6 @@ from agito.runtime.wire import (
     BeginPhase,
     Done,
     ExportWeights,
-    Imitate,
     LearnerRequest,
     LearnerResponse,
     LearnerSpec,
@@ -26,6 +25,7 @@ from agito.runtime.wire import (
     PushWeights,
     SaveCheckpoint,
     SaveState,
+    SftStep,
     Stepped,
     SyncWeights,
     TakeStep,
@@ -59,13 +59,13 @@ class LearnerService:
         self._buffer, self.shared = _served(model, host) if spec.serves_others else (None, None)
 
     def handle(self, request: LearnerRequest) -> LearnerResponse:
-        if isinstance(request, Imitate | TakeStep | SyncWeights | LoadState):
+        if isinstance(request, SftStep | TakeStep | SyncWeights | LoadState):
             self.own.withdraw()
         match request:
-            case Imitate():
+            case SftStep():
                 batches = zip(request.batches, request.num_tokens, strict=True)
                 return Stepped(
-                    stats=tuple(self._trainer.imitate(samples, num_tokens=num) for samples, num in batches)
+                    stats=tuple(self._trainer.sft_step(samples, num_tokens=num) for samples, num in batches)
                 )
             case TakeStep():
                 return Stepped(stats=(self._trainer.step(request.samples, rate=request.rate),))

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
 from agito.errors import BadRecipe
-from agito.runtime.pipes import launch
+from agito.runtime.local_process import launch
 from agito.runtime.transport import Launch
 
 Place: TypeAlias = Literal["local", "ray"]

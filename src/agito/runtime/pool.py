@@ -17,8 +17,8 @@ from pathlib import Path
 import anyio
 
 from agito.learning.trainer.config import TrainerConfig
-from agito.runtime.client import FAREWELL_S, START_S, Worker, together
-from agito.runtime.pipes import launch
+from agito.runtime.client import FAREWELL_S, START_S, WorkerClient, call_all
+from agito.runtime.local_process import launch
 from agito.runtime.remote import RemoteLearner, RemoteSampler
 from agito.runtime.roles import PolicyHandle, Sampler
 from agito.runtime.transport import Launch
@@ -60,7 +60,7 @@ class WorkerPool:
         # Rendezvous file of learners on one machine.
         self._directory = Path(tempfile.mkdtemp(prefix="agito-"))
         self._rendezvous = ""  # set by the first learner
-        self.workers = tuple(Worker(rank, start(rank), silence_s) for rank in range(num_workers))
+        self.workers = tuple(WorkerClient(rank, start(rank), silence_s) for rank in range(num_workers))
         # Workers that sum gradients must receive requests in the same order.
         self._learners_turn = anyio.Lock()
 
@@ -79,7 +79,7 @@ class WorkerPool:
             )
             for group in await self._groups(policy, len(learners))
         ]
-        opened = await together(
+        opened = await call_all(
             learners,
             [
                 partial(_open, worker, policy, plan, learner=spec)
@@ -87,7 +87,7 @@ class WorkerPool:
             ],
         )
         others = self.workers[len(learners) :] if plan.is_sampled_here else ()
-        await together(
+        await call_all(
             others, [partial(_open, worker, policy, plan, weights=opened[0].weights) for worker in others]
         )
         return PolicyHandle(
@@ -100,7 +100,7 @@ class WorkerPool:
 
     async def open_frozen(self, policy: PolicyId, plan: PolicyPlan) -> tuple[Sampler, ...]:
         """A sampling-only policy, in every worker. Raises as `open`."""
-        await together(self.workers, [partial(_open, worker, policy, plan) for worker in self.workers])
+        await call_all(self.workers, [partial(_open, worker, policy, plan) for worker in self.workers])
         return tuple(RemoteSampler(policy, worker) for worker in self.workers)
 
     async def _groups(self, policy: PolicyId, size: int) -> list[LearnerGroup | None]:
@@ -123,7 +123,7 @@ class WorkerPool:
 
 
 async def _open(
-    worker: Worker,
+    worker: WorkerClient,
     policy: PolicyId,
     plan: PolicyPlan,
     *,

@@ -13,12 +13,11 @@ import anyio
 
 from agito.learning.trainer.config import Phase
 from agito.protocols import StepStats
-from agito.runtime.client import Worker, together
+from agito.runtime.client import WorkerClient, call_all
 from agito.runtime.wire import (
     BeginPhase,
     Done,
     ExportWeights,
-    Imitate,
     LearnerRequest,
     LearnerResponse,
     LoadState,
@@ -27,6 +26,7 @@ from agito.runtime.wire import (
     PushWeights,
     SaveCheckpoint,
     SaveState,
+    SftStep,
     Stepped,
     SyncWeights,
     TakeStep,
@@ -42,7 +42,7 @@ Answer = TypeVar("Answer", bound=LearnerResponse)
 class RemoteSampler:
     """Implements `Sampler`."""
 
-    def __init__(self, policy: PolicyId, worker: Worker) -> None:
+    def __init__(self, policy: PolicyId, worker: WorkerClient) -> None:
         self._policy, self._worker = policy, worker
 
     async def advance(self, exchange: EngineRequest) -> EngineResponse:
@@ -62,7 +62,12 @@ class RemoteLearner:
     """Implements `Learner`: each of `workers` holds all weights and takes a part of every batch."""
 
     def __init__(
-        self, policy: PolicyId, workers: Sequence[Worker], turn: anyio.Lock, *, keeps_groups: bool = False
+        self,
+        policy: PolicyId,
+        workers: Sequence[WorkerClient],
+        turn: anyio.Lock,
+        *,
+        keeps_groups: bool = False,
     ) -> None:
         """`turn`: a lock, since one learner of a pool at a time may ask all workers. `keeps_groups`: whole
         groups stay on one worker, since their attempts share a prefix."""
@@ -83,11 +88,11 @@ class RemoteLearner:
             await self._all(SaveState(directory=Path(directory)), num=1)
             await self.load(Path(directory))
 
-    async def imitate(self, batches: Sequence[Sequence[Sample]]) -> Sequence[StepStats]:
+    async def sft_step(self, batches: Sequence[Sequence[Sample]]) -> Sequence[StepStats]:
         shares = [spread(batch, self._num_active) for batch in batches]
         totals = tuple(sum(sample.num_trainable for sample in batch) for batch in batches)
         requests = [
-            Imitate(batches=tuple(tuple(share[rank]) for share in shares), num_tokens=totals)
+            SftStep(batches=tuple(tuple(share[rank]) for share in shares), num_tokens=totals)
             for rank in range(self._num_active)
         ]
         return (await self._each(requests, Stepped, patience=max(len(batches), 1)))[0].stats
@@ -141,7 +146,7 @@ class RemoteLearner:
             for worker, request in zip(workers, requests, strict=True)
         ]
         async with self._turn:
-            return await together(self._workers, calls)
+            return await call_all(self._workers, calls)
 
 
 def spread(samples: Sequence[Sample], num: int, *, by_group: bool = False) -> list[list[Sample]]:

@@ -45,7 +45,7 @@ class Learner(Protocol):
         """From here on all learning processes take part, starting from the first one's state."""
         ...
 
-    async def imitate(self, batches: Sequence[Sequence[Sample]]) -> Sequence[StepStats]:
+    async def sft_step(self, batches: Sequence[Sequence[Sample]]) -> Sequence[StepStats]:
         """One supervised step per batch, without a round trip between them."""
         ...
 

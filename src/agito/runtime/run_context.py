@@ -35,7 +35,7 @@ from agito.runtime.policies import Policies
 from agito.sampling.freerun import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, AttemptId, Dialect, Fault, Target, Task, Trajectory
 from agito.worlds.sandbox import Pool
 

@@ -120,7 +120,7 @@ class BeginPhase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imitate:
+class SftStep:
     """A supervised step for each batch. `num_tokens`: trainable tokens of each whole batch, of which this
     process may hold a part."""
 
@@ -215,7 +215,7 @@ SamplerRequest: TypeAlias = EngineRequest | ScoreRequest | PullWeights
 SamplerResponse: TypeAlias = EngineResponse | ScoreResponse | WeightsPulled
 LearnerRequest: TypeAlias = (
     BeginPhase
-    | Imitate
+    | SftStep
     | TakeStep
     | SyncWeights
     | PushWeights

@@ -15,9 +15,10 @@ from agito.errors import BadRecipe
 from agito.learning.trainer.network_reducer import NetworkReducer, Store, connect_store, host_store
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
+from agito.models.eager import without_compiler
 from agito.runtime.learner import LearnerService
+from agito.runtime.local_process import serve
 from agito.runtime.network import adapter_of, learning, open_model
-from agito.runtime.pipes import serve
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
 from agito.runtime.wire import (
@@ -152,11 +153,13 @@ def _require_device(device: str) -> None:
 def on_cluster(host: str) -> Handler:
     """For a process started by a cluster; `host`: the address at which other machines reach it."""
     torch.set_num_threads(1)
+    without_compiler()
     return WorkerHandler(is_own_process=True, host=host)
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    without_compiler()
     os.nice(_NICE)
     with socket.socket(fileno=int(sys.argv[1])) as link:
         serve(link, WorkerHandler(is_own_process=True))

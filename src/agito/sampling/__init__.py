@@ -1,1 +1,3 @@
-"""Inference: capture, where tokens are recorded, and the engines behind it."""
+"""Inference: capture, where tokens are recorded, and the engines behind it. `runtime/policies.py` opens the
+one that a recipe names (`compute.sampler`).
+"""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from agito.errors import Diverged, NotFound
-from agito.scheduling.schedule import AsyncScheduler, Batch, Outcome, SchedulerRules
+from agito.scheduling.async_scheduler import AsyncScheduler, Batch, SchedulerRules
+from agito.scheduling.attempt_queue import Outcome
 from agito.types import AttemptId, Json
 
 

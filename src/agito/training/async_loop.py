@@ -1,5 +1,5 @@
 """Asynchronous RL: attempts go on while the trainer learns; `AsyncScheduler` bounds the staleness of every
-token (`scheduling/schedule.py`).
+token (`scheduling/async_scheduler.py`).
 
     rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
     scheduler ── attempts ── tools  ⇄     Freerun: sample             step(batch)
@@ -29,9 +29,9 @@ from agito.rollout import AttemptRunner, Observed, outcome
 from agito.runtime.run_context import RunContext
 from agito.sampling.engine_assignment import Balance
 from agito.sampling.freerun import Freerun
+from agito.scheduling.async_scheduler import AsyncScheduler, Batch, SchedulerRules
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.log import LoggedScheduler
-from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.loop import RL_BASE, Step, learn_step, make_step, paused
 from agito.types import Attempt, AttemptId, Group, Json, Sample

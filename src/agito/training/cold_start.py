@@ -14,7 +14,7 @@ from agito.learning.credit import demonstrations
 from agito.protocols import ScriptFactory, StepStats
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training import conversations
 from agito.types import Attempt, AttemptId, Sample, Target, Task
 
@@ -59,7 +59,7 @@ async def run_sft(
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
-        await conversations.imitate(run_context, on_start, on_step)
+        await conversations.run_sft(run_context, on_start, on_step)
         return ()
     if not recipe.demos:  # the model is there already
         return ()
@@ -101,7 +101,7 @@ async def run_sft(
                 await learner.join()
             for first in range(0, len(batches), _BATCHES_A_CALL):
                 samples = [await buffer.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
-                for stats in await learner.imitate([batch for batch in samples if batch]):
+                for stats in await learner.sft_step([batch for batch in samples if batch]):
                     on_step(step, stats)
                     step += 1
     await learner.sync()

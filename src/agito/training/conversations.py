@@ -20,7 +20,7 @@ from agito.types import AttemptId, Sample, span
 _BATCHES_A_CALL = 10
 
 
-async def imitate(
+async def run_sft(
     run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
 ) -> None:
     """As `sft` says. Raises `BadRecipe` when not one batch of conversations fits into the context."""
@@ -50,7 +50,7 @@ async def imitate(
     await learner.begin_phase("sft", len(batches), is_alone=False)
     steps = count()
     for first in range(0, len(batches), _BATCHES_A_CALL):
-        for stats in await learner.imitate(batches[first : first + _BATCHES_A_CALL]):
+        for stats in await learner.sft_step(batches[first : first + _BATCHES_A_CALL]):
             on_step(next(steps), stats)
     await learner.sync()
 

@@ -19,7 +19,7 @@ from agito.record.trajectories import is_success
 from agito.rollout import Collected, Observed
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum, draw
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training.components import score_metrics
 from agito.training.learn import Learned, LearnStep, RollBack
 from agito.training.teacher import Teacher

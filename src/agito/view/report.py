@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agito.errors import DiskFull, NotFound
+from agito.view.diagnosis import read_diagnosis
 from agito.view.episodes import read_episodes
 from agito.view.interruptions import read_happened
-from agito.view.rundata import read_run
+from agito.view.rundata import read_curves, read_run
 from agito.view.suspects import read_suspects
 
 _EPISODE_BYTES = 1_600_000  # compressed; a third more on the page
@@ -25,6 +26,7 @@ _SCRIPTS = (
     "base.js",
     "charts.js",
     "results.js",
+    "diagnosis.js",
     "suspects.js",
     "episodes.js",
     "main.js",
@@ -42,6 +44,8 @@ def write_report(run_dir: Path) -> Path:
         "num_total": episodes.num_total,
         "outcomes": dict(episodes.outcomes),
     }
+    curve = read_curves(run_dir / "metrics.jsonl").get("rl")
+    data["diagnosis"] = read_diagnosis(curve, run_dir / "trajectories")
     data["happened"] = read_happened(run_dir / "events.jsonl")
     data["suspects"] = read_suspects(run_dir / "trajectories", most=_SUSPECTS)
     page = _fill(

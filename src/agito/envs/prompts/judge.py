@@ -12,14 +12,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
+import httpx
 
-from agito.errors import AgitoError, EndpointFailed
-
-if TYPE_CHECKING:
-    import httpx
+from agito.errors import EndpointFailed
 
 VERSION = 1  # of what is asked, and of how an answer is read
 _TRIES, _WAIT_S = 4, 0.5
@@ -134,7 +132,7 @@ class Judge:
         """Raises `EndpointFailed`."""
         if self._client is not None:
             return await self._asking(self._client, body)
-        async with _httpx().AsyncClient() as client:
+        async with httpx.AsyncClient() as client:
             return await self._asking(client, body)
 
     async def _asking(self, client: httpx.AsyncClient, body: Any) -> str:
@@ -147,7 +145,7 @@ class Judge:
                 answer = await client.post(
                     f"{self._url}/chat/completions", json=body, headers=headers, timeout=self._timeout_s
                 )
-            except _httpx().HTTPError as error:
+            except httpx.HTTPError as error:
                 why = f"cannot be reached: {error or type(error).__name__}"
                 continue
             if answer.status_code in (408, 409, 425, 429) or answer.status_code >= 500:
@@ -163,14 +161,6 @@ class Judge:
                     f"judge {self._url}: no choices[0].message.content in its answer: {answer.text[:160]!r}"
                 ) from error
         raise EndpointFailed(f"judge {self._url} {why}")
-
-
-def _httpx() -> Any:
-    try:
-        import httpx
-    except ImportError as error:
-        raise AgitoError("a judge needs the package httpx: pip install 'agito[endpoint]'") from error
-    return httpx
 
 
 def _home() -> Path:

@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agito.learning.trainer.checkpoint import load_state, save_state
     from agito.learning.trainer.config import PhaseConfig, SftConfig, TrainerConfig
     from agito.learning.trainer.policy_model import PolicyModel
     from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
     from agito.learning.trainer.trainer import LocalTrainer
+    from agito.learning.trainer.trainer_state import load_state, save_state
 
 _HOME = {
     "SharedReducer": "reducer",

@@ -134,7 +134,7 @@ class LocalTrainer:
             has_muon=has_muon,
         )
 
-    def imitate(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
+    def sft_step(self, samples: Sequence[Sample], *, num_tokens: float | None = None) -> StepStats:
         """One supervised step on the trainable tokens; advantages and log-probabilities are ignored.
 
         `num_tokens` divides the loss. By default it is the trainable tokens of all ranks, which costs one

@@ -20,7 +20,7 @@ from agito.runtime.run_context import RunContext
 from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
 from agito.scheduling.curriculum import Curriculum
 from agito.testing.relay import Relay
-from agito.training import async_loop as pipeline
+from agito.training import async_loop
 from agito.training.loop import Step
 from agito.training.planning.simulate import Latencies
 
@@ -91,14 +91,14 @@ async def measure(recipe: Recipe, environment: Environment, *, steps: int) -> Me
     run_context.policies.use_vocabulary(learn(words, size=recipe.model.vocab_size))
     exchanges, found, versions = list[EngineCall](), list[Step](), itertools.count(1)
 
-    async def on_step(step: Step, position: pipeline.Position) -> None:
+    async def on_step(step: Step, position: async_loop.Position) -> None:
         found.append(step)
 
     async def train(num: int) -> float:
         run_context.recipe = recipe.model_copy(update={"rl": recipe.rl.model_copy(update={"steps": num})})
         began = time.monotonic()
-        curriculum, position = Curriculum(len(run_context.cells)), pipeline.Position()
-        await pipeline.train(
+        curriculum, position = Curriculum(len(run_context.cells)), async_loop.Position()
+        await async_loop.train(
             run_context,
             curriculum,
             start=0,

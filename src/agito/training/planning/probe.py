@@ -16,7 +16,7 @@ from agito.recipe import Recipe
 from agito.runtime.roles import Sampler
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.sampling.wire import EngineRequest, EngineResponse, ScoreRequest, ScoreResponse
-from agito.scheduling.schedule import Quota
+from agito.scheduling.sync_scheduler import Quota
 from agito.training import cold_start
 from agito.types import Attempt, Sample
 
@@ -101,7 +101,7 @@ async def _learn(run_context: RunContext, found: Probe) -> None:
         if not samples:
             return
         began = time.monotonic()
-        await learner.imitate([samples])
+        await learner.sft_step([samples])
         found.learned_s, found.learned_tokens = time.monotonic() - began, _num_tokens(samples)
         found.shown = samples
         first += num

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from agito.sampling.engine_assignment import Balance
-from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
+from agito.scheduling.async_scheduler import AsyncScheduler, Batch, SchedulerRules
 from agito.types import AttemptId
 
 

@@ -27,6 +27,7 @@ function chooseTheme() {
 chooseTheme();
 section("headline", headline);
 section("learning", learning);
+section("diagnosis", diagnosis);
 section("cells", cells);
 section("time", time);
 section("time", roles);

@@ -203,6 +203,7 @@ class Zygote:
         self.freed = os.pipe()  # where keepers report that they are free
         os.set_blocking(self.freed[0], False)
         self.keepers: dict[int, _socket.socket] = {}
+        self.pids: dict[int, int] = {}  # of keepers, until they are reaped
         self.free: list[int] = []
         self.busy: dict[str, int] = {}  # by sandbox name
         self.names: dict[int, str] = {}
@@ -228,8 +229,8 @@ class Zygote:
     def reap(self) -> None:
         """Collects dead children and reads which keepers are free."""
         try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            while dead := os.waitpid(-1, os.WNOHANG)[0]:
+                self.pids = {number: pid for number, pid in self.pids.items() if pid != dead}
         except ChildProcessError:
             pass
         try:
@@ -256,11 +257,12 @@ class Zygote:
                 return
 
     def tell(self, number: int, message: tuple[Any, ...], descriptor: int) -> bool:
-        """Whether a keeper got the message."""
+        """Whether a keeper got the message. One that something has stopped is resumed."""
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
         try:
+            os.kill(self.pids[number], signal.SIGCONT)
             self.keepers[number].sendmsg([marshal.dumps(message, wire.FORMAT)], rights)
-        except OSError:  # dead
+        except (KeyError, OSError):  # dead
             self.keepers.pop(number).close()
             return False
         return True
@@ -273,9 +275,9 @@ class Zygote:
                 errno.EUSERS, f"{self.num_uids} sandboxes are alive, and no user is left for another"
             )
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        if os.fork():
+        if pid := os.fork():
             theirs.close()
-            self.keepers[number] = ours
+            self.keepers[number], self.pids[number] = ours, pid
             return number
         try:
             held = [descriptor for _, _, descriptor in self.groups.places]

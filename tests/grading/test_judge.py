@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from agito.errors import SandboxExhausted, SandboxFailure, WorkerDied
-from agito.grading.retry import judge
+from agito.grading.judge import judge
 from agito.types import EpisodeArtifacts, Status, Target, Verdict
 
 pytestmark = pytest.mark.anyio

@@ -1,10 +1,6 @@
-"""Which attempt runs next, and what is trained on when: `(state, event) → decisions`, without clocks, threads
-or I/O, so that it can be replayed and simulated.
-
-`Schedule` collects one on-policy step. `AsyncScheduler` feeds a trainer that works while other attempts still
-run, within a staleness bound. A void attempt is retried up to `max_tries` times; then it is left out of
-baseline and loss. A group with a penalised attempt always counts as nonzero-variance. At most `max_live`
-attempts run at once.
+"""Which attempt runs next, and what is trained on when, while a trainer works beside the samplers, within a
+bound on staleness. `(state, event) → decisions`, without clocks, threads or I/O, so that it can be
+replayed and simulated.
 """
 
 from __future__ import annotations
@@ -13,122 +9,10 @@ import itertools
 from bisect import insort
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
 
-from agito.types import AttemptId, has_variance
-
-# The outcome of an attempt: its reward; `penalised`: the verdict is not trusted and the attempt pays for it;
-# None: void.
-Outcome: TypeAlias = float | Literal["penalised"] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """How much to collect: the groups that may be issued, in order, and how many of them must have nonzero
-    variance."""
-
-    ids: Sequence[int]
-    group_size: int
-    # Start with as many groups as wanted and replace each zero-variance one; None: run all of `ids`.
-    nonzero_variance: int | None = None
-    max_live: int = 256
-    max_tries: int = 3
-
-
-@dataclass(slots=True)
-class _OpenGroup:
-    # Slot → reward; None after the last retry ended void.
-    rewards: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
-    due: int = 0  # last batch that may train on it
-
-    def has_variance(self) -> bool:
-        trusted = [reward for reward in self.rewards.values() if isinstance(reward, int | float)]
-        return has_variance(trusted, sum(reward == "penalised" for reward in self.rewards.values()))
-
-
-class _AttemptQueue:
-    """Waiting attempts, running attempts, and their groups. A void attempt returns to the front of the
-    queue."""
-
-    def __init__(self, *, group_size: int, max_live: int, max_tries: int) -> None:
-        self._group_size, self._max_live, self._max_tries = group_size, max_live, max_tries
-        self._queue: deque[AttemptId] = deque()
-        self.groups: dict[int, _OpenGroup] = {}
-        self.num_live = self.retried = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._queue and not self.num_live
-
-    def add(self, group: int, due: int = 0) -> None:
-        self.groups[group] = _OpenGroup(due=due)
-        self._queue.extend(AttemptId(group=group, slot=slot) for slot in range(self._group_size))
-
-    def release(self) -> tuple[AttemptId, ...]:
-        count = min(len(self._queue), self._max_live - self.num_live)
-        self.num_live += count
-        return tuple(self._queue.popleft() for _ in range(count))
-
-    def end(self, attempt: AttemptId, reward: Outcome) -> _OpenGroup | None:
-        """Returns the attempt's group if this attempt completes it."""
-        self.num_live -= 1
-        if reward is None and attempt.tries + 1 < self._max_tries:
-            self.retried += 1
-            self._queue.appendleft(AttemptId(group=attempt.group, slot=attempt.slot, tries=attempt.tries + 1))
-            return None
-        group = self.groups[attempt.group]
-        group.rewards[attempt.slot] = reward
-        return self.groups.pop(attempt.group) if len(group.rewards) == self._group_size else None
-
-
-class Schedule:
-    """Call `start`, then report every finished attempt; the answers say which attempts to start."""
-
-    def __init__(self, quota: Quota) -> None:
-        self._wanted = len(quota.ids) if quota.nonzero_variance is None else quota.nonzero_variance
-        if not 1 <= self._wanted <= len(quota.ids) or quota.group_size < 1:
-            raise ValueError(
-                f"{self._wanted} groups of {quota.group_size} wanted out of {len(quota.ids)}: need at "
-                "least one of each"
-            )
-        self._quota = quota
-        self._attempts = _AttemptQueue(
-            group_size=quota.group_size, max_live=quota.max_live, max_tries=quota.max_tries
-        )
-        self._issued = self._useful = 0
-
-    @property
-    def is_done(self) -> bool:
-        return self._attempts.is_empty
-
-    @property
-    def retried(self) -> int:
-        return self._attempts.retried
-
-    def start(self) -> tuple[AttemptId, ...]:
-        for _ in range(self._wanted):
-            self._add_group()
-        return self._attempts.release()
-
-    def finished(self, attempts: Sequence[tuple[AttemptId, Outcome]]) -> tuple[AttemptId, ...]:
-        """Takes attempts and outcomes in an order that depends on content only; returns the attempts to start
-        next."""
-        for attempt, reward in attempts:
-            complete = self._attempts.end(attempt, reward)
-            if complete is not None:
-                self._complete(complete)
-        return self._attempts.release()
-
-    def _complete(self, group: _OpenGroup) -> None:
-        if self._quota.nonzero_variance is None or group.has_variance():
-            self._useful += 1
-        elif self._issued < len(self._quota.ids) and self._useful + len(self._attempts.groups) < self._wanted:
-            self._add_group()
-
-    def _add_group(self) -> None:
-        self._attempts.add(self._quota.ids[self._issued])
-        self._issued += 1
+from agito.scheduling.attempt_queue import AttemptQueue, Outcome
+from agito.types import AttemptId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +77,7 @@ class AsyncScheduler:
         checkpoint."""
         self._rules = rules
         self._next = self._engine_version = version
-        self._attempts = _AttemptQueue(
+        self._attempts = AttemptQueue(
             group_size=rules.group_size, max_live=rules.max_live, max_tries=rules.max_tries
         )
         self._dues: Counter[int] = Counter()  # groups in play, outstanding or ready, by due version

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.scheduling.schedule import Quota, Schedule
+from agito.scheduling.sync_scheduler import Quota, SyncScheduler
 from agito.types import AttemptId
 
 QUOTAS = st.builds(
@@ -35,7 +35,7 @@ def run(quota: Quota, seed: int, void: float = 0.2, success: float = 0.5) -> tup
     """Plays a schedule to its end, with attempts finishing in random order; returns outcomes, most alive,
     retries."""
     rng = random.Random(seed)
-    schedule = Schedule(quota)
+    schedule = SyncScheduler(quota)
     live, most, outcomes = list(schedule.start()), 0, dict[AttemptId, float | None]()
     while live:
         most = max(most, len(live))
@@ -111,7 +111,7 @@ def test_only_groups_without_spread_are_replaced_and_only_as_many_as_allowed(quo
 
 
 def test_void_attempts_alone_do_not_make_a_group_mixed() -> None:
-    schedule = Schedule(Quota(ids=[0, 1], group_size=2, nonzero_variance=1, max_tries=1))
+    schedule = SyncScheduler(Quota(ids=[0, 1], group_size=2, nonzero_variance=1, max_tries=1))
     first, second = schedule.start()
     assert schedule.finished([(first, 1.0)]) == ()
     assert {attempt.group for attempt in schedule.finished([(second, None)])} == {1}, (
@@ -125,7 +125,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
 
 
 def test_a_retry_goes_before_everything_that_waits() -> None:
-    schedule = Schedule(Quota(ids=range(3), group_size=2, max_live=2))
+    schedule = SyncScheduler(Quota(ids=range(3), group_size=2, max_live=2))
     first, _ = schedule.start()
     assert schedule.finished([(first, None)]) == (AttemptId(group=0, slot=0, tries=1),)
 
@@ -133,4 +133,4 @@ def test_a_retry_goes_before_everything_that_waits() -> None:
 @pytest.mark.parametrize(("groups", "group_size"), [(0, 2), (2, 0)])
 def test_an_empty_quota_is_refused(groups: int, group_size: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        Schedule(Quota(ids=range(groups), group_size=group_size))
+        SyncScheduler(Quota(ids=range(groups), group_size=group_size))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.scheduling.schedule import AsyncScheduler, Batch, SchedulerRules
+from agito.scheduling.async_scheduler import AsyncScheduler, Batch, SchedulerRules
 from agito.types import AttemptId
 
 RULES = st.builds(

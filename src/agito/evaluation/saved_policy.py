@@ -18,7 +18,7 @@ from agito.recipe import Recipe
 from agito.record import Rate, rate, rate_over_all, rates_by_cell
 from agito.record.events import EventLog, OnEvent
 from agito.record.usage import causes
-from agito.runtime import load_policy as trained
+from agito.runtime import load_policy
 from agito.runtime.recipe_check import require
 from agito.runtime.run_context import environment_of
 from agito.types import Attempt, Json
@@ -135,7 +135,7 @@ async def evaluate_checkpoint(
     began, environment = time.monotonic(), environment_of(recipe)
     check(environment, recipe, split)
     num_tasks = min(num_tasks, environment.num_tasks(split)) if isinstance(environment, Finite) else num_tasks
-    async with trained.open_trained(directory, recipe) as run_context:
+    async with load_policy.open_trained(directory, recipe) as run_context:
         events = EventLog(on_event)
         events.begin("policy", num_tasks * num_attempts)
         attempts = await evaluation.policy(
