@@ -1,6 +1,9 @@
 """SIGKILL to rollout, engine, trainer or all of them at random moments: is anything lost or repeated?
 
-    python benchmarks/kill.py [--kills 200] [--short]
+    python benchmarks/kill.py [--kills 200] [--short] [--guest]
+
+`--guest`: every attempt is that of an agent in a process of its own, behind the gateway, which lives in the
+rollout process; guests are killed as well.
 
 A decoupled run recovers by itself from losing its engine or trainer; without its rollout process it is
 resumed; when it has ended, another one starts. In an ended run every RL step must exist once. A group in two
@@ -22,6 +25,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agito.errors import WorkerDied
@@ -30,6 +35,7 @@ from agito.record.events import Recovered, read_events
 from harness import Json, report, spread
 
 _STEPS, _GROUPS = 12, 2
+_AGENT = Path(__file__).parents[1] / "tests" / "gateway" / "peers" / "plain.py"
 _OVERRIDES = (
     "env.name=agito.testing:FakeEnvironment",
     "env.levels=[1]",
@@ -52,13 +58,22 @@ _OVERRIDES = (
     'pipeline.mode="decoupled"',
     "pipeline.max_staleness=2",
 )
+_GUEST_OVERRIDES = (
+    'env.dialect="natural"',
+    "compute.context=1024",
+    "model.vocab_size=400",
+    "sft.demos=16",
+    f'harness.command="/usr/bin/python3 {_AGENT.name}"',
+    f'harness.folder="{_AGENT.parent}"',
+)
 _ROLES = ("rollout", "trainer", "engine", "all")
 _DEADLINE_S = 300.0
 
 
-def start(run: Path) -> subprocess.Popen[bytes]:
+def start(run: Path, more: Sequence[str]) -> subprocess.Popen[bytes]:
     words = ["--resume", str(run)] if (run / "run.json").exists() else ["quickstart", "--out", str(run)]
-    sets = [] if words[0] == "--resume" else [word for override in _OVERRIDES for word in ("--set", override)]
+    said = [] if words[0] == "--resume" else [*_OVERRIDES, *more]
+    sets = [word for override in said for word in ("--set", override)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (run.parent / "said").open("ab") as said:
         return subprocess.Popen(
@@ -83,9 +98,27 @@ def workers(parent: int) -> list[int]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
+def guests() -> list[int]:
+    """Processes of agents, wherever they run."""
+    found = list[int]()
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == b"/usr/bin/python3" and _AGENT.name.encode() in words:
+            found.append(int(directory.name))
+    return found
+
+
 def strike(process: subprocess.Popen[bytes], role: str) -> bool:
     """Whether the run goes on by itself."""
     found = workers(process.pid)
+    if role == "guest":
+        for pid in guests()[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return True
     victims = {
         "rollout": [process.pid],
         "trainer": found[:1],
@@ -130,19 +163,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--short", action="store_true", help="8 kills")
+    parser.add_argument("--guest", action="store_true", help="through an agent's own process")
     options = parser.parse_args()
     wanted, rng = 8 if options.short else options.kills, random.Random(0)
     home = Path(tempfile.mkdtemp(prefix="agito-kill-"))
     run = home / "run"
+    overrides, roles = (_GUEST_OVERRIDES, ("guest", *_ROLES)) if options.guest else ((), _ROLES)
     began = time.monotonic()
-    assert start(run).wait(timeout=_DEADLINE_S) == 0, (home / "said").read_text()[-2000:]
+    assert start(run, overrides).wait(timeout=_DEADLINE_S) == 0, (home / "said").read_text()[-2000:]
     usual_s = time.monotonic() - began
     lost, duplicated = check(run)
     shutil.rmtree(run)
     kills, runs, recovered, given_up, last_s = Counter[str](), 1, 0, 0, list[float]()
     process: subprocess.Popen[bytes] | None = None
     while kills.total() < wanted or run.exists():
-        process, began = process or start(run), time.monotonic()
+        process, began = process or start(run, overrides), time.monotonic()
         try:
             status = process.wait(
                 timeout=rng.uniform(0.1, 0.9) * usual_s if kills.total() < wanted else _DEADLINE_S
@@ -151,7 +186,7 @@ def main() -> None:
             assert kills.total() < wanted, (
                 f"nothing has happened for {_DEADLINE_S:.0f} s: {(home / 'said').read_text()[-2000:]}"
             )
-            role = rng.choice(_ROLES)
+            role = rng.choice(roles)
             kills[role] += 1
             process = process if strike(process, role) else None
             continue
@@ -181,7 +216,7 @@ def main() -> None:
         "usual_s": round(usual_s, 1),
         "last_stretch_s": spread(last_s),
     }
-    report("kill", figures, detail)
+    report("kill_guest" if options.guest else "kill", figures, detail)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from agito import config
 from agito.config import Section, meant
 from agito.errors import NotFound
-from agito.harness.config import HarnessSection
+from agito.harness.section import HarnessSection
 from agito.learning.credit import CREDITS
 from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig

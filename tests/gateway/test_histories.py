@@ -80,6 +80,51 @@ async def test_arguments_that_come_back_otherwise_open_a_segment_with_what_came_
     )
 
 
+async def test_an_answer_of_a_clients_own_is_part_of_the_history_that_ours_answered() -> None:
+    to, engine = conversations(OPEN, OPEN, TEXT)
+    own = (user("hi"), Message(speaker=Speaker.ASSISTANT, text="Got it."), user("begin"))
+    first = await say(to, *own)
+    history = (*own, first, result("empty", first.uses[0].id))
+    second = await say(to, *history)
+    await say(to, *history, second, result("empty", second.uses[0].id))
+    assert engine.num_rows == 1 and to.tree.meter.share_of_turns == 1.0
+    assert engine.exchanges[0].request.extend == RENDERER.conversation(own, TOOLS)
+    assert to.tree.meter.turns[Way.OPENED] == 1
+
+
+@pytest.mark.parametrize("what", ["its text", "its arguments", "its place"])
+async def test_a_turn_that_was_changed_costs_one_segment_and_what_is_kept_behind_it_stays(what: str) -> None:
+    """What stays was not sampled in the spelling in which it comes back."""
+    to, engine = conversations(OPEN, [*b'{"tool":"open","arguments":{"box":"2"}}', 256], TEXT)
+    first = await say(to, user("hi"))
+    changed = {
+        "its text": Message(speaker=Speaker.ASSISTANT, text="I opened a box"),
+        "its arguments": Message(
+            speaker=Speaker.ASSISTANT, uses=(ToolUse(tool="open", arguments='{"box":"1"}', id="a"),)
+        ),
+        "its place": first,
+    }[what]
+    history = (*([user("before")] if what == "its place" else []), user("hi"), changed, user("go on"))
+    second = await say(to, *history)
+    assert second.uses[0].arguments == '{"box": "2"}'
+    await say(to, *history, second, user("and on"))
+    meter = to.tree.meter
+    assert (meter.turns[Way.REWRITTEN], meter.turns[Way.CONTINUED], engine.num_rows) == (1, 1, 2)
+    assert engine.exchanges[1].request.extend == RENDERER.conversation(history, TOOLS)
+    assert engine.exchanges[2].request.extend == RENDERER.continuation([user("and on")])
+
+
+async def test_a_client_that_compacts_arguments_is_answered_them_so_and_stays_on_its_row() -> None:
+    turn = list(RENDERER.action((call("open", "é 1"),), TOOLS))
+    engine = ReplayEngine(turns=(turn, TEXT))
+    agent = Agent(spec=AgentSpec(renderer=RENDERER), engine=engine)
+    to = Conversations(agent, seed=3, terms=Terms(compact=True))
+    first = await say(to, user("hi"))
+    assert first.uses[0].arguments == '{"box":"é 1"}'
+    await say(to, user("hi"), first, result("empty", first.uses[0].id))
+    assert engine.num_rows == 1 and to.tree.meter.share_of_turns == 1.0
+
+
 async def test_a_history_that_was_rewritten_to_the_very_same_tokens_stays_on_its_row() -> None:
     to, engine = conversations(TEXT, TEXT)
     await say(to, user("hi"))

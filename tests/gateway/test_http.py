@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
+from starlette.applications import Starlette
 from tests.gateway.conftest import KEY, Served, offers, real_engine, serving
 
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
@@ -367,3 +372,14 @@ async def test_an_agent_whose_renderer_knows_no_conversations_is_refused_at_once
     agent = Agent(spec=AgentSpec(renderer=Bare()), engine=ReplayEngine(turns=[]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Bare cannot put a client's conversation into tokens"):
         Conversations(agent, seed=0, terms=Terms())
+
+
+async def test_a_connection_that_comes_as_a_server_ends_is_cut_off_and_leaves_nothing_open() -> None:
+    for turns in range(6):  # of the event loop, between connecting and leaving
+        async with listening(Starlette()) as url:
+            link = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+        with link, contextlib.suppress(ConnectionResetError):
+            assert link.recv(1) == b""
+    gc.collect()  # what is not closed warns

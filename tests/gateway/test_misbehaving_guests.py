@@ -206,11 +206,11 @@ def test_a_recipe_names_a_harness_or_a_command() -> None:
 
 def test_a_guest_finds_policy_tools_and_task_where_the_sdks_look(renderer: Renderer) -> None:
     task: Task = TASK
-    env = environment("http://127.0.0.1:1", "secret", prompt_of(task, renderer.dialect))
+    env = environment("http://127.0.0.1:1", "secret", prompt_of(task, renderer.dialect), {})
     assert (
         env["OPENAI_BASE_URL"] == "http://127.0.0.1:1/v1"
         and env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:1"
     )
     assert env["OPENAI_API_KEY"] == env["ANTHROPIC_API_KEY"] == "secret"
     assert "127.0.0.1" in env["NO_PROXY"] and env["AGITO_TASK"].endswith("You have 9 turns.")
-    assert "AGITO_TASK" not in environment("http://127.0.0.1:1", "secret", "x" * 200_000)
+    assert "AGITO_TASK" not in environment("http://127.0.0.1:1", "secret", "x" * 200_000, {})

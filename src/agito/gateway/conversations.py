@@ -4,6 +4,7 @@ stays on the token tree.
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -42,12 +43,14 @@ _PIECE = 8  # tokens between two looks at a stream
 class Terms:
     """Under which an agent is asked. `limits` None: those of its engine alone. `overrides`: sampling is as
     the agent's specification says, whatever a client asks for, and an answer comes in one piece. `most_rows`
-    may rest between two requests.
+    may rest between two requests. `compact`: calls' arguments are answered without spaces, for clients that
+    send them back so.
     """
 
     limits: Limits | None = None
     overrides: bool = True
     most_rows: int = 64
+    compact: bool = False
 
 
 class Conversations:
@@ -213,7 +216,7 @@ class Conversations:
         channels = turn.end(stopped, ask.tools) or self._renderer.channels(forced + turn.ids)[len(forced) :]
         capture.label(channels)
         self._book(turn)
-        said = _with_ids(said, place.line.number, num_prompt)
+        said = _with_ids(said, place.line.number, num_prompt, compact=self._terms.compact)
         shown = said if ask.is_parallel or len(said.uses) < 2 else replace(said, uses=said.uses[:1])
         message = Message(
             speaker=Speaker.ASSISTANT, text=shown.text, uses=shown.uses, thinking=shown.thinking
@@ -406,12 +409,26 @@ def _until(said: Said, stops: tuple[str, ...]) -> tuple[Said, str | None]:
     return replace(said, text=said.text[:at]), stop
 
 
-def _with_ids(said: Said, line: int, start: int) -> Said:
+def _with_ids(said: Said, line: int, start: int, *, compact: bool) -> Said:
     """Each call with an id that no other call of these conversations has."""
     uses = tuple(
-        replace(use, id=f"call_{line:06x}{start:08x}{number:04x}") for number, use in enumerate(said.uses)
+        replace(
+            use,
+            id=f"call_{line:06x}{start:08x}{number:04x}",
+            arguments=_compact(use) if compact else use.arguments,
+        )
+        for number, use in enumerate(said.uses)
     )
     return replace(said, uses=uses)
+
+
+def _compact(use: ToolUse) -> str:
+    arguments = use.parsed()
+    return (
+        use.arguments
+        if arguments is None
+        else json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+    )
 
 
 def offered(tools: tuple[ToolSpec, ...], choice: str) -> None:

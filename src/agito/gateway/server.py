@@ -16,16 +16,19 @@ from starlette.types import ASGIApp
 _SILENT = logging.CRITICAL + 1  # requests that are cut off are no news; what breaks is told to the client
 _START_S, _LEAVE_S = 10.0, 5.0
 _MOST_CONNECTIONS = 512
+_TICKS = 4  # of the event loop, from accepting to a connection
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
+async def listening(
+    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, on: socket.socket | None = None
+) -> AsyncGenerator[str]:
     """Its address, such as `http://127.0.0.1:40001`. Port 0 is any free one. Raises `OSError` for one that is
-    taken.
+    taken. `on`: a listener that is there already, of whatever network, and stays its owner's.
 
     At the end of the block whoever is still connected is cut off.
     """
-    with _listener(host, port) as listener:
+    with contextlib.nullcontext(on) if on is not None else _listener(host, port) as listener:
         config = uvicorn.Config(
             app,
             log_level=_SILENT,
@@ -39,13 +42,19 @@ async def listening(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> 
         )
         server = _Server(config)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, [listener])
+            tasks.start_soon(_served, server, listener)
             try:
                 with anyio.fail_after(_START_S):
                     await server.is_up.wait()
                 yield f"http://{host}:{listener.getsockname()[1]}"
             finally:
                 server.leaves.set()
+
+
+async def _served(server: _Server, listener: socket.socket) -> None:
+    """Whoever is cancelled leaves nothing open: the server ends when it is told to, and not before."""
+    with anyio.CancelScope(shield=True):
+        await server.serve([listener])
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -77,6 +86,11 @@ class _Server(uvicorn.Server):
         await self.leaves.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            for each in server.sockets:
+                server.get_loop().remove_reader(each.fileno())
+        for _ in range(_TICKS):  # what was accepted last becomes a connection only now, and of an open server
+            await anyio.lowlevel.checkpoint()
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):

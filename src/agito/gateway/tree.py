@@ -129,6 +129,9 @@ class TokenTree:
         self.meter = KeptMeter()
         self._nodes: dict[bytes, list[Node]] = {}
         self._opened: dict[bytes, int] = {}
+        self._asked: set[bytes] = set()  # histories that a request has brought
+        self._told: set[bytes] = set()  # answers, wherever they stood
+        self._has_forgotten = False
         self._idle: dict[int, Line] = {}  # open, and at rest: the longest first
         self._clock = self._num_lines = 0
 
@@ -146,10 +149,9 @@ class TokenTree:
         Raises `Refused` for what does not fit into the context or cannot be rendered.
         """
         messages = with_tool_names(messages)
-        key, path = self._walk(messages, tools, session)
-        num_answers = sum(message.speaker is Speaker.ASSISTANT for message in messages)
+        key, path, is_same = self._walk(messages, tools, session)
         node, at = path[-1] if path else (None, -1)
-        is_same = len(path) == num_answers
+        self._asked.add(key)
         try:
             if not is_same:
                 found = self._by_tokens(self._renderer.conversation(messages, tools), seed, reserve)
@@ -187,6 +189,7 @@ class TokenTree:
         line = place.line
         line.length = len(line.capture)
         line.messages = (*place.messages, message)
+        self._told.add(_next(b"", message))
         if is_whole:
             node = Node(line, line.length, message, is_cut)
             self._nodes.setdefault(_next(place.key, message), []).append(node)
@@ -235,28 +238,37 @@ class TokenTree:
             self._seed, b"", self._num_lines
         )  # what is forgotten must not be sampled the same again
         self._opened.clear()
+        self._asked.clear()
+        self._told.clear()
+        self._has_forgotten = True
         return kept
 
     def _walk(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], session: str
-    ) -> tuple[bytes, list[tuple[Node, int]]]:
-        """The history's key; and the answers in it that are ours, up to the first that is not, with their
-        places.
+    ) -> tuple[bytes, list[tuple[Node, int]], bool]:
+        """The history's key; the answers in it that are ours, with their places; and whether nothing of ours
+        was changed behind the last of them.
+
+        An answer of a client's own (an example, a greeting) is part of the history that ours answered.
         """
-        key = _base(tools, session)
+        key, is_same = _base(tools, session), True
         path: list[tuple[Node, int]] = []
-        is_ours = True
         for at, message in enumerate(messages):
-            key = _next(key, message)
+            before, key = key, _next(key, message)
             if message.speaker is not Speaker.ASSISTANT:
                 continue
-            node = self._best(self._nodes.get(key, ()), message) if is_ours else None
+            node = self._best(self._nodes.get(key, ()), message)
             if node is None:
-                is_ours = False
+                is_same = is_same and not self._may_be_ours(before, message)
                 key = _apart(key, message.thinking) if message.thinking else key
             else:
+                is_same = True
                 path.append((node, at))
-        return key, path
+        return key, path, is_same
+
+    def _may_be_ours(self, before: bytes, message: Message) -> bool:
+        """Whether an answer that is not as it was can be one of ours: changed, or in another place."""
+        return self._has_forgotten or before in self._asked or _next(b"", message) in self._told
 
     def _best(self, nodes: Sequence[Node], message: Message) -> Node | None:
         """That which the client means by its ids, else one that it can go on from, else the first."""

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypedDict, Unpack, cast
 
 from agito import plugins
 from agito.errors import BadHarness
 from agito.harness.team import TEAM_ROLES, TeamHarness, TeamRules
-from agito.protocols import Harness
+from agito.protocols import Harness, OpensPool
 
 _TEAM = "team"
 _BUNDLED = {"solo": "agito.harness.solo:SoloHarness", _TEAM: ""}
 _MEMBERS = ("roles", "run")
+
+
+class CommandSettings(TypedDict, total=False):
+    folder: str
+    seconds: float
+    compact: bool
+    files: Sequence[str]
+    shown: Sequence[str]
 
 
 def bundled() -> tuple[str, ...]:
@@ -23,14 +31,16 @@ def load(
     name: str,
     *,
     command: str = "",
-    folder: str = "",
-    seconds: float = 120.0,
+    sandbox: bool = False,
+    open_pool: OpensPool | None = None,
     roles: Sequence[str] = (),
     depth: int = 1,
     breadth: int = 8,
     notes: bool = False,
+    **settings: Unpack[CommandSettings],
 ) -> Harness:
-    """`command`: instead of a name, somebody's own agent, see `foreign`. `roles` and what follows: of `team`.
+    """`command`: instead of a name, somebody's own agent; `settings`: of `foreign.CommandHarness`. `sandbox`:
+    it runs in one of a pool that `open_pool` opens. `roles`, `depth`, `breadth`, `notes`: of `team`.
 
     Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
     harness, for a file or class that fails, and for a command that cannot be started.
@@ -38,7 +48,9 @@ def load(
     if command:
         from agito.harness.foreign import CommandHarness
 
-        return CommandHarness(command, folder=folder, seconds=seconds)
+        if sandbox and open_pool is None:
+            raise BadHarness("harness.sandbox: there are no sandboxes here")
+        return CommandHarness(command, sandbox=open_pool if sandbox else None, **settings)
     if name == _TEAM:
         rules = TeamRules(roles=tuple(roles) or TEAM_ROLES, depth=depth, breadth=breadth, has_notes=notes)
         return TeamHarness(rules)

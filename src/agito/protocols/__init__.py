@@ -31,7 +31,16 @@ from agito.protocols.policy import (
     Sampled,
     SampleRequest,
 )
-from agito.protocols.sandbox import Result, Sandbox, SandboxPool, SandboxSpec, Service, Standing
+from agito.protocols.sandbox import (
+    OpensPool,
+    Result,
+    Sandbox,
+    SandboxPool,
+    SandboxSpec,
+    Service,
+    Standing,
+    seen_at,
+)
 from agito.protocols.thinking import (
     AsksEffort,
     ThinkingRenderer,
@@ -78,6 +87,8 @@ __all__ = [
     "Sandbox",
     "SandboxPool",
     "SandboxSpec",
+    "OpensPool",
+    "seen_at",
     "Script",
     "ScriptFactory",
     "Service",

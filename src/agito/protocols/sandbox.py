@@ -125,6 +125,23 @@ class Sandbox(Protocol):
         ...
 
 
+OWN_FOLDERS = ("/work", "/tmp", "/run", "/proc", "/dev", "/etc", "/sys", "/old")  # a sandbox's own
+
+
+def seen_at(path: str) -> str:
+    """Where a folder of the host that is shown is found inside: at its own place, or beneath /mnt where a
+    sandbox has something of its own at that place.
+    """
+    is_own = any(path == own or path.startswith(f"{own}/") for own in OWN_FOLDERS)
+    return f"/mnt{path}" if is_own else path
+
+
+class OpensPool(Protocol):
+    """Opens a pool whose sandboxes see the folders `shown` of the host, read-only, where `seen_at` says."""
+
+    async def __call__(self, *, warm: int, shown: Sequence[str]) -> SandboxPool: ...
+
+
 class SandboxPool(Protocol):
     """Provides sandboxes."""
 

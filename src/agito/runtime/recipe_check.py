@@ -12,14 +12,13 @@ from agito.envs import load
 from agito.envs.prompts.data import read_conversations
 from agito.errors import BadRecipe
 from agito.harness import TeamHarness
-from agito.harness import load as load_harness
 from agito.models.hub import folder_of
 from agito.plugins import shown
 from agito.protocols import MAIN, Environment, Finite, Unscripted
 from agito.recipe import Recipe
 from agito.record import tracking
 from agito.runtime.placement import require_installed
-from agito.runtime.run_context import RunContext, environment_of
+from agito.runtime.run_context import RunContext, environment_of, harness_of
 from agito.runtime.sources import find
 from agito.sampling.vllm import installed
 
@@ -133,7 +132,7 @@ def _with_models(recipe: Recipe) -> Recipe:
 def _require_roles(recipe: Recipe) -> None:
     """Raises `NotFound`, `BadHarness`, and `BadRecipe` for an agent in a role that the harness does not
     have."""
-    harness = load_harness(**recipe.harness.model_dump())
+    harness = harness_of(recipe)
     roles = harness.roles
     if recipe.effort.is_on and isinstance(harness, TeamHarness):
         raise BadRecipe("effort.settings: the agents of a team are not asked for efforts")

@@ -50,6 +50,7 @@ from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, AttemptId, Dialect, Effort, Fault, Target, Task, Thinking, Trajectory
+from agito.worlds.sandbox import Pool
 
 _OPENINGS = 8  # tasks examined in each cell
 _KNOWN_TOKENS = 160  # of the text by which a server's log-probabilities are compared
@@ -323,6 +324,11 @@ class RunContext:
                 self.busy_s += engine.busy_s
 
 
+def harness_of(recipe: Recipe) -> Harness:
+    """Raises `NotFound`, `BadHarness`."""
+    return load_harness(**recipe.harness.model_dump(), open_pool=Pool.open)
+
+
 def environment_of(recipe: Recipe) -> Environment:
     """Raises `NotFound` for an unknown one, `ValueError` for a mixture of one environment with itself."""
     mix = recipe.env.mix
@@ -338,7 +344,7 @@ def _cells_of(name: str, families: tuple[str, ...], levels: tuple[int, ...]) -> 
 
 @asynccontextmanager
 async def open_run_context(recipe: Recipe) -> AsyncGenerator[RunContext]:
-    run_context = RunContext(recipe, environment_of(recipe), load_harness(**recipe.harness.model_dump()))
+    run_context = RunContext(recipe, environment_of(recipe), harness_of(recipe))
     try:
         yield run_context
     finally:

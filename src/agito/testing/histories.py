@@ -24,7 +24,7 @@ from agito.protocols import Agent, AgentSpec, Row, Sampled, SampleRequest
 from agito.render.messages import Message, Speaker, ToolUse
 from agito.testing.fakes import TOOLS, FakeEnvironment
 from agito.testing.renderers import END, ByteRenderer
-from agito.types import AttemptId, Dialect, FinishReason, TerminationReason, Trajectory, span
+from agito.types import AttemptId, Dialect, FinishReason, Segment, TerminationReason, Trajectory, Turn, span
 
 _SAID = (
     '{"tool": "open", "arguments": {"box": "%d"}}',
@@ -122,7 +122,8 @@ class Client:
         """One request, or several side by side."""
         rng = self.rng
         if not self.histories or rng.random() < 0.15:  # another agent of the client's begins
-            self.histories.append([*_system(rng), _user(rng)])
+            own = [Message(speaker=Speaker.ASSISTANT, text="Got it."), _user(rng)]  # an example, a greeting
+            self.histories.append([*_system(rng), _user(rng), *(own if rng.random() < 0.2 else [])])
         history = rng.choice(self.histories)
         kind = rng.random()
         if kind < 0.12:
@@ -310,16 +311,20 @@ async def attempt(seed: int, num_steps: int) -> Client:
 
 
 def violations(conversations: Conversations, engine: KnowingEngine) -> list[str]:
+    """As `violations_in`, of all that was sampled so far."""
+    return violations_in(*conversations.record(), engine)
+
+
+def violations_in(segments: Sequence[Segment], turns: Sequence[Turn], engine: KnowingEngine) -> list[str]:
     """Of: every trained token was sampled under exactly the prefix that it is trained under, and every
     sampled one is trained once.
     """
-    segments, turns = conversations.record()
     task, _ = FakeEnvironment().task(split="train", index=0, seed=0)
     trajectory = Trajectory(
         attempt=AttemptId(group=0, slot=0),
         task=task,
-        segments=segments,
-        turns=turns,
+        segments=tuple(segments),
+        turns=tuple(turns),
         events=(),
         end=TerminationReason.ABANDONED,
     )

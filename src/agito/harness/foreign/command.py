@@ -12,19 +12,22 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import anyio
+from starlette.types import ASGIApp
 
 from agito.errors import BadHarness
 from agito.gateway import Conversations, Gateway, Terms, listening
-from agito.harness.foreign import guest
+from agito.harness.foreign import boxed, guest
+from agito.harness.foreign.boxed import Boxes
 from agito.harness.foreign.desk import ToolDesk
+from agito.harness.foreign.layout import CALL, layout, which
 from agito.harness.role_tools import session_of
-from agito.protocols import Agent, Session
+from agito.protocols import Agent, OpensPool, Session
 from agito.render.messages import allowance
 from agito.types import AttemptId, Dialect, Fault, Task, TerminationReason, Trajectory
 
@@ -35,46 +38,78 @@ _LOCAL = "127.0.0.1,localhost"
 
 class CommandHarness:
     """`command`: a program with its arguments, or `path.py:function`. `seconds`: a guest's own, without those
-    in which it waits.
+    in which it waits. `compact`: see `Terms`. `sandbox`: opens the pool of sandboxes in which it runs;
+    without, it runs as whoever trains. `files`, `shown`: see `layout`.
     """
 
     roles = ("solo",)
 
-    def __init__(self, command: str, *, folder: str = "", seconds: float = 120.0) -> None:
+    def __init__(
+        self,
+        command: str,
+        *,
+        folder: str = "",
+        seconds: float = 120.0,
+        compact: bool = False,
+        sandbox: OpensPool | None = None,
+        files: Sequence[str] = (),
+        shown: Sequence[str] = (),
+    ) -> None:
         """Raises `BadHarness` for a program or a file that is not there."""
-        self._cwd, self._seconds = Path(folder or "."), seconds
-        self._argv = _argv(command, self._cwd)
+        self._cwd, self._seconds, self._compact = Path(folder or "."), seconds, compact
+        self._argv = _argv(command, self._cwd, shown if sandbox is not None else ())
+        self._layout = self._boxes = None
+        if sandbox is not None:
+            self._layout = layout(self._argv, self._cwd, files=files, shown=shown)
+            self._boxes = Boxes(self._layout, sandbox)
 
     async def run(
         self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
     ) -> Trajectory:
         agent, began, clock = agents["solo"], time.monotonic(), guest.OwnClock()
         session = session_of(agent.spec, session)
-        conversations = Conversations(
-            agent, seed=seed, terms=Terms(limits=task.limits), waiting=clock.waiting
-        )
+        terms = Terms(limits=task.limits, compact=self._compact)
+        conversations = Conversations(agent, seed=seed, terms=terms, waiting=clock.waiting)
         desk = ToolDesk(session, task.limits, conversations, clock.waiting)
         key = f"agito-{secrets.token_urlsafe(24)}"
         gateway = Gateway(lambda _: conversations, [agent.spec.policy], key=key, overrides=True)
         prompt = prompt_of(task, agent.spec.renderer.dialect)
         try:
-            async with AsyncExitStack() as stack:
-                url = await stack.enter_async_context(listening(gateway.app(*desk.routes(gateway))))
-                conversations.on_spent(desk.over)
-                ended = await guest.run(
-                    self._argv,
-                    cwd=self._cwd,
-                    env=environment(url, key, prompt),
-                    prompt=prompt,
-                    over=desk.over,
-                    seconds=self._seconds,
-                    clock=clock,
-                )
+            conversations.on_spent(desk.over)
+            app = gateway.app(*desk.routes(gateway))
+            run = self._beside if self._boxes is None else self._inside
+            ended = await run(app, key, prompt, desk.over, clock)
         finally:
             await conversations.aclose()
         if conversations.died is not None:
             raise conversations.died  # not this attempt's failure: the engine is gone
         return _trajectory(task, attempt, conversations, desk, ended, time.monotonic() - began)
+
+    async def _beside(
+        self, app: ASGIApp, key: str, prompt: str, over: anyio.Event, clock: guest.OwnClock
+    ) -> guest.Ended:
+        """As whoever trains."""
+        async with listening(app) as url:
+            return await guest.run(
+                self._argv,
+                cwd=self._cwd,
+                env=environment(url, key, prompt, os.environ),
+                prompt=prompt,
+                over=over,
+                seconds=self._seconds,
+                clock=clock,
+            )
+
+    async def _inside(
+        self, app: ASGIApp, key: str, prompt: str, over: anyio.Event, clock: guest.OwnClock
+    ) -> guest.Ended:
+        """In a sandbox of its own."""
+        assert self._boxes is not None and self._layout is not None
+        env = environment(boxed.URL, key, prompt, {})
+        async with self._boxes.box(env, cpu_s=self._seconds) as box, boxed.serving(box, app):
+            return await boxed.run(
+                box, self._layout, prompt=prompt, over=over, seconds=self._seconds, clock=clock
+            )
 
 
 def prompt_of(task: Task, dialect: Dialect) -> str:
@@ -83,9 +118,9 @@ def prompt_of(task: Task, dialect: Dialect) -> str:
     return said if dialect is Dialect.COMPACT else f"{said}\n\n{allowance(task.limits.turns)}"
 
 
-def environment(url: str, key: str, prompt: str) -> dict[str, str]:
-    """Ours, and where a guest finds policy, tools and task."""
-    env = dict(os.environ)
+def environment(url: str, key: str, prompt: str, base: Mapping[str, str]) -> dict[str, str]:
+    """`base`, and where a guest finds policy, tools and task."""
+    env = dict(base)
     local = ",".join(filter(None, (env.get("NO_PROXY") or env.get("no_proxy"), _LOCAL)))
     env |= {
         "OPENAI_BASE_URL": f"{url}/v1",
@@ -106,20 +141,20 @@ def environment(url: str, key: str, prompt: str) -> dict[str, str]:
     return env
 
 
-def _argv(command: str, cwd: Path) -> tuple[str, ...]:
+def _argv(command: str, cwd: Path, shown: Sequence[str]) -> tuple[str, ...]:
     function = _FUNCTION.fullmatch(command.strip())
     if function is not None:
         path = cwd / function[1]
         if not path.is_file():
             raise BadHarness(f"harness.command={command!r}: there is no file {path}")
-        return (sys.executable, str(Path(__file__).with_name("call.py")), str(path.absolute()), function[2])
+        return (sys.executable, str(CALL), str(path.absolute()), function[2])
     try:
         argv = shlex.split(command)
     except ValueError as error:
         raise BadHarness(f"harness.command={command!r}: {error}") from None
     if not argv:
         raise BadHarness("harness.command: name a program, such as `python my_agent.py`, or path.py:function")
-    found = shutil.which(argv[0], path=None) or (str(cwd / argv[0]) if (cwd / argv[0]).is_file() else None)
+    found = which(argv[0], cwd, shown)
     if argv[0] in ("python", "python3"):  # the one that trains has what is installed beside it
         found = sys.executable
     if found is None:
@@ -146,8 +181,9 @@ def _trajectory(
     )
     fault, detail = None, conversations.tree.meter.told()
     if desk.end is None and conversations.spent is None:
-        how = ended.why or f"it ended with exit code {ended.exit_code}"
-        said = f": {ended.tail}" if ended.tail and (ended.why or ended.exit_code) else ""
+        killed = "all of it was killed" if ended.exit_code is None else ""
+        how = ended.why or killed or f"it ended with exit code {ended.exit_code}"
+        said = f": {ended.tail}" if ended.tail and (ended.why or ended.exit_code != 0) else ""
         detail = f"the guest: {how}{said}; {detail}"
         if not turns and not desk.events:  # the policy has had no part in it
             end, fault, detail = (

@@ -25,7 +25,7 @@ MOST_OUTPUT_BYTES = 1 << 25  # of both streams; what comes after the first and b
 MOST_PROCESSES = 256
 _TAIL_BYTES = 4000
 _LOOK_S = 0.5
-_START_S, _END_S, _DRAIN_S = 10.0, 5.0, 0.5
+_START_S, _END_S, DRAIN_S = 10.0, 5.0, 0.5
 
 
 class OwnClock:
@@ -84,7 +84,7 @@ async def run(
         process = await anyio.open_process(
             [*_namespace(), *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE
         )
-    why, tail, is_read = "", _Tail(), [anyio.Event(), anyio.Event()]
+    why, tail, is_read = "", Tail(), [anyio.Event(), anyio.Event()]
     try:
         async with anyio.create_task_group() as tasks:
 
@@ -113,18 +113,21 @@ async def run(
             )
             tasks.start_soon(stop_after, over.wait())
             await process.wait()
-            with anyio.move_on_after(_DRAIN_S):
+            with anyio.move_on_after(DRAIN_S):
                 for each in is_read:
                     await each.wait()
             stop()
     finally:
         with anyio.move_on_after(_END_S, shield=True):
+            own = _namespace_of(process.pid)
             _kill(process)
             await process.aclose()
+            while own is not None and _num_in(own):  # noqa: ASYNC110 - the kernel says nothing when it is empty
+                await anyio.sleep(0.005)
     return Ended(exit_code=process.returncode, why=why, tail=tail.text())
 
 
-class _Tail:
+class Tail:
     """The end of what was written."""
 
     def __init__(self) -> None:
@@ -157,15 +160,28 @@ async def _multiplied(pid: int) -> None:
 
 def _num_beside(pid: int) -> int:
     """Processes of the namespace that it has opened; where it has none, of the session that it leads."""
-    own, found = _inode(pid, "pid_for_children"), 0
-    is_apart = own not in (None, _inode(os.getpid(), "pid"))
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with suppress(OSError):
-                found += (
-                    _inode(int(entry.name), "pid") == own if is_apart else os.getsid(int(entry.name)) == pid
-                )
+    own = _namespace_of(pid)
+    if own is not None:
+        return _num_in(own)
+    found = 0
+    for other in _pids():
+        with suppress(OSError):
+            found += os.getsid(other) == pid
     return found
+
+
+def _num_in(namespace: int) -> int:
+    return sum(_inode(pid, "pid") == namespace for pid in _pids())
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
+
+
+def _namespace_of(pid: int) -> int | None:
+    """That which it has opened for its children; None where it has none of its own, or is gone."""
+    own = _inode(pid, "pid_for_children")
+    return None if own == _inode(os.getpid(), "pid") else own
 
 
 def _inode(pid: int, namespace: str) -> int | None:

@@ -10,14 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from agito.errors import NoIsolation
+from agito.errors import NoIsolation, NotFound
+from agito.protocols import seen_at
 from agito.worlds.sandbox.cgroup import Group, half_of_memory, make
 from agito.worlds.sandbox.inside import kernel, wire
 from agito.worlds.sandbox.users import Users, take_users
@@ -109,8 +110,10 @@ async def launch(
     landlock: bool = True,
     seccomp: bool = True,
     hash_seed: int = HASH_SEED,
+    shown: Sequence[str] = (),
 ) -> Zygote:
-    """Raises `NoIsolation`, naming what this machine lacks and the remedy.
+    """Raises `NoIsolation`, naming what this machine lacks and the remedy; `NotFound` for a folder to show
+    that is not there.
 
     `hash_seed` fixes the set order of every interpreter inside, so that a program's answers do not depend on
     the pool. `limit_bytes` limits all sandboxes together, to half of the machine's memory by default. The
@@ -129,12 +132,20 @@ async def launch(
         "landlock": landlock,
         "seccomp": seccomp,
         "hash_seed": hash_seed,
+        "shown": shown,
     }
+    seen = _shown(shown)
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     taken = take_users(many=users)
     problems: list[str] = []
     for interpreter, prefix in _interpreters():
-        settings = {"prefix": prefix, "overlay": overlay, "landlock": landlock, "seccomp": seccomp}
+        settings = {
+            "prefix": prefix,
+            "overlay": overlay,
+            "landlock": landlock,
+            "seccomp": seccomp,
+            "shown": tuple((path, seen_at(path)) for path in seen if not _is_in(path, ("/usr", prefix))),
+        }
         answer = await _try(interpreter, settings, group, taken, hash_seed)
         if isinstance(answer, Zygote):
             return replace(answer, options=options)
@@ -145,6 +156,21 @@ async def launch(
     if group is not None:
         group.remove()
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
+
+
+def _shown(paths: Sequence[str]) -> tuple[str, ...]:
+    """The folders, without what lies in another. Raises `NotFound`."""
+    tops = list[str]()
+    for path in sorted({os.path.realpath(path) for path in paths}):
+        if not os.path.isdir(path) or path == "/":
+            raise NotFound(f"{path}: name a folder that exists and is not everything")
+        if not _is_in(path, tops):
+            tops.append(path)
+    return tuple(tops)
+
+
+def _is_in(path: str, folders: Sequence[str]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 async def stop(zygote: Zygote) -> None:

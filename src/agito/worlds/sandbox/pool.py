@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -57,18 +58,28 @@ class Pool:
         self._reviving = anyio.Lock()
 
     @classmethod
-    async def open(cls, *, warm: int = 8, limit_mb: int | None = None, hash_seed: int = HASH_SEED) -> Pool:
+    async def open(
+        cls,
+        *,
+        warm: int = 8,
+        limit_mb: int | None = None,
+        hash_seed: int = HASH_SEED,
+        shown: Sequence[str] = (),
+    ) -> Pool:
         """Keeps `warm` sandboxes started ahead. `limit_mb` limits the memory of all together; by default half
         of the machine's.
 
-        `hash_seed` is Python's in all of them; changing it reveals programs that depend on set order. Raises
-        `NoIsolation`.
+        `hash_seed` is Python's in all of them; changing it reveals programs that depend on set order.
+        `shown`: folders of the host that all of them see, read-only, where `seen_at` says: an interpreter, a
+        virtual environment. Raises `NoIsolation`, and `NotFound` for one of them.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # four descriptors per sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         pool = cls(
-            await launch(limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed),
+            await launch(
+                limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed, shown=tuple(shown)
+            ),
             warm,
             hash_seed,
         )

@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from agito.worlds.sandbox.inside import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}  # minor numbers, of major 1
 NODES = "/run/nodes"  # where keepers find their own devices
@@ -44,37 +48,52 @@ _COPIED = ("etc/ld.so.cache",)  # no local time: every sandbox has UTC
 BASE = "/tmp"  # any directory that exists everywhere; covered afterwards, in the zygote's own mount namespace
 
 
-def make_nodes() -> None:
-    """Makes devices for each of many keepers, in a mount namespace of the caller; needs root. Raises
-    `OSError`.
+def stage(shown: Sequence[tuple[str, str]]) -> None:
+    """A place for devices, in a mount namespace of the caller, and beside it the host's folders that will be
+    shown: an ordinary user may not be able to reach them. Needs root. Raises `OSError`.
     """
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("nodes", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=711,size=4k")
+    held = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path, _ in shown]
+    kernel.mount("staged", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=711,size=4k")
+    os.mkdir(f"{BASE}/nodes", 0o711)
+    kernel.mount("nodes", f"{BASE}/nodes", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=711,size=4k")
+    for number, descriptor in enumerate(held):
+        os.mkdir(f"{BASE}/shown{number}", 0o711)
+        kernel.mount(f"/proc/self/fd/{descriptor}", f"{BASE}/shown{number}", None, kernel.MS_BIND)
+        os.close(descriptor)
+
+
+def make_nodes() -> None:
+    """Makes devices for each of many keepers; `stage` has made the place. Raises `OSError`."""
     before = os.umask(0)
     for number in range(NUM_NODES):
-        os.mkdir(f"{BASE}/{number}", 0o711)
+        os.mkdir(f"{BASE}/nodes/{number}", 0o711)
         for name, minor in DEVICES.items():
-            os.mknod(f"{BASE}/{number}/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+            os.mknod(f"{BASE}/nodes/{number}/{name}", 0o666 | stat.S_IFCHR, os.makedev(1, minor))
     os.umask(before)
 
 
-def build(interpreter_prefix: str) -> int:
+def build(interpreter_prefix: str, shown: Sequence[tuple[str, str]], *, is_staged: bool) -> int:
     """Replaces the root of the calling process. Returns a descriptor of the same root that is still writable.
 
-    Raises `OSError`.
+    `shown`: folders of the host that are seen inside, read-only, each with its place there. Raises `OSError`.
     """
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    nodes = (
-        os.open(BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.exists(f"{BASE}/0/null") else -1
-    )
+    staged = os.open(BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if is_staged else -1
+    nodes = f"/proc/self/fd/{staged}/nodes" if is_staged and os.path.exists(f"{BASE}/nodes/0/null") else ""
     copied = {name: content for name in _COPIED if (content := _content(f"/{name}")) is not None}
     kernel.mount("root", BASE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
     os.chdir(BASE)
     for name in _DIRECTORIES:
         os.makedirs(name, 0o755)
     _bind_system(interpreter_prefix)
+    for number, (path, place) in enumerate(shown):
+        os.makedirs(f".{place}", 0o755, exist_ok=True)
+        _bind(f"/proc/self/fd/{staged}/shown{number}" if is_staged else path, place[1:])
     _mount_devices(nodes)
+    if is_staged:
+        os.close(staged)
     _write_files(copied)
     kernel.mount("proc", f"{BASE}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     kernel.pivot_root(".", "old")
@@ -102,11 +121,10 @@ def _bind_system(interpreter_prefix: str) -> None:
         _bind(interpreter_prefix, f".{interpreter_prefix}")
 
 
-def _mount_devices(nodes: int) -> None:
-    """The host's devices, and with a descriptor of `nodes` those of keepers, which it closes."""
-    if nodes >= 0:
-        kernel.mount(f"/proc/self/fd/{nodes}", f"{BASE}{NODES}", None, kernel.MS_BIND)
-        os.close(nodes)
+def _mount_devices(nodes: str) -> None:
+    """The host's devices, and those of keepers, where there are any."""
+    if nodes:
+        kernel.mount(nodes, f"{BASE}{NODES}", None, kernel.MS_BIND)
     kernel.mount(
         "empty",
         f"{BASE}/run/empty",

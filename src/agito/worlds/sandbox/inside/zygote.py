@@ -22,6 +22,7 @@ from agito.worlds.sandbox.inside.keeper import Keeper, close_all_but, receive, r
 
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Sequence
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
@@ -72,7 +73,7 @@ def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tupl
 
 def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     """Leaves root, and the host's files, processes and network. Raises `OSError` naming the step."""
-    enter_namespaces(settings["uid"], settings["num_uids"])
+    is_staged = enter_namespaces(settings["uid"], settings["num_uids"], settings["shown"])
     if os.fork():  # the child is the first process of the new pid namespace: all others end with it
         os._exit(0)
     os.setsid()
@@ -89,7 +90,7 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one per keeper
     kernel.set_hostname("sandbox")
     os.umask(0o022)
-    root = template.build(settings["prefix"])
+    root = template.build(settings["prefix"], settings["shown"], is_staged=is_staged)
     features = box.Features()
     features.landlock = box.landlock_version() if settings["landlock"] else 0
     features.overlay = settings["overlay"] and has_overlay(root)
@@ -101,9 +102,9 @@ def prepare(settings: dict[str, Any]) -> tuple[int, box.Features]:
     return root, features
 
 
-def enter_namespaces(uid: int, num_uids: int) -> None:
+def enter_namespaces(uid: int, num_uids: int, shown: Sequence[tuple[str, str]]) -> bool:
     """Becomes `uid` in new namespaces. The next `num_uids` uids are mapped too, for the sandboxes; this needs
-    root.
+    root. Returns whether what will be shown has been staged.
     """
     if not num_uids:
         gid = os.getegid()
@@ -112,13 +113,16 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
             drop_to(uid)
         kernel.unshare(_ALL_NAMESPACES)
         write_maps("self", b"%d %d 1" % (box.ZYGOTE, uid), b"%d %d 1" % (box.ZYGOTE, gid))
-        return
+        return False
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         box.write("/proc/self/oom_score_adj", _NEVER_KILLED)
     except OSError:
         pass  # a root without this privilege: sandbox processes are still killed before this one
+    is_staged = False
     try:
+        template.stage(shown)
+        is_staged = True
         template.make_nodes()
     except OSError:
         pass  # a root that may not make devices: keepers share the machine's
@@ -141,6 +145,7 @@ def enter_namespaces(uid: int, num_uids: int) -> None:
         raise OSError(errno.EPERM, "map: users of sandboxes could not be mapped")
     for descriptor in ready:
         os.close(descriptor)
+    return is_staged
 
 
 def drop_to(uid: int) -> None:

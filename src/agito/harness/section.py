@@ -34,6 +34,25 @@ class HarnessSection(Section):
         description="That `command` may take for one attempt, without those in which it waits for the policy "
         "or a tool.",
     )
+    sandbox: bool = Field(
+        default=True,
+        description="Whether `command` runs in a sandbox of its own for each attempt, with the gateway as "
+        "its only way out: a policy may write what it executes. Otherwise it runs as you, with your files.",
+    )
+    files: tuple[str, ...] = Field(
+        default=(),
+        description="Of `folder`: files and folders that are copied into the sandbox's working directory, "
+        "beside those that `command` names.",
+    )
+    shown: tuple[str, ...] = Field(
+        default=(),
+        description="Folders that the sandbox sees, read-only, beside the interpreter that `command` names.",
+    )
+    compact: bool = Field(
+        default=False,
+        description="Whether `command` is answered calls' arguments without spaces: for one that sends them "
+        "back so.",
+    )
     roles: tuple[str, ...] = Field(
         default=(),
         description="Of `team`: the role that begins, then those that it may spawn; left out: orchestrator "

@@ -1,0 +1,177 @@
+"""A guest in a sandbox of its own: whatever it executes, or a policy has it execute, reaches its own gateway
+and nothing else of the machine or of a network.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from io import FileIO
+
+import anyio
+from starlette.types import ASGIApp
+
+from agito.errors import SandboxFailure
+from agito.gateway import listening
+from agito.harness.foreign.guest import DRAIN_S, MOST_OUTPUT_BYTES, MOST_PROCESSES, Ended, OwnClock, Tail
+from agito.harness.foreign.layout import Layout
+from agito.protocols import OpensPool, Sandbox, SandboxPool, SandboxSpec
+
+PORT = 8080  # of the gateway, in the sandbox's own network
+URL = f"http://127.0.0.1:{PORT}"
+_MEMORY_MB, _FILES_MB = 2048, 64
+_OWN_ENV = ("PATH", "HOME")  # not those of whoever trains
+
+
+class Boxes:
+    """One pool for all guests that are under way; it is closed with the last of them."""
+
+    def __init__(self, layout: Layout, open_pool: OpensPool) -> None:
+        self._layout, self._open_pool = layout, open_pool
+        self._pool: SandboxPool | None = None
+        self._num = 0
+        self._changing = anyio.Lock()
+
+    @asynccontextmanager
+    async def box(self, env: Mapping[str, str], *, cpu_s: float) -> AsyncGenerator[Sandbox]:
+        """With the guest's files in it. Raises `NoIsolation`, `SandboxFailure`."""
+        pool = await self._enter()
+        try:
+            box = await pool.start(
+                SandboxSpec(
+                    work_mb=_FILES_MB,
+                    tmp_mb=_FILES_MB,
+                    mem_mb=_MEMORY_MB,
+                    procs=MOST_PROCESSES,
+                    fsize_mb=_FILES_MB,
+                    cpu_s=cpu_s,
+                    env={name: value for name, value in env.items() if name not in _OWN_ENV},
+                    path=self._layout.path,
+                )
+            )
+            try:
+                await box.write(self._layout.contents(), executable=self._layout.executable())
+                yield box
+            finally:
+                await box.close()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._leave()
+
+    async def _enter(self) -> SandboxPool:
+        async with self._changing:
+            if self._pool is None:
+                self._pool = await self._open_pool(warm=0, shown=self._layout.shown)
+            self._num += 1
+            return self._pool
+
+    async def _leave(self) -> None:
+        async with self._changing:
+            self._num -= 1
+            if not self._num and self._pool is not None:
+                pool, self._pool = self._pool, None
+                await pool.aclose()
+
+
+@asynccontextmanager
+async def serving(box: Sandbox, app: ASGIApp) -> AsyncGenerator[str]:
+    """The gateway inside; nothing outside the sandbox can connect to it."""
+    with await box.listen(PORT) as listener:
+        async with listening(app, on=listener):
+            yield URL
+
+
+async def run(
+    box: Sandbox, layout: Layout, *, prompt: str, over: anyio.Event, seconds: float, clock: OwnClock
+) -> Ended:
+    """As `guest.run`. What a guest does to its sandbox it has done to itself."""
+    mark = secrets.token_hex(16)
+    command = f"exec 8>&2; {shlex.join(layout.argv)} 8>&-; printf '\\n%s %d\\n' {mark} $? >&8"
+    try:
+        service = await box.launch(command)
+    except (SandboxFailure, OSError) as error:
+        return Ended(exit_code=None, why=f"it could not be started: {error}", tail="")
+    said, why, is_read = _Said(mark), "", [anyio.Event(), anyio.Event()]
+    stdin = FileIO(service.stdin, "wb")
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            def stop(reason: str = "") -> None:
+                nonlocal why
+                why = why or reason
+                tasks.cancel_scope.cancel()
+
+            async def stop_after(step: Awaitable[object], reason: str = "") -> None:
+                await step
+                stop(reason)
+
+            async def read(descriptor: int, done: anyio.Event) -> None:
+                while data := await _some(descriptor):
+                    if said.add(data) > MOST_OUTPUT_BYTES:
+                        stop(f"it wrote more than {MOST_OUTPUT_BYTES >> 20} MiB")
+                done.set()
+
+            tasks.start_soon(_tell, stdin, prompt.encode())
+            tasks.start_soon(read, service.stdout, is_read[0])
+            tasks.start_soon(read, service.stderr, is_read[1])
+            tasks.start_soon(stop_after, clock.passed(seconds), f"its own {seconds:g} s are used up")
+            tasks.start_soon(stop_after, over.wait())
+            tasks.start_soon(said.when_ended, is_read)
+            await said.ended.wait()
+            with anyio.move_on_after(DRAIN_S):
+                for each in is_read:
+                    await each.wait()
+            stop()
+    finally:
+        stdin.close()
+        os.close(service.stdout)
+        os.close(service.stderr)
+    return Ended(exit_code=said.exit_code, why=why, tail=said.tail.text())
+
+
+class _Said:
+    """What a guest writes, and how its command ended: the shell that started it says so last."""
+
+    def __init__(self, mark: str) -> None:
+        self.tail, self.exit_code, self.ended = Tail(), None, anyio.Event()
+        self.exit_code: int | None
+        self._mark, self._rest = f"\n{mark} ".encode(), b""
+
+    def add(self, data: bytes) -> int:
+        self._rest = (self._rest + data)[-(len(data) + len(self._mark) + 8) :]
+        _, found, after = self._rest.partition(self._mark)
+        if found and after.endswith(b"\n"):
+            code = after.strip()
+            self.exit_code = int(code) if code.isdigit() else None
+            self.ended.set()
+        return self.tail.add(data.partition(self._mark)[0] if found else data)
+
+    async def when_ended(self, is_read: list[anyio.Event]) -> None:
+        for each in is_read:
+            await each.wait()
+        self.ended.set()
+
+
+async def _some(descriptor: int) -> bytes:
+    """Nothing at the end."""
+    while True:
+        try:
+            return os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            await anyio.wait_readable(descriptor)
+        except OSError:
+            return b""
+
+
+async def _tell(stdin: FileIO, data: bytes) -> None:
+    """On its standard input, which is then closed. It need not read."""
+    with stdin:
+        while data:
+            await anyio.wait_writable(stdin)
+            try:
+                data = data[stdin.write(data[: 1 << 16]) or 0 :]
+            except OSError:
+                return
