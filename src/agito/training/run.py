@@ -120,10 +120,8 @@ async def _run_until_done(recipe: Recipe, run: RunDir, events: EventLog) -> Summ
             stuck = stuck + 1 if checkpoint == before else 1
             if not isinstance(cause, WorkerDied) or isinstance(cause, WorkerFailed) or stuck == _MAX_DEATHS:
                 raise cause from None
-            await (
-                anyio.lowlevel.checkpoint()
-            )  # an interruption looks like a worker's death to whoever waits for one
-            earlier_cpu_s = job.earlier_cpu_s
+            await anyio.lowlevel.checkpoint()  # an interruption looks like a worker's death
+            earlier_cpu_s = job.usage.earlier_cpu_s
             events.emit(Recovered(why=str(cause), step=_step_of(checkpoint)))
 
 
@@ -140,7 +138,7 @@ class TrainingRun:
     ) -> None:
         """`earlier_cpu_s`: CPU seconds of the run's earlier processes; overrides the checkpoint's count."""
         self._recipe, self._run, self._events = recipe, run, events
-        self._usage, self._earlier_cpu_s = UsageCounters(), earlier_cpu_s
+        self.usage, self._earlier_cpu_s = UsageCounters(), earlier_cpu_s
         self._metrics: Metrics
         self._ledger: Ledger
         self._run_context: RunContext
@@ -151,11 +149,6 @@ class TrainingRun:
         self._observed = DeadlineLog(run.path / "deadlines.jsonl")
         self._watched: Json = None  # the monitor's state as of the last step that was learned from
         self._position = async_loop.Position()  # in asynchronous training
-
-    @property
-    def earlier_cpu_s(self) -> float:
-        """Of the processes before this one."""
-        return self._usage.earlier_cpu_s
 
     async def run_through(self, checkpoint: Path | None) -> Summary:
         """Raises `EnvironmentPaused` once everything that the run has come to is written."""
@@ -185,7 +178,7 @@ class TrainingRun:
     async def _stages(self, start: int, found: Outcome) -> None:
         recipe = self._recipe.eval
         found.before = await self._evaluate("before", "heldout", recipe.tasks)
-        with self._usage.phase("rl"):
+        with self.usage.phase("rl"):
             self._events.begin("rl", self._recipe.rl.steps)
             await self._reinforce(start)
         await self._save("final", self._recipe.rl.steps)
@@ -202,9 +195,9 @@ class TrainingRun:
         meta = load_meta(checkpoint)
         step, tally, consumed = meta["step"], meta["tally"], meta["consumed"]
         assert isinstance(step, int) and isinstance(tally, dict) and isinstance(consumed, dict)
-        self._usage = UsageCounters.from_json(tally)
+        self.usage = UsageCounters.from_json(tally)
         if self._earlier_cpu_s is not None:
-            self._usage.earlier_cpu_s = self._earlier_cpu_s
+            self.usage.earlier_cpu_s = self._earlier_cpu_s
         self._curriculum.restore(meta.get("curriculum"))
         self._position = async_loop.Position.from_json(meta.get("position"))
         self._monitor.restore(meta.get("monitor"))
@@ -225,7 +218,7 @@ class TrainingRun:
 
     async def _cold_start(self) -> None:
         run_context = self._run_context
-        with self._usage.phase("tokenizer"):
+        with self.usage.phase("tokenizer"):
             if not self._recipe.model.path:  # else its tokenizer is there
                 self._events.begin("tokenizer", self._recipe.sft.tokenizer_episodes)
                 await cold_start.train_tokenizer(run_context, self._events.advance)
@@ -236,13 +229,13 @@ class TrainingRun:
             self._metrics.write(step, "sft", stats.values)
             self._events.emit(StepFinished(phase="sft", step=step, metrics=stats.values))
 
-        with self._usage.phase("sft"):
+        with self.usage.phase("sft"):
             demos = await cold_start.run_sft(
                 run_context, lambda steps: self._events.begin("sft", steps), on_step
             )
             self._write("demo", 0, demos)
             self._monitor.add_scripts(demos)
-            self._usage.add_causes(demos)
+            self.usage.add_causes(demos)
             self._watched = self._monitor.to_json()
             await self._save("step-0", 0)
 
@@ -305,7 +298,7 @@ class TrainingRun:
         else:
             self._watched = self._monitor.to_json()
         attempts = [attempt for group in step.groups for attempt in group.all_attempts]
-        self._usage.add(attempts)
+        self.usage.add(attempts)
         for attempt in attempts:
             self._ledger.grade(attempt.trajectory.attempt, attempt.verdict.status, step=step.index)
         self._ledger.consume(step.index, sorted({sample.attempt for sample in step.trained}))
@@ -331,7 +324,7 @@ class TrainingRun:
         meta: dict[str, Json] = {
             "step": step,
             "consumed": consumed,
-            "tally": self._usage.to_json(),
+            "tally": self.usage.to_json(),
             "curriculum": self._curriculum.to_json(),
             "position": self._position.to_json(),
             "monitor": self._watched,
@@ -365,7 +358,7 @@ class TrainingRun:
             return [recorded.attempt for recorded in read_trajectories(done)]
         if not num_tasks:
             return []
-        with self._usage.phase(phase):
+        with self.usage.phase(phase):
             self._events.begin(phase, num_tasks)
             await self._run_context.policies.publish(self._ledger.next_version())
             attempts = await evaluation.policy(
@@ -377,7 +370,7 @@ class TrainingRun:
                 observed=self._observed,
                 on_attempt=lambda attempt: self._events.advance(evaluation.metrics(attempt)),
             )
-            self._usage.add(attempts)
+            self.usage.add(attempts)
             self._write(phase, 0, attempts)
             found = rate(attempts)
             self._metrics.write(
@@ -395,7 +388,7 @@ class TrainingRun:
     async def _baselines(self) -> dict[str, Rate]:
         if not self._recipe.eval.baseline_tasks:
             return {}
-        with self._usage.phase("baselines"):
+        with self.usage.phase("baselines"):
             self._events.begin("baselines", 0)
             found = await evaluation.scripts(
                 self._run_context,
@@ -427,7 +420,7 @@ class TrainingRun:
     def _sum_up(self, found: Outcome, paused: str) -> Summary:
         """After everything is closed, so that every process's time is counted."""
         summary = found.summary(
-            self._recipe, self._run.meta, self._usage, self._monitor, tier=self._tier, paused=paused
+            self._recipe, self._run.meta, self.usage, self._monitor, tier=self._tier, paused=paused
         )
         summary.write(self._run.summary)
         self._events.emit(SummaryWritten(paused=paused))
