@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,7 @@ async def test_a_guest_with_another_attempts_address_and_key_reaches_only_its_ow
                         os.setsid(); time.sleep(60)
                 except OSError: pass
             """,
-            "its own 1.5 s are used up",
+            "its own 1.5 s are used up|was killed",  # by the clock, or for memory by the kernel
         ),
         ("x = bytearray(1 << 33)", "it ended with exit code 1"),
         ("open('big', 'wb').write(bytes(1 << 28))", "No space left on device"),
@@ -182,7 +183,7 @@ async def test_a_guest_that_misbehaves_in_a_sandbox_is_ended_and_scored_as_it_st
 ) -> None:
     seconds = 1.5 if "own" in why else 30
     found = await attempt(inside(tmp_path, does, seconds=seconds), renderer)
-    assert found.fault is None and why in found.detail and len(found.turns) == 1, found.detail
+    assert found.fault is None and re.search(why, found.detail) and len(found.turns) == 1, found.detail
 
 
 async def test_beside_a_guest_that_forks_another_goes_on(tmp_path: Path, renderer: Renderer) -> None:
@@ -196,9 +197,10 @@ async def test_beside_a_guest_that_forks_another_goes_on(tmp_path: Path, rendere
         tasks.start_soon(run, "forks", inside(tmp_path, forks, seconds=2))
         plain = CommandHarness("/usr/bin/python3 plain.py", folder=str(GUESTS), sandbox=Pool.open)
         tasks.start_soon(run, "plain", plain)
-    assert (
-        found["plain"].end is TerminationReason.SUBMITTED and found["forks"].end is TerminationReason.SECONDS
-    )
+    assert found["plain"].end is TerminationReason.SUBMITTED
+    # by the clock, or for memory by the kernel
+    assert found["forks"].end in (TerminationReason.SECONDS, TerminationReason.ABANDONED)
+    assert found["forks"].fault is None and len(found["forks"].turns) == 1
 
 
 async def test_the_task_comes_by_standard_input_into_the_sandbox_whatever_its_length(
