@@ -49,7 +49,7 @@ trap 'rm -f "$AGITO_SKIPS" "$static_log"' EXIT
 
 start_static
 # One process more than cores: many tests wait for deadlines and for processes that they started.
-part tests pytest -q -n $(($(nproc) + 1)) --dist worksteal --durations=8 -m "$which"
+part tests pytest -q -n $(($(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal --durations=8 -m "$which"
 part sources finish_static
 
 printf '\n%s  %-10s %4d s\n\n' "$table" all "$SECONDS"
