@@ -166,7 +166,7 @@ def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(
 def test_a_place_that_cannot_be_written_is_found_before_the_audit(agito_here: Agito, home: Path) -> None:
     (home / "file").write_text("")
     done = agito_here("train", "--env", "own.py:Own", "--out", "file/run", expect=4)
-    assert "no folder that can be written" in done.stderr and "auditing" not in done.stderr
+    assert "is no folder" in done.stderr and "auditing" not in done.stderr
 
 
 def test_recipes_lists_them_and_every_key_of_one(agito_here: Agito) -> None:

@@ -133,4 +133,4 @@ def test_a_person_can_act_and_is_graded(shell_home: Path) -> None:
     assert "│ 6" in out
     assert "failure" in out
     assert "ended by submitted after 3 calls" in out
-    assert "ended by abandoned after 0 calls" in agito("play", "shell").stdout
+    assert "given up after 0 calls" in agito("play", "shell").stdout

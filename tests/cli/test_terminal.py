@@ -184,7 +184,7 @@ def test_help_of_the_package_shows_what_a_user_calls_with_readable_signatures(tm
         capture_output=True,
         text=True,
     )
-    assert done.stdout.startswith("['evaluate', 'replay', 'resume', 'train']")
+    assert done.stdout.startswith("['effort_curve', 'evaluate', 'replay', 'resume', 'train']")
     for word in (
         "train(",
         "evaluate(",

@@ -24,8 +24,8 @@ _HOME = {
     "Reducer": "reducer",
     "SftConfig": "config",
     "TrainerConfig": "config",
-    "load_state": "checkpoint",
-    "save_state": "checkpoint",
+    "load_state": "trainer_state",
+    "save_state": "trainer_state",
 }
 
 __all__ = [
