@@ -14,6 +14,7 @@ from agito.errors import BadRecipe
 from agito.evaluation.effort import EffortCurve
 from agito.recipe import read
 from agito.record.commits import load_meta
+from agito.record.events import CheckpointSaved, Event
 from agito.record.reading import Recorded, read_trajectories
 from agito.types import Effort, TokenSource
 
@@ -82,6 +83,37 @@ def test_prices_are_metered_and_kept_with_the_checkpoint(run: Path) -> None:
     assert {"effort/low_price_mean", "effort/high_cost_mean", "effort/high_success_ratio"} <= last.keys()
     meta = load_meta(run / "checkpoints" / "final")
     assert isinstance(meta["prices"], dict) and meta["prices"]["costs"]
+
+
+DEAR = ("effort.shares={low=0.01,medium=0.02}", "effort.price_step=0.2", "rl.steps=4")  # prices rise at once
+
+
+class Killed(Exception):
+    pass
+
+
+def test_attempts_pay_for_their_effort_and_a_resumed_run_goes_on_with_its_prices(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    agito.train("think", overrides=(*TINY, *DEAR), out=whole, admit_anyway=True)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.name == "step-2":
+            raise Killed
+
+    with pytest.raises(Killed):
+        agito.train("think", overrides=(*TINY, *DEAR), out=broken, admit_anyway=True, on_event=stop)
+    agito.resume(broken)
+    metas = [load_meta(run / "checkpoints" / "final")["prices"] for run in (whole, broken)]
+    assert metas[0] == metas[1]
+    paid = [
+        {
+            str(each.attempt.trajectory.attempt): each.attempt.cost
+            for each in recorded(run)
+            if each.phase == "rl"
+        }
+        for run in (whole, broken)
+    ]
+    assert paid[0] == paid[1] and max(paid[0].values()) > 0
 
 
 def test_an_attempt_at_any_effort_is_replayed_without_a_difference(run: Path) -> None:
