@@ -4,7 +4,7 @@
 function diagnosis() {
   const found = DATA.diagnosis;
   const nav = document.querySelector('nav a[href="#diagnosis"]');
-  if (!found || (found.learns && !found.causes.length)) return nav.remove(), drop("diagnosis");
+  if (!found || found.learns) return nav.remove(), drop("diagnosis");
   const [first, now] = found.success;
   const steps = found.steps === 1 ? "step" : `${whole(found.steps)} steps`;
   const course = isNumber(first) && isNumber(now) ? `Success went from ${percent(first, 0)} in the first ${steps} to ${percent(now, 0)} in the last. ` : "";
