@@ -14,7 +14,6 @@
 #else
 #define GROUP 1
 #endif
-#define HIDDEN -3.0e38f
 
 typedef struct {
     int is_narrow, width;
@@ -39,7 +38,7 @@ static void write_cached(const Cached *cached, int position, const float *key, c
 }
 
 /* Attention scores of one page. */
-ALWAYS void score(const int is_narrow, const int g, int width, const float *queries, const word *keys, float *scores, int step) {
+ALWAYS void score(const int is_narrow, const int g, int width, const word *queries, const word *keys, float *scores, int step) {
     int words = width >> is_narrow;
     vec sums[GROUP][4][V];
 #pragma GCC unroll 8
@@ -55,12 +54,7 @@ ALWAYS void score(const int is_narrow, const int g, int width, const float *quer
             for (int v = 0; v < V; v++) {
                 uvec each = load_words(keys + (b * words + e) * LANES + v * W);
 #pragma GCC unroll 8
-                for (int q = 0; q < g; q++)
-                    if (is_narrow) {
-                        sums[q][b][v] += splat(queries[q * width + 2 * e]) * even(each);
-                        sums[q][b][v] += splat(queries[q * width + 2 * e + 1]) * odd(each);
-                    } else
-                        sums[q][b][v] += splat(queries[q * width + e]) * (vec)each;
+                for (int q = 0; q < g; q++) sums[q][b][v] = multiply_add(is_narrow, sums[q][b][v], queries[q * words + e], each);
             }
 #pragma GCC unroll 8
     for (int q = 0; q < g; q++)
@@ -72,7 +66,7 @@ ALWAYS void score(const int is_narrow, const int g, int width, const float *quer
 
 /* Weighted sum of `columns` columns of the values from page `first` on; WAYS partial sums hide the latency of additions. */
 #define WAYS(columns) (8 * W / (columns) > 0 ? 8 * W / (columns) : 1)
-ALWAYS void weighted_sum(const int is_narrow, const int g, const int columns, const Cached *cached, int first, int length, int column, const float *scores,
+ALWAYS void weighted_sum(const int is_narrow, const int g, const int columns, const Cached *cached, int first, int length, int column, const word *weights,
                 int step, float *mixed) {
     const int ways = WAYS(columns), vecs = columns / W;
     int width = cached->width;
@@ -83,34 +77,25 @@ ALWAYS void weighted_sum(const int is_narrow, const int g, const int columns, co
         for (int b = 0; b < ways; b++)
 #pragma GCC unroll 8
             for (int v = 0; v < vecs; v++) sums[q][b][v] = splat(0.0f);
-    for (int page = first; page * SPAN < length; page++, scores += SPAN) {
-        int count = MIN(SPAN, length - page * SPAN), i = 0;
+    for (int page = first; page * SPAN < length; page++, weights += SPAN >> is_narrow) {
+        int count = MIN(SPAN, length - page * SPAN), whole = count >> is_narrow, i = 0;
         const word *values = cached->pages[page] + cached->offset + span_words(is_narrow, width) + column;
-        for (; is_narrow && i < count; i += 2)
-#pragma GCC unroll 8
-            for (int v = 0; v < vecs; v++) {
-                uvec each = load_words(values + (size_t)(i / 2) * width + v * W);
-#pragma GCC unroll 8
-                for (int q = 0; q < g; q++) {
-                    sums[q][0][v] += splat(scores[q * step + i]) * even(each);
-                    if (i + 1 < count) sums[q][ways > 1][v] += splat(scores[q * step + i + 1]) * odd(each);
-                }
-            }
-        for (; !is_narrow && i + ways <= count; i += ways)
+        for (; i + ways <= whole; i += ways)
 #pragma GCC unroll 8
             for (int b = 0; b < ways; b++)
 #pragma GCC unroll 8
                 for (int v = 0; v < vecs; v++) {
-                    vec each = (vec)load_words(values + (size_t)(i + b) * width + v * W);
+                    uvec each = load_words(values + (size_t)(i + b) * width + v * W);
 #pragma GCC unroll 8
-                    for (int q = 0; q < g; q++) sums[q][b][v] += splat(scores[q * step + i + b]) * each;
+                    for (int q = 0; q < g; q++) sums[q][b][v] = multiply_add(is_narrow, sums[q][b][v], weights[q * step + i + b], each);
                 }
-        for (; !is_narrow && i < count; i++)
+        for (; i < (count + is_narrow) >> is_narrow; i++)
 #pragma GCC unroll 8
             for (int v = 0; v < vecs; v++) {
-                vec each = (vec)load_words(values + (size_t)i * width + v * W);
+                uvec each = load_words(values + (size_t)i * width + v * W);
+                if (i == whole) each &= 0xffffu; /* the second position of the last pair may hold anything */
 #pragma GCC unroll 8
-                for (int q = 0; q < g; q++) sums[q][0][v] += splat(scores[q * step + i]) * each;
+                for (int q = 0; q < g; q++) sums[q][0][v] = multiply_add(is_narrow, sums[q][0][v], weights[q * step + i], each);
             }
     }
 #pragma GCC unroll 8
@@ -140,25 +125,34 @@ static float softmax(float *scores, int hidden, int length) {
     return 1.0f / total(mass);
 }
 
+/* `room`: words of a row of scores, and of a query. */
 ALWAYS void attend_together(const int is_narrow, const int g, const Cached *cached, int start, int length, const float *queries, float *scores,
-                            int step, float *mixed) {
-    int width = cached->width, first = start / SPAN, column = 0;
+                            int step, word *room, float *mixed) {
+    int width = cached->width, first = start / SPAN, columns = ((length + SPAN - 1) / SPAN - first) * SPAN, column = 0;
+    word *words = room, *weights = room + g * width;
+    if (is_narrow)
+        to_words(1, g * width, queries, words);
+    else
+        words = (word *)queries, weights = (word *)scores;
     for (int page = first; page * SPAN < length; page++)
-        score(is_narrow, g, width, queries, cached->pages[page] + cached->offset, scores + (page - first) * SPAN, step);
+        score(is_narrow, g, width, words, cached->pages[page] + cached->offset, scores + (page - first) * SPAN, step);
     float factors[GROUP];
-    for (int q = 0; q < g; q++) factors[q] = softmax(scores + (size_t)q * step, start - first * SPAN, length - first * SPAN);
-    for (; column + 64 <= width; column += 64) weighted_sum(is_narrow, g, 64, cached, first, length, column, scores, step, mixed);
-    for (; column + 32 <= width; column += 32) weighted_sum(is_narrow, g, 32, cached, first, length, column, scores, step, mixed);
-    for (; column < width; column += 16) weighted_sum(is_narrow, g, 16, cached, first, length, column, scores, step, mixed);
+    for (int q = 0; q < g; q++) {
+        factors[q] = softmax(scores + (size_t)q * step, start - first * SPAN, length - first * SPAN);
+        if (is_narrow) to_words(1, columns, scores + (size_t)q * step, weights + (size_t)q * step);
+    }
+    for (; column + 64 <= width; column += 64) weighted_sum(is_narrow, g, 64, cached, first, length, column, weights, step, mixed);
+    for (; column + 32 <= width; column += 32) weighted_sum(is_narrow, g, 32, cached, first, length, column, weights, step, mixed);
+    for (; column < width; column += 16) weighted_sum(is_narrow, g, 16, cached, first, length, column, weights, step, mixed);
     for (int q = 0; q < g; q++)
         for (int i = 0; i < width; i += W) store(mixed + q * width + i, load(mixed + q * width + i) * splat(factors[q]));
 }
 
-typedef void (*Attend)(const Cached *cached, int start, int length, const float *queries, float *scores, int step, float *mixed);
+typedef void (*Attend)(const Cached *cached, int start, int length, const float *queries, float *scores, int step, word *room, float *mixed);
 
 #define ATTEND(narrow, g)                                                                                                                        \
-    static void attend_##narrow##_##g(const Cached *cached, int start, int length, const float *queries, float *scores, int step, float *mixed) { \
-        attend_together(narrow, g, cached, start, length, queries, scores, step, mixed);                                                          \
+    static void attend_##narrow##_##g(const Cached *cached, int start, int length, const float *queries, float *scores, int step, word *room, float *mixed) { \
+        attend_together(narrow, g, cached, start, length, queries, scores, step, room, mixed);                                                         \
     }
 ATTEND(0, 1) ATTEND(1, 1)
 #if GROUP == 3
@@ -168,13 +162,14 @@ static const Attend attends[2][GROUP] = {{attend_0_1, attend_0_2, attend_0_3}, {
 static const Attend attends[2][GROUP] = {{attend_0_1}, {attend_1_1}};
 #endif
 
-/* Attention of `group` consecutive, already scaled queries over positions `start` to `length`. Rows of scores are `step` long. */
-static void attend(const Cached *cached, int group, int start, int length, const float *queries, float *scores, int step, float *mixed) {
+/* Attention of `group` consecutive, already scaled queries over positions `start` to `length`. Rows of scores are `step` long; `room` holds
+   GROUP of them, and GROUP queries. */
+static void attend(const Cached *cached, int group, int start, int length, const float *queries, float *scores, int step, word *room, float *mixed) {
     int parts = (group + GROUP - 1) / GROUP;
     for (int part = 0; part < parts; part++) {
         int first = group * part / parts, g = group * (part + 1) / parts - first;
         size_t at = (size_t)first * cached->width;
-        attends[cached->is_narrow][g - 1](cached, start, length, queries + at, scores, step, mixed + at);
+        attends[cached->is_narrow][g - 1](cached, start, length, queries + at, scores, step, room, mixed + at);
     }
 }
 

@@ -29,7 +29,7 @@ typedef struct {
     const Layer *each;
     word *const *pages; /* slots x num_pages */
     Team *team;
-    float *x, *wide, *added, *mixed, *scores; /* scratch: BLOCK x hidden, the widest product, hidden; heads x width and heads x positions a thread */
+    float *x, *wide, *added, *mixed, *scores; /* scratch: BLOCK x hidden, the widest product, hidden; heads x width, and what `attend` needs, a thread */
     word *h, *act;                            /* BLOCK x hidden, max(inter, heads x width) */
 } Net;
 
@@ -112,7 +112,8 @@ static void pass_layer(const Pass *pass, int index, int at, int num, int id) {
     const Layer *layer = net->each + index;
     int hidden = net->hidden, inter = net->inter, heads = net->heads, kv_heads = net->kv_heads, width = net->width, threads = net->team->size;
     int narrow = net->is_narrow, group = heads / kv_heads, step = (heads + 2 * kv_heads) * width, room = net->num_pages * SPAN;
-    float *scores = net->scores + (size_t)id * group * room, *mixed = net->mixed + (size_t)id * MAX(heads * width, hidden);
+    float *scores = net->scores + (size_t)id * (group * room + GROUP * (room + width)), *mixed = net->mixed + (size_t)id * MAX(heads * width, hidden);
+    word *words = (word *)(scores + (size_t)group * room);
     Matrix qkv = {narrow, hidden >> narrow, step, layer->qkv, layer->qkv_bias};
     Matrix out = {narrow, heads * width >> narrow, hidden, layer->out, layer->out_bias};
     Matrix gate_up = {narrow, hidden >> narrow, 2 * inter, layer->gate_up, layer->gate_up_bias};
@@ -128,7 +129,7 @@ static void pass_layer(const Pass *pass, int index, int at, int num, int id) {
         int t = unit / kv_heads, k = unit % kv_heads, length = pass->positions[at + t] + 1;
         int start = layer->window && length > layer->window ? length - (int)layer->window : 0;
         Cached cached = cached_of(net, pass->slots[at + t], index, k);
-        attend(&cached, group, start, length, net->wide + (size_t)t * step + k * group * width, scores, room, mixed);
+        attend(&cached, group, start, length, net->wide + (size_t)t * step + k * group * width, scores, room, words, mixed);
         to_words(narrow, group * width, mixed, net->act + (size_t)t * out.depth + (k * group * width >> narrow));
     }
     wait_for_all(net->team);

@@ -25,7 +25,7 @@ from agito.models.config import DecoderConfig
 from agito.models.kv_pages import SPAN, Arena, PageTable, StoredPages
 from agito.models.rope import rotary
 
-_LANES, _BLOCK = 16, 128  # as in vectors.h and forward.c
+_LANES, _BLOCK, _GROUP = 16, 128, 3  # as in vectors.h, forward.c and attend.h (at most)
 _DTYPES = (torch.float32, torch.bfloat16)
 _NORMS = ("input_norm", "qk_norm", "mixed_norm", "mlp_norm", "mlp_out_norm")
 _MATRICES = {  # concatenated matrices
@@ -261,7 +261,9 @@ class NativeDecoder:
         hidden, inter, width = config.hidden_size, config.intermediate_size, config.head_dim
         mixed = config.num_heads * width
         widest = max(mixed + 2 * config.num_kv_heads * width, 2 * inter)
-        num_scores = config.num_heads // config.num_kv_heads * self._pages.num_pages * SPAN
+        num_positions = self._pages.num_pages * SPAN
+        num_scores = config.num_heads // config.num_kv_heads * num_positions
+        num_scores += _GROUP * (num_positions + config.head_dim)
         sizes = {
             "x": (_BLOCK, hidden),
             "wide": (_BLOCK, widest),

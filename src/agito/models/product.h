@@ -73,22 +73,26 @@ typedef struct {
     const float *bias; /* padded, or NULL */
 } Matrix;
 
-/* Part `id` of `num` of y = x times matrix plus bias; rows of y are padded(columns) long. */
-static void product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num) {
-    int depth = matrix->depth, units = padded(matrix->columns) / LANES, y_step = units * LANES;
-    int unit = (int)((int64_t)units * id / num), end = (int)((int64_t)units * (id + 1) / num), step;
-    int block = rows > 2 * TILE ? DEPTH_BLOCK : depth, parts = (rows + TILE - 1) / TILE;
-    for (int n; unit < end; unit += n) {
-        const word *at = columns_at(matrix->packed, depth, units, unit, &step);
+/* y (+)= x times matrix, over the columns from `unit` to `end` (in LANES) and `depth` words of the depth from `from` on. */
+static void product_part(const Matrix *matrix, int rows, const word *x, int x_step, int unit, int end, int from, int depth, float *y, int y_step, int is_first) {
+    int units = padded(matrix->columns) / LANES, block = rows > 2 * TILE ? DEPTH_BLOCK : depth, parts = (rows + TILE - 1) / TILE, step;
+    for (int n; unit < end; unit += n, y += n * LANES) {
+        const word *at = columns_at(matrix->packed, matrix->depth, units, unit, &step) + (size_t)from * step;
         n = MIN(step / LANES - unit % PANEL, end - unit);
         for (int k = 0; k < depth; k += block)
             for (int part = 0; part < parts; part++) {
                 int r = rows * part / parts, count = rows * (part + 1) / parts - r;
-                tiles[matrix->is_narrow][n - 1][count - 1](MIN(block, depth - k), x + (size_t)r * depth + k, depth, at + (size_t)k * step, step,
-                                                         y + (size_t)r * y_step + unit * LANES, y_step,
-                                                         matrix->bias ? matrix->bias + unit * LANES : NULL, k == 0);
+                tiles[matrix->is_narrow][n - 1][count - 1](MIN(block, depth - k), x + (size_t)r * x_step + k, x_step, at + (size_t)k * step, step,
+                                                         y + (size_t)r * y_step, y_step, matrix->bias ? matrix->bias + unit * LANES : NULL,
+                                                         is_first && k == 0);
             }
     }
+}
+
+/* Part `id` of `num` of y = x times matrix plus bias; rows of y are padded(columns) long. */
+static void product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num) {
+    int units = padded(matrix->columns) / LANES, first = (int)((int64_t)units * id / num), end = (int)((int64_t)units * (id + 1) / num);
+    product_part(matrix, rows, x, matrix->depth, first, end, 0, matrix->depth, y + first * LANES, units * LANES, 1);
 }
 
 /* Packs rows of floats, each a column of the matrix, from column `first` on, which starts a panel or continues the previous packing.

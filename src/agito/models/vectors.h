@@ -20,6 +20,7 @@
 #endif
 #define LANES 16      /* adjacent columns of a packed matrix; positions in a block of keys */
 #define V (LANES / W) /* vectors per LANES */
+#define HIDDEN -3.0e38f /* score of what is not seen */
 
 typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * W), aligned(4), may_alias));
