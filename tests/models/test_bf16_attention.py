@@ -30,15 +30,8 @@ SHAPES = [
 ]
 
 
-def expected(
-    q_NHE: Tensor,
-    k_NKE: Tensor,
-    v_NKE: Tensor,
-    past_k_PKE: Tensor,
-    past_v_PKE: Tensor,
-    lengths: list[int],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def expected(inputs: list[Tensor], lengths: list[int], scale: float) -> tuple[Tensor, Tensor]:
+    q_NHE, k_NKE, v_NKE, past_k_PKE, past_v_PKE = inputs
     group, outs, norms = q_NHE.shape[1] // k_NKE.shape[1], list[Tensor](), list[Tensor]()
     for start, length in zip(itertools.accumulate([0, *lengths]), lengths, strict=False):
         mine = slice(start, start + length)
@@ -62,23 +55,24 @@ def test_output_and_every_gradient_are_those_of_float64_to_the_rounding_of_bfloa
     heads, kv_heads, width, num_past, lengths = shape
     generator = torch.Generator().manual_seed(sum(lengths))
     count, scale = sum(lengths), 1.3 * width**-0.5
-    sizes = [(count, heads), (count, kv_heads), (count, kv_heads), (num_past, kv_heads), (num_past, kv_heads)]
+    sizes = (count, heads), (count, kv_heads), (count, kv_heads), (num_past, kv_heads), (num_past, kv_heads)
     inputs = [torch.randn(*size, width, generator=generator).bfloat16() for size in sizes]
+    q, k, v, *past_kv = inputs
     d_out = torch.randn(count, heads, width, generator=generator).bfloat16()
     starts_N = torch.repeat_interleave(
         torch.tensor(list(itertools.accumulate([0, *lengths]))[:-1]), torch.tensor(lengths)
     ).int()
-    past = (inputs[3], inputs[4]) if num_past else None
+    past = (past_kv[0], past_kv[1]) if num_past else None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        out, norm = bf16_attention.attend(*inputs[:3], past, starts_N, scale)
-        slopes = bf16_attention.attend_backward(d_out, *inputs[:3], past, out, norm, starts_N, scale)
+        out, norm = bf16_attention.attend(q, k, v, past, starts_N, scale)
+        slopes = bf16_attention.attend_backward(d_out, q, k, v, past, out, norm, starts_N, scale)
     finally:
         torch.set_num_threads(before)
 
     wide = [each.double().requires_grad_() for each in inputs]
-    wanted_out, wanted_norm = expected(*wide, lengths, scale)
+    wanted_out, wanted_norm = expected(wide, lengths, scale)
     wanted = torch.autograd.grad(wanted_out, wide, d_out.double())
     torch.testing.assert_close(norm.double(), wanted_norm, atol=1e-4, rtol=1e-4)
     found = [out, *slopes[:3], *(slopes[3:] if num_past else ())]
