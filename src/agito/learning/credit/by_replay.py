@@ -14,10 +14,10 @@ from agito.types import Attempt, Group, Sample, Trajectory, mean
 
 
 def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
-    """A_t = Q - V. Q: the mean reward of the attempt and of the forks from the first forked state behind turn
-    t; where there is none, the attempt's reward. V: that of the forks from the last forked state before turn
-    t, which draw t afresh; where there is none, the mean of the group's others, as in `leave_one_out`. With
-    both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
+    """A_t = Q - V. Q: the mean utility of the attempt and of the forks from the first forked state behind
+    turn t; where there is none, the attempt's utility. V: that of the forks from the last forked state before
+    turn t, which draw t afresh; where there is none, the mean of the group's others, as in `leave_one_out`.
+    With both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
 
     The tokens of an agent whose report some forks withheld from its parent are compared with those: V is
     their mean (a difference reward). That is unbiased where it acts on others through its report alone. Such
@@ -29,19 +29,17 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     on what came after.
 
     Void forks count for nothing. Raises `ValueError` as `leave_one_out`, and for a group whose arms were
-    sampled by more than one version of the weights.
+    sampled by more than one version of a policy's weights.
     """
     forks = _trusted(group)
     if len(group.trusted) < 2 or not forks:
         return leave_one_out(group, running_mean=running_mean)
     _require_one_version(group, forks)
-    rewards = [attempt.verdict.reward for attempt in group.trusted]
-    own = leave_one_out_advantages(rewards)
+    utilities = _utilities(group.trusted)
     samples: list[Sample] = []
-    for attempt, advantage in zip(group.trusted, own, strict=True):
-        baseline = attempt.verdict.reward - advantage
-        samples += _Replayed.of(attempt, forks, baseline).samples()
-    return (*samples, *penalised(group, mean(rewards)))
+    for attempt, advantage in zip(group.trusted, leave_one_out_advantages(utilities), strict=True):
+        samples += _Replayed.of(attempt, forks, attempt.utility - advantage).samples()
+    return (*samples, *penalised(group, mean(utilities)))
 
 
 def turn_credits(attempt: Attempt, group: Group) -> dict[int, float]:
@@ -58,7 +56,9 @@ def agent_credits(attempt: Attempt, group: Group) -> dict[str, float]:
     measure.
     """
     found = _Replayed.of(attempt, _trusted(group), 0.0)
-    return {agent: found.with_report(agent) - mean(_rewards(forks)) for agent, forks in found.without.items()}
+    return {
+        agent: found.with_report(agent) - mean(_utilities(forks)) for agent, forks in found.without.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +86,9 @@ class _Replayed:
     def advantage(self, turn: int) -> float:
         """Of a turn of the attempt itself."""
         if without := self.without.get(self._agent_of(turn)):
-            return self.with_report(self._agent_of(turn)) - mean(_rewards(without))
+            return self.with_report(self._agent_of(turn)) - mean(_utilities(without))
         before = max((point for point in self.forks if point <= turn), default=None)
-        value = self.baseline if before is None else mean(_rewards(self.forks[before]))
+        value = self.baseline if before is None else mean(_utilities(self.forks[before]))
         return self._outcome_behind(turn) - value
 
     def with_report(self, agent: str) -> float:
@@ -98,7 +98,7 @@ class _Replayed:
 
     def _outcome_behind(self, turn: int) -> float:
         after = min((point for point in self.forks if point > turn), default=None)
-        return mean(_rewards([self.attempt, *(self.forks[after] if after is not None else ())]))
+        return mean(_utilities([self.attempt, *(self.forks[after] if after is not None else ())]))
 
     def _agent_of(self, turn: int) -> str:
         trajectory = self.attempt.trajectory
@@ -116,7 +116,7 @@ class _Replayed:
         found = _samples(self.attempt, lambda turn: self.share(turn) * self.advantage(turn))
         for point, forks in self.forks.items():
             ways = [self.attempt, *forks]
-            advantages = leave_one_out_advantages([way.verdict.reward for way in ways])
+            advantages = leave_one_out_advantages(_utilities(ways))
             for fork, advantage in zip(forks, advantages[1:], strict=True):
                 weighed = self.share(point) * advantage
                 found += _samples(fork, lambda turn, weighed=weighed: weighed)
@@ -141,8 +141,8 @@ def _trusted(group: Group) -> list[Attempt]:
     return [fork for fork in group.forks if fork.is_trusted]
 
 
-def _rewards(attempts: Sequence[Attempt]) -> list[float]:
-    return [attempt.verdict.reward for attempt in attempts]
+def _utilities(attempts: Sequence[Attempt]) -> list[float]:
+    return [attempt.utility for attempt in attempts]
 
 
 def _turn_at(trajectory: Trajectory, event: int) -> int:
@@ -153,18 +153,19 @@ def _turn_at(trajectory: Trajectory, event: int) -> int:
 def _require_one_version(group: Group, forks: Sequence[Attempt]) -> None:
     parents = {fork.trajectory.lineage.parent for fork in forks if fork.trajectory.lineage is not None}
     arms = [*forks, *(attempt for attempt in group.trusted if attempt.trajectory.attempt in parents)]
-    versions = {version for arm in arms for version in _sampled_by(arm.trajectory)}
-    if len(versions) > 1:
-        raise ValueError(
-            f"group {group.id}: its forks and their parents were sampled by the versions {sorted(versions)}"
-        )
-
-
-def _sampled_by(trajectory: Trajectory) -> set[int]:
-    tokens = {segment.id: segment.tokens for segment in trajectory.segments}
-    return {
-        span.version
-        for turn in trajectory.turns
-        for span in tokens[turn.segment].versions
-        if span.start < turn.stop and turn.start < span.stop
-    }
+    versions: dict[str, set[int]] = {}
+    for arm in arms:
+        segments = {segment.id: segment for segment in arm.trajectory.segments}
+        for turn in arm.trajectory.turns:
+            segment = segments[turn.segment]
+            versions.setdefault(segment.policy, set()).update(
+                span.version
+                for span in segment.tokens.versions
+                if span.start < turn.stop and turn.start < span.stop
+            )
+    for policy, found in versions.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"group {group.id}: its forks and their parents were sampled by the versions {sorted(found)} "
+                f"of {policy}"
+            )
