@@ -175,8 +175,21 @@ async def test_a_guest_with_another_attempts_address_and_key_reaches_only_its_ow
         ("open('big', 'wb').write(bytes(1 << 28))", "No space left on device"),
         ("import signal; os.kill(-1, signal.SIGKILL)", "all of it was killed"),
         ("os._exit(7)", "it ended with exit code 7"),
+        (
+            """
+            import re
+            found = [open(f"/proc/{pid}/cmdline").read() for pid in os.listdir("/proc") if pid.isdigit()]
+            marks = {mark for each in found for mark in re.findall("[0-9a-f]{32}", each)}
+            for mark in marks:
+                sys.stderr.write(f"\\n{mark} {'9' * 5000}\\n")
+            sys.stderr.flush()
+            time.sleep(0.5)
+            os._exit(len(marks))
+            """,
+            "all of it was killed|it ended with exit code 1",
+        ),
     ],
-    ids=["spins", "sleeps", "floods", "floods errors", "forks", "memory", "disk", "kills", "ends"],
+    ids=["spins", "sleeps", "floods", "floods errors", "forks", "memory", "disk", "kills", "ends", "forges"],
 )
 async def test_a_guest_that_misbehaves_in_a_sandbox_is_ended_and_scored_as_it_stands(
     does: str, why: str, tmp_path: Path, renderer: Renderer
