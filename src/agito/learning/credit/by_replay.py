@@ -28,25 +28,25 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     not weigh more than others. The gradient is unbiased: neither V depends on turn t, nor the places of forks
     on what came after.
 
-    Void forks count for nothing. Raises `ValueError` as `leave_one_out`, and for a group whose arms were
-    sampled by more than one version of a policy's weights.
+    A fork that cheats pays as an attempt does, against the others that go on from its state, and is in
+    nobody's mean. Void forks count for nothing. Raises `ValueError` as `leave_one_out`, and for a group whose
+    arms were sampled by more than one version of a policy's weights.
     """
-    forks = _trusted(group)
-    if len(group.trusted) < 2 or not forks:
+    if len(group.trusted) < 2 or not any(fork.is_scored for fork in group.forks):
         return leave_one_out(group, running_mean=running_mean)
-    _require_one_version(group, forks)
+    _require_one_version(group)
     utilities = _utilities(group.trusted)
     samples: list[Sample] = []
     for attempt, advantage in zip(group.trusted, leave_one_out_advantages(utilities), strict=True):
-        samples += _Replayed.of(attempt, forks, attempt.utility - advantage).samples()
-    return (*samples, *penalised(group, mean(utilities)))
+        samples += _Replayed.of(attempt, group.forks, attempt.utility - advantage).samples()
+    return (*samples, *penalised(group.penalised, mean(utilities)))
 
 
 def turn_credits(attempt: Attempt, group: Group) -> dict[int, float]:
     """By turn, the difference of the mean outcomes after it and of fresh draws of it; of those turns that
     forks measure on both sides.
     """
-    found = _Replayed.of(attempt, _trusted(group), 0.0)
+    found = _Replayed.of(attempt, group.forks, 0.0)
     last = len(attempt.trajectory.turns) - 1
     return {turn: found.advantage(turn) for turn in found.forks if turn == last or turn + 1 in found.forks}
 
@@ -55,7 +55,7 @@ def agent_credits(attempt: Attempt, group: Group) -> dict[str, float]:
     """By agent, the difference of the mean outcomes with and without its report, of those that forks
     measure.
     """
-    found = _Replayed.of(attempt, _trusted(group), 0.0)
+    found = _Replayed.of(attempt, group.forks, 0.0)
     return {
         agent: found.with_report(agent) - mean(_utilities(forks)) for agent, forks in found.without.items()
     }
@@ -69,19 +69,24 @@ class _Replayed:
     baseline: float  # of the first turn
     forks: Mapping[int, Sequence[Attempt]] = field(default_factory=dict[int, "Sequence[Attempt]"])
     without: Mapping[str, Sequence[Attempt]] = field(default_factory=dict[str, "Sequence[Attempt]"])
+    cheats: Sequence[tuple[int, Attempt]] = ()  # penalised forks, with their turns
 
     @classmethod
     def of(cls, attempt: Attempt, forks: Sequence[Attempt], baseline: float) -> _Replayed:
         by_turn, by_agent = dict[int, list[Attempt]](), dict[str, list[Attempt]]()
+        cheats: list[tuple[int, Attempt]] = []
         for fork in forks:
             lineage = fork.trajectory.lineage
-            if lineage is None or lineage.parent != attempt.trajectory.attempt:
+            if lineage is None or lineage.parent != attempt.trajectory.attempt or not fork.is_scored:
                 continue
-            if lineage.without:
+            turn = _turn_at(attempt.trajectory, lineage.event)
+            if lineage.without and fork.is_trusted:
                 by_agent.setdefault(lineage.without, []).append(fork)
-            else:
-                by_turn.setdefault(_turn_at(attempt.trajectory, lineage.event), []).append(fork)
-        return cls(attempt=attempt, baseline=baseline, forks=by_turn, without=by_agent)
+            elif fork.is_trusted:
+                by_turn.setdefault(turn, []).append(fork)
+            elif not lineage.without:
+                cheats.append((turn, fork))
+        return cls(attempt=attempt, baseline=baseline, forks=by_turn, without=by_agent, cheats=cheats)
 
     def advantage(self, turn: int) -> float:
         """Of a turn of the attempt itself."""
@@ -120,6 +125,9 @@ class _Replayed:
             for fork, advantage in zip(forks, advantages[1:], strict=True):
                 weighed = self.share(point) * advantage
                 found += _samples(fork, lambda turn, weighed=weighed: weighed)
+        for point, fork in self.cheats:
+            value = mean(_utilities([self.attempt, *self.forks.get(point, ())]))
+            found += penalised([fork], value, share=self.share(point))
         return found
 
 
@@ -137,10 +145,6 @@ def _samples(attempt: Attempt, advantage: Callable[[int], float]) -> list[Sample
     return found
 
 
-def _trusted(group: Group) -> list[Attempt]:
-    return [fork for fork in group.forks if fork.is_trusted]
-
-
 def _utilities(attempts: Sequence[Attempt]) -> list[float]:
     return [attempt.utility for attempt in attempts]
 
@@ -150,7 +154,8 @@ def _turn_at(trajectory: Trajectory, event: int) -> int:
     return next(number for number, turn in enumerate(trajectory.turns) if event in turn.calls)
 
 
-def _require_one_version(group: Group, forks: Sequence[Attempt]) -> None:
+def _require_one_version(group: Group) -> None:
+    forks = [fork for fork in group.forks if fork.is_scored]
     parents = {fork.trajectory.lineage.parent for fork in forks if fork.trajectory.lineage is not None}
     arms = [*forks, *(attempt for attempt in group.trusted if attempt.trajectory.attempt in parents)]
     versions: dict[str, set[int]] = {}
