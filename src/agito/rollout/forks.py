@@ -93,7 +93,9 @@ class ForkRunner:
         was, repeated = point.parent, Counter(turn.segment for turn in point.parent.turns[: point.turn])
         assert engines is not None, "a fork goes on live"
         forked = {
-            policy: ForkedEngine(engine, was, repeated, policy, seed=attempt.slot + 1)
+            policy: ForkedEngine(
+                engine, was, repeated, policy, seed=attempt.slot + 1, reads_on=not point.without
+            )
             for policy, engine in engines.items()
         }
         found = await self._runners[point.without].run(plan, was.attempt, forked)
