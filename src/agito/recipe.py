@@ -330,6 +330,11 @@ class Recipe(Section):
                 "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
                 "be repeated up to any turn: solo or team"
             )
+        if self.effort.is_on:
+            raise ValueError(
+                "rl.credit='by_replay': not with [effort] yet: a turn that a budget closed is not forked, "
+                "and credit would depend on which attempts have one"
+            )
         return self
 
     @model_validator(mode="after")

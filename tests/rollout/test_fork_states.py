@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from agito.harness import SoloHarness, TeamHarness, solo
 from agito.harness.team import TeamRules
 from agito.protocols import Agent, AgentSpec, Engine, Harness, Row, Sampled, SampleRequest
+from agito.rollout import fork_points
 from agito.sampling.forked import ForkedEngine
 from agito.testing import ByteRenderer, FakeEnvironment, FakeSession
 from agito.testing.renderers import END, OBS
 from agito.types import (
+    Attempt,
     AttemptId,
     Call,
     Dialect,
     Fault,
     FinishReason,
+    Group,
     Json,
     TerminationReason,
     Trajectory,
+    Verdict,
     span,
 )
 
@@ -114,3 +119,20 @@ async def test_a_fork_without_a_report_reads_something_else_by_design() -> None:
     forked = ForkedEngine(Reciting(is_team=True), was, {0: 1, 1: 2}, "main", seed=1, reads_on=False)
     found = await act(TEAM.without("worker-0.0"), forked, {})
     assert (found.fault, found.end) == (None, TerminationReason.SUBMITTED), found.detail
+
+
+async def test_whether_an_attempt_is_forked_does_not_depend_on_how_it_ended() -> None:
+    """A spawned agent may have said something that it could not act on any more."""
+    was = await act(TEAM, Reciting(is_team=True), {})
+    verdict = Verdict.scored(1.0, evidence="", grade_seed=0)
+    unheard = replace(was, turns=(*was.turns, replace(was.turns[2], calls=())))
+    points = [
+        fork_points(
+            [Group(id=0, task=TASK, attempts=(Attempt(trajectory=each, verdict=verdict),))], ratio=1, seed=0
+        )
+        for each in (was, unheard)
+    ]
+    assert [(point.turn, point.without) for point in points[0]] == [(3, ""), (3, "worker-0.0")]
+    assert [(point.turn, point.event) for point in points[1]] == [
+        (point.turn, point.event) for point in points[0]
+    ]
