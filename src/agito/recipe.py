@@ -167,8 +167,14 @@ class SftSection(Section):
     )
     messages: str = Field(
         default="",
-        description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the "
-        "assistant's counts.",
+        description="Conversations to imitate instead: JSONL, `messages` in each line; or what `agito "
+        "gateway --record` kept, or an earlier run: [how](gateway.md#training-on-what-was-served).",
+    )
+    least_reward: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Of `messages` with a `reward` or `success`: below it they are left out. Without: those "
+        "that are no success are.",
     )
     tokenizer_episodes: int = Field(
         default=200, ge=1, description="Episodes that the vocabulary is learned from."
