@@ -81,7 +81,8 @@ def test_the_bias_of_own_and_team_is_the_gradient_of_the_own_score_and_nothing_e
     own = [0.0] * 8  # the gradient of how often the worker's call is carried out
     for path, chance in endings(()):
         for action in (0, 1) if len(path) > 1 else ():
-            own[2 + action] += chance * (path[1] == 0) * ((path[1] == action) - probability("work", action))
+            taken = path[1:2]
+            own[2 + action] += chance * (taken == (0,)) * ((taken == (action,)) - probability("work", action))
     counted = SPAWNS * 1.5  # where the other attempt has a worker to be compared with, and its weight
     expected = [of_team + OWN_SHARE * counted * of_own for of_team, of_own in zip(plain, own, strict=True)]
     assert found == pytest.approx(expected, abs=1e-6)

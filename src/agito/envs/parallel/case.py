@@ -12,7 +12,7 @@ import random
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, Spent, call
+from agito.envs.decisions.scene import Family, Hand, Outcome, Scene, call
 from agito.envs.decisions.words import NAMES, VALUES
 from agito.errors import InvalidArguments
 from agito.protocols import Script, TeamScript
@@ -229,12 +229,6 @@ class ParallelScene(Scene):
             evidence=f"submitted {state.submitted!r}, wanted {' '.join(results)!r}; {self._num_done} of "
             f"{len(case.parts)} parts done; took {state.num_paid} steps, at best {optimum}",
         )
-
-    def measures(self, spent: Spent) -> dict[str, float]:
-        """Steps that brought nothing, as a share of those that are needed."""
-        state, case = self.state, self.case
-        useful = sum(state.taken.values())
-        return {"parallel_waste": (state.num_paid - useful) / (len(case.parts) * case.num_steps)}
 
 
 def draw(phi: float, split: str, level: int, rng: random.Random) -> Parallel:

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from agito.envs.decisions.scene import Hand, Spent, act_again, demonstrator, negative_controls, solver
+from agito.envs.decisions.scene import Hand, act_again, demonstrator, negative_controls, solver
 from agito.envs.parallel.case import Parallel, family
 from agito.envs.procedural import Place, ProceduralEnvironment
-from agito.protocols import Control, Measure, ScriptFactory, TeamScript
-from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Trajectory, Verdict
+from agito.protocols import Control, ScriptFactory, TeamScript
+from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Verdict
 from agito.worlds.world import World
 
 PHI: Mapping[str, float] = {f"phi-{phi}": phi / 100 for phi in (0, 25, 50, 75, 100)}
@@ -31,11 +31,6 @@ class ParallelEnvironment(ProceduralEnvironment):
     families = tuple(PHI)
     levels = (1, 2, 3, 4, 5)
     chance_level = 0.01
-    measured: tuple[Measure, ...] = (
-        Measure(
-            name="parallel_waste", decision="b", title="steps that brought nothing, as a share", is_share=True
-        ),
-    )
 
     def draw(self, place: Place) -> tuple[Task, Target]:
         case = _case(place.split, place.family, place.level, place.seed)
@@ -71,11 +66,6 @@ class ParallelEnvironment(ProceduralEnvironment):
             evidence=outcome.evidence,
             grade_seed=grade_seed,
         )
-
-    def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
-        """As `Measured.measures`."""
-        calls = [(event.call.tool, event.call.arguments) for event in trajectory.events]
-        return act_again(_of(target).scene(), calls).measures(Spent.of(trajectory))
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (solver(_of(target)),)
