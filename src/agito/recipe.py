@@ -206,8 +206,8 @@ class RlSection(Section):
     )
     credit: str = Field(
         default="leave_one_out",
-        description="How rewards become advantages: leave_one_out, group_mean, by_replay, or "
-        "`path.py:Class`.",
+        description="How rewards become advantages: leave_one_out, group_mean, by_replay, per_role, "
+        "per_role_spread, own_and_team, or `path.py:Class`.",
     )
     fork_ratio: float = Field(
         default=0.1,
