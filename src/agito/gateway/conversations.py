@@ -72,7 +72,7 @@ class Conversations:
                 f"{type(renderer).__name__} cannot put a client's conversation into tokens: {lacks}"
             )
         self.agent, self._renderer, self._terms, self._waiting = agent, renderer, terms, waiting
-        self.on_answer: Callable[[Line], None] = lambda line: None
+        self.on_answer: Callable[[Line, Ask, int], None] = lambda line, ask, choice: None
         limits = terms.limits
         context = agent.engine.context if limits is None else min(limits.tokens, agent.engine.context)
         self.tree = TokenTree(agent, renderer, seed=seed, context=context)
@@ -124,7 +124,9 @@ class Conversations:
             self.num_turns += 1
             with self._waiting():
                 async with self._at(place), self._turn_of(ask):
-                    return await self._sampled(place, ask, on_said)
+                    answer = await self._sampled(place, ask, on_said)
+            self.on_answer(place.line, ask, choice)
+            return answer
         except Refused as error:
             if self._terms.limits is not None and error.code == "context_length_exceeded":
                 self.spent = TerminationReason.TOKENS
@@ -234,7 +236,6 @@ class Conversations:
         kept = [(token, at) for token, at in pairs if turn.stretches is None or not math.isnan(at)]
         self._turns[-1].waiting.extend(shown.uses)
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
-        self.on_answer(place.line)
         return Answer(
             said=shown,
             finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop",
