@@ -206,8 +206,8 @@ class RlSection(Section):
     )
     credit: str = Field(
         default="leave_one_out",
-        description="How rewards become advantages: leave_one_out, group_mean, by_replay, or "
-        "`path.py:Class`.",
+        description="How rewards become advantages: leave_one_out, group_mean, by_replay, per_role, "
+        "per_role_spread, own_and_team, or `path.py:Class`.",
     )
     fork_ratio: float = Field(
         default=0.1,
@@ -335,6 +335,11 @@ class Recipe(Section):
             raise ValueError(
                 "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
                 "be repeated up to any turn: solo or team"
+            )
+        if self.effort.is_on:
+            raise ValueError(
+                "rl.credit='by_replay': not with [effort] yet: a turn that a budget closed is not forked, "
+                "and credit would depend on which attempts have one"
             )
         return self
 
