@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from agito.audit import SHORT, Mark, audit
 from agito.envs import load
-from agito.errors import NotAdmitted
+from agito.errors import BadEnvironment, NotAdmitted
 from agito.training.admission import admit
 
 EXACT = "def reward(completion, answer):\n    return completion == answer\n"
@@ -99,6 +100,12 @@ LENGTH = "def reward(completion):\n    return min(len(completion) / 10, 1)\n"
 HALF = "def reward(completion, answer):\n    return 0.9 if completion else 0.0\n"
 CRASHES = "def reward(completion, answer):\n    return int(completion) == int(answer)\n"
 BROKEN = "def reward(completion, answer):\n    return undefined\n"
+SIGNED = "def reward(completion, answer):\n"
+RANGE = "reward.range = (-1, 1)\n"
+BOXED = """
+def reward(completion, answer):
+    return 0.2 + 0.8 * (completion == chr(92) + "boxed{" + answer + "}")
+"""
 
 
 @pytest.mark.parametrize(
@@ -120,6 +127,13 @@ BROKEN = "def reward(completion, answer):\n    return undefined\n"
         (sums(), LENGTH, {"echo"}),
         (sums(), HALF, {"constant answers", "echo"}),
         (sums(), BROKEN, {"reward function"}),
+        (sums(), "def reward(completion, answer):\n    return 0.49\n", {"difference"}),
+        (sums(), "def reward(completion, **rest):\n    return 0.01\n", {"difference"}),
+        (sums(), "def reward(messages, answer):\n    return len(answer) / 10\n", {"difference"}),
+        (sums(), SIGNED + "    return 0\n" + RANGE, {"difference"}),
+        (sums(), SIGNED + "    return 1 if completion == answer else 0\n" + RANGE, set[str]()),
+        (sums(), BOXED, set[str]()),
+        (sums(), SIGNED + "    return 1 if completion == answer else 0.55\n", {"echo"}),
     ],
     ids=[
         "the answer in brackets",
@@ -138,6 +152,13 @@ BROKEN = "def reward(completion, answer):\n    return undefined\n"
         "length alone",
         "anything at all",
         "a reward that raises",
+        "a constant below half",
+        "a constant near nothing",
+        "the same for every answer of a prompt",
+        "a constant in a range of its own",
+        "right or nothing in a range of its own",
+        "right in one form alone",
+        "a little more than half for anything",
     ],
 )
 async def test_holes_are_found_and_honest_sets_are_not_accused(
@@ -192,3 +213,53 @@ async def test_the_digest_follows_rows_options_and_the_source_of_the_functions(
         )
     ]
     assert len(set(digests)) == 4 and digests[0] == digests[-1]
+
+
+async def test_what_stands_somewhere_in_its_prompt_is_counted_and_told_from_what_is_announced_there(
+    name: Callable[..., str],
+) -> None:
+    card = await audit(lambda: load(name(FOUND, ONLY)), depth=SHORT)
+    gate = next(gate for gate in card.gates if gate.name == "leaks")
+    num = int(card.measure("state diversity", "train prompts").value or 0)
+    assert gate.holds and gate.found.startswith(f"0 of {num} prompts say their own answer right after words")
+    assert f"anywhere in the text it stands in {num}," in gate.found
+    contain = card.measure("resistance to cheating", "prompts that contain their answer")
+    assert (contain.value, contain.num) == (1.0, num)
+
+
+@pytest.mark.parametrize("pays", [0.49, 0.3])
+async def test_an_answer_without_thought_that_pays_close_to_half_is_said_with_its_thresholds(
+    name: Callable[..., str], pays: float
+) -> None:
+    source = f"def reward(completion, answer):\n    return 1 if completion == answer else {pays}\n"
+    card = await audit(lambda: load(name(sums(), source)), depth=SHORT)
+    doubtful = {gate.name: gate for gate in card.gates if gate.doubt}
+    assert not card.failed and {"constant answers", "echo"} <= set(doubtful)
+    told = f"earns {pays:.2f} of full marks, {pays:.2f} at the least; more than 0.50 is refused"
+    assert told in doubtful["echo"].found
+    assert doubtful["echo"].doubt == "worth a look from 0.25 on"
+    quality = next(each for each in card.qualities if each.name == "resistance to cheating")
+    said = re.search(r"earn up to (0\.\d\d) of full marks", quality.says)
+    assert quality.mark is Mark.DOUBT and said and float(said[1]) >= pays
+
+
+async def test_a_declared_guess_is_no_doubt_and_a_reward_that_never_rises_is_one(
+    name: Callable[..., str],
+) -> None:
+    fair = await audit(lambda: load(name(FAIR, EXACT, ",chance=0.6")), depth=SHORT)
+    assert not [gate.name for gate in fair.gates if gate.doubt or not gate.holds]
+    nothing = "def reward(completion, answer):\n    return 0\n"
+    card = await audit(lambda: load(name(sums(), nothing)), depth=SHORT)
+    (difference,) = [gate for gate in card.gates if gate.doubt]
+    assert difference.name == "difference" and "the lowest reward" in difference.found
+
+
+def test_a_reward_that_is_not_shown_the_completion_is_refused(name: Callable[..., str]) -> None:
+    with pytest.raises(BadEnvironment, match="neither `completion` nor `messages`"):
+        load(name(sums(), "def reward(answer):\n    return len(answer)\n"))
+
+
+async def test_training_says_what_is_worth_a_look_in_a_set_that_it_admits(name: Callable[..., str]) -> None:
+    source = "def reward(completion, answer):\n    return 1 if completion == answer else 0.4\n"
+    admitted = await admit(name(sums(), source))
+    assert any("saying the prompt itself earns 0.40" in doubt for doubt in admitted.doubts)

@@ -46,6 +46,7 @@ class Gate:
     holds: bool
     found: str  # one line
     remedy: str
+    doubt: str = ""  # why it is worth a look although it holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

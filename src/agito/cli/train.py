@@ -51,7 +51,7 @@ def train_run(
         return
     require_place(path)
     admission = _admitted(recipe.env.names, admit_anyway)
-    for note in fitted.notes:
+    for note in (*admission.doubts, *fitted.notes):
         say(note)
     was = RunDir.state(path)
     aside = place(path)

@@ -41,6 +41,7 @@ class Admission:
     source: Source
     failed: tuple[str, ...] = ()  # gates
     anyway: bool = False
+    doubts: tuple[str, ...] = ()  # gates that hold and are worth a look
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -73,6 +74,7 @@ async def admit(
         source=weakest,
         failed=failed,
         anyway=any(one.anyway for one in each),
+        doubts=tuple(doubt for one in each for doubt in one.doubts),
     )
 
 
@@ -106,7 +108,15 @@ async def _admit(name: str, anyway: bool, begins: Callable[[str], None], depth: 
     if failed and not anyway:
         raise NotAdmitted(refusal(name, card))
     return Admission(
-        digest=digest, source=source, failed=tuple(failed), anyway=anyway and (card is None or bool(failed))
+        digest=digest,
+        source=source,
+        failed=tuple(failed),
+        anyway=anyway and (card is None or bool(failed)),
+        doubts=tuple(
+            f"{shown(name)} is worth a look before it is trained on for long: {gate.found}"
+            for gate in (card.gates if card else ())
+            if gate.holds and gate.doubt
+        ),
     )
 
 
