@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, environment, sets
 
 from agito.cli.progress import shown
-from agito.cli.run_status import RunProgress, planned
+from agito.progress.board import RunProgress, planned
 from agito.recipe import Recipe
 from agito.record.events import (
     CheckpointSaved,

@@ -16,6 +16,7 @@ import anyio.to_thread
 import typer
 
 from agito.cli.exit_codes import say, work
+from agito.cli.progress import tell_loading
 from agito.errors import AgitoError
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
 from agito.gateway.tree import Line
@@ -136,6 +137,7 @@ def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
         require_folder(place.record, "--record")
     found = load_policy.find(checkpoint)
     recipe = load_policy.recipe_of(found)
+    tell_loading(recipe)
     recipe = recipe.model_copy(
         update={
             "compute": recipe.compute.model_copy(update={"ranks": 1}),

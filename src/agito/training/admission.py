@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 
 import anyio
 
@@ -85,7 +86,7 @@ async def admit_again(path: Path, names: Sequence[str], begun_with: Json) -> Non
         raise NotAdmitted(
             f"{path}: the source of {', '.join(names)} is not what this run began with, so its tasks may be "
             "others.\n"
-            f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
+            f"  Go back to that source, or begin anew: agito train {quote(str(path / 'config.toml'))}"
         )
 
 
@@ -141,8 +142,8 @@ def refusal(name: str, card: Card | None) -> str:
             f"environment {shown(name)} is not fit to train on: {', '.join(gate.name for gate in failed)}",
             *raised,
             *lines,
-            f"  Look at the cases: agito audit {shown(name)}. To train all the same, with a note in the "
-            "run: --admit-anyway",
+            f"  Look at the cases: agito audit {quote(shown(name))}. To train all the same, with a note in "
+            "the run: --admit-anyway",
         ]
     )
 
