@@ -54,8 +54,8 @@ from agito.cli.arguments import (
 from agito.cli.exit_codes import guarded
 
 _EXIT_CODES = (
-    "Exit codes: 0 done, 1 unexpected, 2 usage, 3 recipe, 4 not found, 5 checkpoint, 6 no isolation, 7 "
-    "disk full, 8 a process died, "
+    "Exit codes: 0 done, 1 unexpected, 2 usage (help instead of a command, too), 3 recipe, 4 not found, "
+    "5 checkpoint, 6 no isolation, 7 disk full, 8 a process died, "
     "9 diverged, 10 sandbox, 11 answer reachable, 12 environment paused, 13 not fit to train on, 14 "
     "endpoint, 130 Ctrl-C."
 )
@@ -149,11 +149,15 @@ def train(
         )
     if name is not None and out is not None:
         raise typer.BadParameter("give one of --name and --out", param_hint="--out")
+    if name is not None and (not name.strip() or "/" in name or name in (".", "..")):
+        raise typer.BadParameter(
+            f"{name!r}: it names a folder in runs; a path goes with --out", param_hint="--name"
+        )
     named = [f'name="{label(env)}"'] if env and recipe is None else []
     keys = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
     keys["sft.messages"] = sft
     overrides = [f"{key}={value}" for key, value in keys.items() if value is not None]
-    place = out or (Path("runs") / name if name else None)
+    place = out or (Path("runs") / name if name is not None else None)
     base = None if prompts is not None else "quickstart"
     words = (*named, *(sets or []), *overrides)
     return train_run(recipe or base, words, place, admit_anyway=admit_anyway, dry=dry_run)
