@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from agito.audit import SHORT, Mark, audit
+from agito.audit import SHORT, Card, Mark, Quality, audit
+from agito.audit.card import Gate, clipped
+from agito.cli.audit import print_card
 from agito.envs import load
 from agito.errors import BadEnvironment, NotAdmitted
 from agito.training.admission import admit
+from agito.view import write_card
 
 EXACT = "def reward(completion, answer):\n    return completion == answer\n"
 LOOSE = "def reward(completion, answer):\n    return answer in completion\n"
@@ -232,7 +236,7 @@ async def test_an_answer_without_thought_that_pays_close_to_half_is_said_with_it
     name: Callable[..., str], pays: float
 ) -> None:
     source = f"def reward(completion, answer):\n    return 1 if completion == answer else {pays}\n"
-    card = await audit(lambda: load(name(sums(), source)), depth=SHORT)
+    card = await audit(lambda: load(name(FOUND, source)), depth=SHORT)
     doubtful = {gate.name: gate for gate in card.gates if gate.doubt}
     assert not card.failed and {"constant answers", "echo"} <= set(doubtful)
     told = f"earns {pays:.2f} of full marks, {pays:.2f} at the least; more than 0.50 is refused"
@@ -263,3 +267,41 @@ async def test_training_says_what_is_worth_a_look_in_a_set_that_it_admits(name: 
     source = "def reward(completion, answer):\n    return 1 if completion == answer else 0.4\n"
     admitted = await admit(name(sums(), source))
     assert any("saying the prompt itself earns 0.40" in doubt for doubt in admitted.doubts)
+
+
+async def test_rows_that_equal_others_are_left_out_counted_and_said(name: Callable[..., str]) -> None:
+    rows = sums(60)
+    card = await audit(lambda: load(name([*rows, *rows, rows[0]], EXACT)), depth=SHORT)
+    quality = next(each for each in card.qualities if each.name == "state diversity")
+    assert card.measure("state diversity", "equal rows left out").value == 61
+    assert "61 rows equal others in every column, and are left out" in quality.says
+    assert quality.mark is Mark.DOUBT
+    other = await audit(lambda: load(name([*rows, {**rows[0], "answer": "0"}], EXACT)), depth=SHORT)
+    assert other.measure("state diversity", "equal rows left out").value == 0
+
+
+def test_a_card_of_prompts_has_no_gaps_and_cuts_what_is_long_between_words(name: Callable[..., str]) -> None:
+    gate = Gate(
+        name="echo", value=0.3, limit=0.5, holds=True, found="it pays", remedy="look", doubt="from .25"
+    )
+    empty = Quality(name="realism", mark=Mark.DOUBT, says="not measured", measures=(), gates=(gate,))
+    card = Card(
+        environment="e",
+        version="1",
+        digest="0" * 32,
+        chance_level=0.0,
+        depth="short",
+        seconds=1.0,
+        episodes=1,
+        seed=0,
+        machine={},
+        qualities=(empty, empty),
+    )
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as caught:
+        print_card(card, console)
+    said = caught.get()
+    assert "\n\n\n" not in said and "from .25: look" in said and "✓" not in said
+    assert clipped("no such word as thisone", 20) == "no such word as …"
+    page = write_card(json.loads(card.to_json()), Path(name([], "").partition("/tasks")[0]) / "card.html")
+    assert "from .25: look." in page.read_text()

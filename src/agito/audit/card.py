@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from textwrap import shorten
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -116,6 +117,11 @@ def read_card(path: Path) -> Card | None:
     except (OSError, ValidationError):
         return None
     return card if card.schema == SCHEMA else None
+
+
+def clipped(text: str, most: int) -> str:
+    """On one line, cut between words."""
+    return shorten(text, most, placeholder=" …")
 
 
 def judged(

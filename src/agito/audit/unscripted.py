@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import anyio
 
 from agito.audit import limits
-from agito.audit.card import Case, Gate, Mark, Measure, Quality, judged
+from agito.audit.card import Case, Gate, Mark, Measure, Quality, clipped, judged
 from agito.audit.cheap_answers import (
     CONSTANTS,
     ODD,
@@ -25,6 +25,7 @@ from agito.audit.cheap_answers import (
 from agito.audit.episode import Drawn
 from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.audit.task_pool import splits_gate
+from agito.envs.prompts import PromptsEnvironment
 from agito.protocols import Finite
 from agito.rollout import EpisodeDriver
 from agito.types import Dialect, Status
@@ -89,9 +90,8 @@ def _diversity(runner: EpisodeRunner, tasks: dict[str, list[Drawn]]) -> Quality:
     }
     worst = max(shared, key=lambda split: shared[split])
     if shared[worst]:
-        cases.append(
-            Case(what=f"in training and {worst}: {next(key for key in whole[worst] if key in train)[:160]}")
-        )
+        example = next(key for key in whole[worst] if key in train)
+        cases.append(Case(what=f"in training and {worst}: {clipped(example, 160)}"))
     holds = shared[worst] <= limits.OVERLAP
     overlap = Gate(
         name="overlap",
@@ -103,19 +103,23 @@ def _diversity(runner: EpisodeRunner, tasks: dict[str, list[Drawn]]) -> Quality:
         remedy="take out of the training data what is in the held-out file; without such a file the "
         "splits are made disjoint",
     )
+    equal = environment.num_equal_rows if isinstance(environment, PromptsEnvironment) else 0
     twice = 1 - len(train) / len(whole["train"])
     measures = (
         *(Measure(name=f"{split} prompts", value=float(len(keys))) for split, keys in whole.items()),
         Measure(name="training prompts that repeat", value=round(twice, 4)),
+        Measure(name="equal rows left out", value=float(equal)),
     )
     says = f"{len(train)} distinct training prompts"
+    if equal:
+        says += f"; {equal} rows equal others in every column, and are left out"
     return judged(
         "state diversity",
         says,
         measures,
         (splits_gate(runner), overlap),
         cases,
-        doubt=len(train) < 50 or twice > 0.2,
+        doubt=len(train) < 50 or twice > 0.2 or equal > 0,
     )
 
 
@@ -160,7 +164,9 @@ async def _steady(runner: EpisodeRunner, train: Sequence[Drawn]) -> Quality:
     works = await _works(runner, raised, len(texts), cases)
     odd = [(text, await verdict_of(runner, here, train[0], text)) for text in ODD]
     raises = [(text, verdict) for text, verdict in odd if verdict.status is Status.VOID]
-    cases += [Case(what=f"on {text[:12]!r}: {verdict.evidence[:160]}") for text, verdict in raises[:3]]
+    cases += [
+        Case(what=f"on {text[:12]!r}: {clipped(verdict.evidence, 160)}") for text, verdict in raises[:3]
+    ]
     says = "judged again, the same verdict" if not differs else "its verdicts change"
     measures = (
         Measure(name="ordinary texts it fails on", value=float(len(raised)), num=len(texts)),
@@ -177,14 +183,14 @@ async def _works(
     """
     driver = EpisodeDriver(runner.environment, noise_seed=0, grade_seed=GRADE_SEED)
     told = [await driver.grade(sealed_as(drawn, text), *drawn) for drawn, text in raised[:_JUDGED]]
-    cases += [Case(what=text[:240]) for text in dict.fromkeys(each.evidence for each in told)][:3]
+    cases += [Case(what=clipped(text, 240)) for text in dict.fromkeys(each.evidence for each in told)][:3]
     broken = [verdict.evidence for verdict in told if verdict.status is Status.VOID]
     return Gate(
         name="reward function",
         value=len(broken) / max(len(told), 1),
         limit=0.0,
         holds=not broken,
-        found=f"it fails whatever the answer: {broken[0][:200]}"
+        found=f"it fails whatever the answer: {clipped(broken[0], 200)}"
         if broken
         else f"it gives {num - len(raised)} of {num} ordinary answers a reward, and the others the lowest",
         remedy="return the lowest reward for what cannot be read; raise only where nothing can be said, "

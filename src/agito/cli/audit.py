@@ -112,7 +112,8 @@ def print_card(card: Card, console: Console) -> None:
     for quality in card.qualities:
         console.print()
         console.print(Text.assemble(_SIGNS[quality.mark], "  ", (quality.name, "bold"), "  ", quality.says))
-        print_table(console, _numbers(quality))
+        if quality.measures:
+            print_table(console, _numbers(quality))
         for case in quality.cases:
             console.print(Text.assemble(("     case  ", "yellow"), case.what, (f"  {case.where}", "dim")))
     ends = (
