@@ -84,18 +84,20 @@ def start(run: Path, more: Sequence[str]) -> subprocess.Popen[bytes]:
         )
 
 
-def workers(parent: int) -> list[int]:
+def workers(owner: int) -> list[int]:
     """The trainer's process, then the engines'; empty before they are up."""
-    ranks: dict[int, int] = {}
+    ranks, parents = dict[int, int](), dict[int, int]()
     for directory in Path("/proc").glob("[0-9]*"):
         try:
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            is_ours = int((directory / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            head, _, tail = (directory / "stat").read_text().rpartition(")")
         except OSError:
             continue
-        if is_ours and b"agito.runtime.worker" in words:
-            ranks[int(words[words.index(b"agito.runtime.worker") + 2])] = int(directory.name)
-    return [ranks[rank] for rank in sorted(ranks)]
+        parents[int(directory.name)] = int(tail.split()[1])
+        name = head.partition("(")[2]
+        if name.startswith("agito-worker-"):
+            ranks[int(directory.name)] = int(name.rpartition("-")[2])
+    ours = {rank: pid for pid, rank in ranks.items() if parents.get(parents[pid]) == owner}
+    return [ours[rank] for rank in sorted(ours)]
 
 
 def guests() -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.running import workers
 
 from agito.errors import WorkerDied
 from agito.protocols import Control
@@ -149,19 +150,9 @@ async def pools(anyio_backend: str) -> AsyncGenerator[dict[int, WorkerPool]]:
         await pool.aclose()
 
 
-def workers() -> list[int]:
+def newest_workers() -> list[int]:
     """Processes by rank: the newest of each, as the module's own pools may be there too."""
-    ranks: dict[int, tuple[int, int]] = {}
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            fields = (directory / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid() and b"agito.runtime.worker" in words:
-            rank = int(words[words.index(b"agito.runtime.worker") + 2])
-            ranks[rank] = max(ranks.get(rank, (0, 0)), (int(fields[19]), int(directory.name)))
-    return [ranks[rank][1] for rank in sorted(ranks)]
+    return [pid for _, pid in sorted(dict(workers(os.getpid())).items())]
 
 
 @pytest.mark.parametrize(
@@ -214,12 +205,12 @@ async def test_a_resumed_run_takes_up_the_groups_that_were_out(pools: dict[int, 
 @pytest.mark.parametrize("rank", [0, 1])
 async def test_a_role_that_is_killed_ends_the_run_and_is_named(rank: int) -> None:
     with pytest.raises(WorkerDied, match=f"worker {rank}"):
-        await run("decoupled", 2, strike=lambda: os.kill(workers()[rank], signal.SIGKILL))
+        await run("decoupled", 2, strike=lambda: os.kill(newest_workers()[rank], signal.SIGKILL))
 
 
 async def test_one_of_two_engines_that_falls_silent_ends_the_run_and_is_named() -> None:
     with pytest.raises(WorkerDied, match=r"worker 2 has not answered .*: it is stopped"):
-        await run("decoupled", 2, ranks=3, strike=lambda: os.kill(workers()[2], signal.SIGSTOP))
+        await run("decoupled", 2, ranks=3, strike=lambda: os.kill(newest_workers()[2], signal.SIGSTOP))
 
 
 async def test_two_policies_learn_side_by_side_each_from_its_own_engines(

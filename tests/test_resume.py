@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import COMMAND, environment
+from tests.running import workers
 
 from agito.record.events import Recovered, read_events
 
@@ -189,23 +189,13 @@ def test_a_resumed_run_knows_what_was_known_of_its_tasks_and_of_cheating(tmp_pat
     )
 
 
-def workers(process: subprocess.Popen[bytes]) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    found: list[int] = []
-    for pid in children:
-        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
-            if b"agito.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(int(pid))
-    return found
-
-
 @pytest.mark.timeout(300)
 def test_a_run_whose_worker_is_killed_goes_on_by_itself_bit_for_bit(tmp_path: Path, whole: Path) -> None:
     process = train(tmp_path, COIN)
     while not (tmp_path / "runs/run/checkpoints/step-1").exists():
         assert process.poll() is None, (tmp_path / "said").read_text()
         time.sleep(0.02)
-    for pid in workers(process):
+    for _, pid in workers(process.pid):
         os.kill(pid, signal.SIGKILL)
     recovered = finish(process, tmp_path)
     assert_equal(recovered, whole)
@@ -221,7 +211,7 @@ def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_fo
     while not (tmp_path / "runs/run/checkpoints/step-1").exists():
         assert process.poll() is None, (tmp_path / "said").read_text()
         time.sleep(0.02)
-    for pid in workers(process):
+    for _, pid in workers(process.pid):
         os.kill(pid, signal.SIGSTOP)
     finished = finish(process, tmp_path)
     assert_equal(finished, whole)
@@ -234,7 +224,7 @@ def test_a_run_whose_worker_falls_silent_names_it_replaces_it_and_goes_on_bit_fo
 def test_a_run_whose_workers_die_at_the_same_place_again_and_again_ends(tmp_path: Path) -> None:
     process = train(tmp_path, COIN)
     while process.poll() is None:
-        for pid in workers(process):
+        for _, pid in workers(process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)

@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.running import workers
 from tests.runtime.conftest import VOCAB_SIZE, plan, sample
 
 from agito.errors import AgitoError, CorruptCheckpoint, WorkerDied, WorkerFailed
@@ -44,17 +45,8 @@ async def opened(
 
 
 def children() -> set[int]:
-    """Our worker processes, by their command line."""
-    found: set[int] = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            is_ours = int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid()
-            command = (stat.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if is_ours and b"agito.runtime.worker" in command:
-            found.add(int(stat.parent.name))
-    return found
+    """Our worker processes."""
+    return {pid for _, pid in workers(os.getpid())}
 
 
 async def learn(num_workers: int, directory: Path) -> list[float]:

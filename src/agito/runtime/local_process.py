@@ -7,18 +7,15 @@ dropped by id.
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 
+from agito.runtime.fork_server import ForkedWorker, fork_worker
 from agito.runtime.transport import Handler, answered, pickled, unpickled
 from agito.runtime.wire import Request, Response
 
@@ -28,25 +25,16 @@ _LOOK_S = 0.01
 
 
 def launch(rank: int) -> PipeTransport:
-    """A `Launch`: the process imports its modules in the background."""
+    """A `Launch`."""
     ours, theirs = socket.socketpair()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with theirs:
-        fd = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "agito.runtime.worker", str(fd), str(rank)],
-            pass_fds=[fd],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    return PipeTransport(process, Asking(ours))
+        return PipeTransport(fork_worker(rank, theirs), Asking(ours))
 
 
 class PipeTransport:
     """One process and its connection. It ends when this process ends, because the connection closes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], link: Asking) -> None:
+    def __init__(self, process: ForkedWorker, link: Asking) -> None:
         self.process, self.link = process, link
 
     async def ask(self, request: Request) -> Response:
@@ -54,10 +42,7 @@ class PipeTransport:
 
     @property
     def ended(self) -> str:
-        code = self.process.poll()
-        if code is None:
-            return ""
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return self.process.ended
 
     @property
     def standing(self) -> str:
@@ -74,7 +59,7 @@ class PipeTransport:
         self.process.kill()
 
     async def wait(self, until: float) -> bool:
-        while self.process.poll() is None:
+        while not self.process.ended:
             if time.monotonic() >= until:
                 return False
             await anyio.sleep(_LOOK_S)

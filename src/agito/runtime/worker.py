@@ -16,6 +16,7 @@ from agito.learning.trainer.network_reducer import NetworkReducer, Store, connec
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.models.eager import without_compiler
+from agito.runtime.fork_server import forked
 from agito.runtime.learner import LearnerService
 from agito.runtime.local_process import serve
 from agito.runtime.network import adapter_of, learning, open_model
@@ -158,10 +159,12 @@ def on_cluster(host: str) -> Handler:
 
 
 def main() -> None:
+    """A server that forks workers, see `fork_server.py`, and in its children the worker."""
     torch.set_num_threads(1)
     without_compiler()
+    link, _ = forked(socket.socket(fileno=int(sys.argv[1])))
     os.nice(_NICE)
-    with socket.socket(fileno=int(sys.argv[1])) as link:
+    with link:
         serve(link, WorkerHandler(is_own_process=True))
 
 

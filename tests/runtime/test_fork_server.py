@@ -1,0 +1,159 @@
+"""Workers that are forked from one server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.running import workers
+
+from agito.errors import WorkerDied, WorkerFailed
+from agito.runtime.client import WorkerClient
+from agito.runtime.local_process import PipeTransport, launch
+from agito.runtime.wire import Done, LoadState
+
+_DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def launched() -> Iterator[Callable[[int], PipeTransport]]:
+    made: list[PipeTransport] = []
+
+    def start(rank: int) -> PipeTransport:
+        made.append(launch(rank))
+        return made[-1]
+
+    yield start
+    for transport in made:
+        transport.close()
+        transport.kill()
+
+
+async def pid_of(transport: PipeTransport) -> int:
+    with anyio.fail_after(_DEADLINE_S):
+        while transport.process.pid is None:  # noqa: ASYNC110 nothing says so
+            await anyio.sleep(0.01)
+    return transport.process.pid
+
+
+async def end_of(transport: PipeTransport) -> str:
+    assert await transport.wait(time.monotonic() + _DEADLINE_S)
+    return transport.ended
+
+
+def server_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def is_answered(transport: PipeTransport) -> bool:
+    """Asks for something that the worker refuses by its own words."""
+    with pytest.raises(WorkerFailed, match="policy 'nobody' is not open here"):
+        await asked(transport)
+    return True
+
+
+async def asked(transport: PipeTransport) -> None:
+    await WorkerClient(0, transport, _DEADLINE_S).ask("nobody", LoadState(directory=Path()), Done)
+
+
+async def test_workers_of_one_process_have_one_server_and_sessions_of_their_own(
+    launched: Callable[[int], PipeTransport],
+) -> None:
+    transports = [launched(0), launched(7)]
+    pids = [await pid_of(transport) for transport in transports]
+    assert server_of(pids[0]) == server_of(pids[1])
+    assert [await is_answered(transport) for transport in transports] == [True, True]
+    assert {(0, pids[0]), (7, pids[1])} <= set(workers(os.getpid()))
+    for transport, pid in zip(transports, pids, strict=True):
+        assert os.getsid(pid) == pid
+        transport.close()
+        assert await end_of(transport) == "exit code 0"
+
+
+async def test_a_worker_has_the_directory_the_streams_and_the_environment_of_the_moment(
+    launched: Callable[[int], PipeTransport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pid_of(launched(0))
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "said").open("wb") as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            second = launched(1)
+            pid = await pid_of(second)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    assert await is_answered(second)
+    assert Path(f"/proc/{pid}/cwd").readlink() == tmp_path
+    assert Path(f"/proc/{pid}/fd/2").readlink() == tmp_path / "said"
+    first = server_of(pid)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")  # read once, when a process starts
+    assert server_of(await pid_of(launched(2))) != first
+
+
+async def test_how_a_worker_ended_is_told(launched: Callable[[int], PipeTransport]) -> None:
+    early, late = launched(0), launched(1)
+    early.kill()
+    assert early.ended == "signal SIGKILL"
+    os.kill(await pid_of(late), signal.SIGSEGV)
+    assert await end_of(late) == "signal SIGSEGV"
+    with pytest.raises(WorkerDied, match="signal SIGSEGV"):
+        await asked(late)
+
+
+async def test_workers_outlive_their_server_and_the_next_ones_have_another(
+    launched: Callable[[int], PipeTransport],
+) -> None:
+    first = launched(0)
+    pid = await pid_of(first)
+    server = server_of(pid)
+    os.kill(server, signal.SIGKILL)
+    assert await is_answered(first) and not first.ended
+    second = launched(1)
+    assert server_of(await pid_of(second)) != server
+    first.kill()
+    assert "process that forks workers is gone" in await end_of(first)
+
+
+async def test_a_worker_that_has_ended_leaves_no_open_file(
+    launched: Callable[[int], PipeTransport],
+) -> None:
+    await pid_of(launched(0))
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        transport = launched(1)
+        await pid_of(transport)
+        transport.close()
+        await end_of(transport)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
+
+
+def test_server_and_workers_end_with_their_owner() -> None:
+    owner = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time; from agito.runtime.local_process import launch; kept = launch(0)\n"
+            "while kept.process.pid is None: time.sleep(0.01)\n"
+            "print(kept.process.pid, flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        server = server_of(pid)
+        owner.kill()
+    until = time.monotonic() + _DEADLINE_S
+    while any(Path(f"/proc/{each}").exists() for each in (pid, server)):
+        assert time.monotonic() < until, "they outlived their owner"
+        time.sleep(0.02)
