@@ -18,9 +18,6 @@ from agito.errors import BadRecipe, NotFound
 from agito.evaluation.effort import EffortCurve, evaluate_efforts
 from agito.evaluation.saved_policy import Changes, Evaluation, evaluate_checkpoint
 from agito.plugins import label, reads_file
-from agito.progress.board import RunProgress, loading, planned
-from agito.progress.lines import Lines, on_stderr
-from agito.progress.stopped import stopped
 from agito.protocols import Environment, Harness
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
@@ -33,6 +30,9 @@ from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
 from agito.training.admission import admit
+from agito.training.progress.board import RunProgress, loading, planned
+from agito.training.progress.lines import Lines, on_stderr
+from agito.training.progress.stopped import stopped
 from agito.types import AttemptId, Effort
 
 Item = TypeVar("Item")

@@ -24,8 +24,6 @@ from agito.cli.tables import plain_table, print_table
 from agito.errors import BadEnvironment, NotFound
 from agito.gateway.tree import KeptMeter
 from agito.plugins import make
-from agito.progress.board import Phase, RunProgress
-from agito.progress.lines import Lines
 from agito.recipe import Recipe
 from agito.record import RunDir
 from agito.record.comparison import read_finished
@@ -33,6 +31,8 @@ from agito.record.events import EventLog, RunFinished
 from agito.runtime.sources import find
 from agito.testing.contract import SENTENCES
 from agito.testing.environment.worlds import first_set
+from agito.training.progress.board import Phase, RunProgress
+from agito.training.progress.lines import Lines
 from agito.types import AttemptId, Task
 from agito.worlds.component import Machine
 from agito.worlds.world import World

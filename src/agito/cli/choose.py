@@ -15,10 +15,10 @@ from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import NotFound
 from agito.evaluation.saved_policy import evaluate_checkpoint
-from agito.progress.board import Phase, RunProgress
 from agito.record import Rate
 from agito.record.commits import load_meta
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 
 
 def choose_checkpoint(run: Path, how: How) -> None:

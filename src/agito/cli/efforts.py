@@ -14,8 +14,8 @@ from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe
 from agito.evaluation.effort import EffortCurve, Estimate, evaluate_efforts
-from agito.progress.board import Phase, RunProgress
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 
 _COLUMNS = {"success": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
 

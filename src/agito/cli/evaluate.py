@@ -18,9 +18,9 @@ from agito.cli.terminal import err, out
 from agito.envs import load
 from agito.evaluation import saved_policy
 from agito.evaluation.saved_policy import Evaluation
-from agito.progress.board import Phase, RunProgress
 from agito.recipe import Recipe
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from agito.cli.exit_codes import say
-from agito.progress.board import Mark, Phase, RunProgress, clock_text, loading
-from agito.progress.lines import Lines, count_text, figure_text, left_text, pace_text
 from agito.recipe import Recipe
 from agito.record.events import Event, PhaseStarted
+from agito.training.progress.board import Mark, Phase, RunProgress, clock_text, loading
+from agito.training.progress.lines import Lines, count_text, figure_text, left_text, pace_text
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MAX_CURVE = 24

@@ -23,11 +23,11 @@ from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import scorecard
 from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
 from agito.harness.endpoint import ChatHarness
-from agito.progress.board import Phase, RunProgress
 from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 from agito.types import Dialect, Thinking
 
 _ENDPOINT_TASKS = 150

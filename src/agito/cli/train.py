@@ -17,8 +17,6 @@ from agito.config import build, read
 from agito.envs import bundled as environments
 from agito.errors import NotFound
 from agito.plugins import shown as environment
-from agito.progress.board import RunProgress, planned
-from agito.progress.stopped import resume_command, stopped
 from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
@@ -27,6 +25,8 @@ from agito.record.rundir import no_run
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
 from agito.training.admission import Admission, admit
+from agito.training.progress.board import RunProgress, planned
+from agito.training.progress.stopped import resume_command, stopped
 
 _NOTHING = "nothing was begun"
 

@@ -10,12 +10,12 @@ from agito.cli.progress import heading_of, shown
 from agito.cli.terminal import out
 from agito.config import read
 from agito.errors import NotFound
-from agito.progress.board import RunProgress, planned
-from agito.progress.stopped import resume_command
 from agito.recipe import Recipe
 from agito.record import RunDir, RunState
 from agito.record.events import Event, EventTail, RunFailed, RunFinished, RunStopped
 from agito.record.rundir import no_run
+from agito.training.progress.board import RunProgress, planned
+from agito.training.progress.stopped import resume_command
 
 _EVERY_S = 0.2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-from agito.progress.board import RunProgress
 from agito.record import RunDir, RunState
 from agito.record.commits import load_meta, newest
+from agito.training.progress.board import RunProgress
 
 
 def stopped(board: RunProgress, path: Path, *, interrupted: bool) -> str:

@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Callable
 
-from agito.progress.board import Phase, RunProgress, clock_text
 from agito.record.events import (
     EvaluationFinished,
     Event,
@@ -18,6 +17,7 @@ from agito.record.events import (
     RunFinished,
     StepFinished,
 )
+from agito.training.progress.board import Phase, RunProgress, clock_text
 
 _LINE_EVERY_S = 5.0
 
