@@ -29,7 +29,7 @@ from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
-from agito.training.admission import admit
+from agito.training.admission import Admission, admit
 from agito.training.progress.board import RunProgress, loading, planned
 from agito.training.progress.lines import Lines, on_stderr
 from agito.training.progress.stopped import stopped
@@ -90,20 +90,23 @@ def train(
     require_place(path)
     tell = on_stderr if on_event is None else _nobody
     tell(f"agito: {found.name}: the run will be in {path}")
-
-    def begins(name: str) -> None:
-        tell(f"agito: {plugins.shown(name)} is new here: auditing it first")
-
-    try:
-        admission = run(lambda: admit(*found.env.names, anyway=admit_anyway, begins=begins))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing was begun: no run was made or moved") from None
+    admission = _admitted(found, tell, anyway=admit_anyway)
     for note in (*admission.doubts, *fitted.notes):
         tell(f"agito: {note}")
     if (aside := place(path)) is not None:
         tell(f"agito: the earlier run is now {aside}")
     with _followed(found, path, on_event) as handle:
         return run(lambda: training_run.train(found, path, handle, admission=admission, notes=fitted.notes))
+
+
+def _admitted(recipe: Recipe, tell: Callable[[str], None], *, anyway: bool) -> Admission:
+    def begins(name: str) -> None:
+        tell(f"agito: {plugins.shown(name)} is new here: auditing it first")
+
+    try:
+        return run(lambda: admit(*recipe.env.names, anyway=anyway, begins=begins))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was begun: no run was made or moved") from None
 
 
 def _nobody(line: str) -> None:

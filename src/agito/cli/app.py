@@ -128,7 +128,7 @@ def train(
       agito train --prompts tasks.jsonl --reward my_reward.py:reward --model smollm2-135m
       agito train --resume runs/quickstart
     """
-    from agito.cli.train import resume_run, train_run
+    from agito.cli.train import place_of, resume_run, train_run
     from agito.plugins import label
 
     if resume is not None:
@@ -147,17 +147,11 @@ def train(
             "give a recipe, such as quickstart, --env ENV, --prompts DATA, or --resume RUN",
             param_hint="RECIPE",
         )
-    if name is not None and out is not None:
-        raise typer.BadParameter("give one of --name and --out", param_hint="--out")
-    if name is not None and (not name.strip() or "/" in name or name in (".", "..")):
-        raise typer.BadParameter(
-            f"{name!r}: it names a folder in runs; a path goes with --out", param_hint="--name"
-        )
+    place = place_of(name, out)
     named = [f'name="{label(env)}"'] if env and recipe is None else []
     keys = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
     keys["sft.messages"] = sft
     overrides = [f"{key}={value}" for key, value in keys.items() if value is not None]
-    place = out or (Path("runs") / name if name is not None else None)
     base = None if prompts is not None else "quickstart"
     words = (*named, *(sets or []), *overrides)
     return train_run(recipe or base, words, place, admit_anyway=admit_anyway, dry=dry_run)

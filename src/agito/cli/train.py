@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import typer
+
 from agito.api import place, require_place
 from agito.audit import SHORT
 from agito.cli.dry_run import dry_run
@@ -72,6 +74,19 @@ def train_run(
         path,
         lambda on_event: training_run.train(recipe, path, on_event, admission=admission, notes=fitted.notes),
     )
+
+
+def place_of(name: str | None, out: Path | None) -> Path | None:
+    """The run's folder; None where it is named after what it trains."""
+    if name is None:
+        return out
+    if out is not None:
+        raise typer.BadParameter("give one of --name and --out", param_hint="--out")
+    if not name.strip() or "/" in name or name in (".", ".."):
+        raise typer.BadParameter(
+            f"{name!r}: it names a folder in runs; a path goes with --out", param_hint="--name"
+        )
+    return Path("runs") / name
 
 
 def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
