@@ -6,6 +6,9 @@
   a real network: the largest difference between two log-probabilities, infinite where a token differs.
 - overhead: one client, one request at a time, an engine that answers at once: the whole of a call as the
   client sees it. `bare` is the same client with a route of the same server that answers a fixed body.
+- peer: the same client through LiteLLM's proxy, before a server that answers a fixed completion at once,
+  where `AGITO_LITELLM` names an environment with `litellm[proxy]`. What the proxy adds is a call through it
+  less one to that server; ours is a whole call, with tokens and their capture.
 - requests a second: many conversations at a time, each of which sends its growing history, from a process of
   their own.
 - fuzz: request histories that were kept, compacted, cut, reordered, branched, retried, interleaved and hung
@@ -30,9 +33,11 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import httpx
 import torch
 from anyio.streams.buffered import BufferedByteReceiveStream
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -50,7 +55,8 @@ from agito.testing import FakeEnvironment, FakeSession
 from agito.testing.fakes import TOOLS, call
 from agito.testing.histories import attempt
 from agito.types import AttemptId, Budget, Call, Dialect, FinishReason, Limits, Trajectory, span
-from harness import report, spread
+from harness import Json, report, spread
+from peers.litellm_proxy import installed, proxy, version
 
 KEY, SEED = "a-key", 77
 LIMITS = Limits(turns=6, calls=12, tokens=3000, turn_tokens=24)
@@ -192,9 +198,8 @@ async def converse(host: str, port: int, path: str, turns: int, asked: str, take
         reading = BufferedByteReceiveStream(stream)
         for number in range(turns):
             body = json.dumps({"model": "policy", "messages": messages, "tools": OFFERED}).encode()
-            head = (
-                f"POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
-            )
+            lines = [f"POST {path} HTTP/1.1", "host: x", f"authorization: Bearer {KEY}"]
+            head = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""])
             began = time.perf_counter()
             await stream.send(head.encode() + body)
             answer = await reading.receive_until(b"\r\n\r\n", 1 << 16)
@@ -235,6 +240,40 @@ async def measured(
     return [1000 * each for each in found["taken"]], len(found["taken"]) / found["wall_s"]
 
 
+async def peer(conversations: int, turns: int) -> dict[str, Json] | None:
+    """One client through the peer's proxy, and without it; None where there is none."""
+    program = installed()
+    if program is None:
+        return None
+    use = {"id": "call_1", "type": "function", "function": {"name": "open", "arguments": '{"box": "1"}'}}
+    message: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [use]}
+    usage = {"prompt_tokens": 90, "completion_tokens": 9, "total_tokens": 99}
+    fixed: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "policy"}
+    fixed |= {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": usage}
+
+    async def answer(request: Request) -> Response:
+        await request.json()
+        return JSONResponse(fixed)
+
+    path = "/v1/chat/completions"
+    async with listening(Starlette(routes=[Route(path, answer, methods=["POST"])])) as upstream:
+        opened = proxy(program, upstream, KEY)
+        url = await anyio.to_thread.run_sync(opened.__enter__)
+        try:
+            await measured(url, path, 3, 1, turns)
+            through, _ = await measured(url, path, conversations, 1, turns)
+            direct, _ = await measured(upstream, path, conversations, 1, turns)
+        finally:
+            await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
+    added = sorted(through)[len(through) // 2] - sorted(direct)[len(direct) // 2]
+    return {
+        "name": f"litellm {version(program)}",
+        "call_ms": spread(through),
+        "upstream_call_ms": spread(direct),
+        "overhead_ms_p50": round(added, 3),
+    }
+
+
 async def fuzz(requests: int) -> tuple[int, int, dict[str, int]]:
     num, violations, ways, seed = 0, 0, Counter[str](), 0
     while num < requests:
@@ -261,6 +300,7 @@ async def main(arguments: argparse.Namespace) -> None:
         cpu_ms = 1000 * (time.process_time() - began) / len(at_once)
         kept = conversations.tree.meter.share_of_turns
         await conversations.aclose()
+    beside = await peer(one, arguments.turns)
     began = time.process_time()
     num, violations, ways = await fuzz(arguments.requests)
     report(
@@ -268,12 +308,14 @@ async def main(arguments: argparse.Namespace) -> None:
         {
             "parity_max_diff": largest,
             "overhead_ms_p50": round(sorted(alone)[len(alone) // 2], 3),
+            "peer_overhead_ms_p50": beside and beside["overhead_ms_p50"],
             "requests_per_s": round(rate, 1),
             "fuzz_violations": violations,
         },
         {
             "call_ms": spread(alone),
             "bare_call_ms": spread(bare),
+            "peer": beside,
             "call_ms_at_once": spread(at_once),
             "server_cpu_ms_per_request": round(cpu_ms, 3),
             "conversations_at_once": arguments.conversations,

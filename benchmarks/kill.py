@@ -2,8 +2,10 @@
 
     python benchmarks/kill.py [--kills 200] [--short] [--guest]
 
-`--guest`: every attempt is that of an agent in a process of its own, behind the gateway, which lives in the
-rollout process; guests are killed as well.
+`--guest`: every attempt is that of an agent in a process of its own. Its gateway lives in the rollout
+process, so the kinds of kill are `guest`, one agent's process; `gateway`, the rollout process while it serves
+an agent; `rollout`, the same process at any moment; and, more rarely, the others. An agent's process that
+outlives its rollout process is left over.
 
 A decoupled run recovers by itself from losing its engine or trainer; without its rollout process it is
 resumed; when it has ended, another one starts. In an ended run every RL step must exist once. A group in two
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +69,8 @@ _GUEST_OVERRIDES = (
     f'harness.folder="{_AGENT.parent}"',
 )
 _ROLES = ("rollout", "trainer", "engine", "all")
+_GUEST_ROLES = (*(("guest", "gateway", "rollout") * 3), "trainer", "engine", "all")
+_GUEST_S, _LOOK_S = 5.0, 0.005  # for a guest to begin, or to end with its run
 _DEADLINE_S = 300.0
 
 
@@ -113,6 +117,14 @@ def guests() -> list[int]:
     return found
 
 
+def await_guests(holds: Callable[[list[int]], bool]) -> list[int]:
+    """Those there are once it holds, or has not held for long."""
+    ends = time.monotonic() + _GUEST_S
+    while not holds(found := guests()) and time.monotonic() < ends:
+        time.sleep(_LOOK_S)
+    return found
+
+
 def strike(process: subprocess.Popen[bytes], role: str) -> bool:
     """Whether the run goes on by itself."""
     found = workers(process.pid)
@@ -123,6 +135,7 @@ def strike(process: subprocess.Popen[bytes], role: str) -> bool:
         return True
     victims = {
         "rollout": [process.pid],
+        "gateway": [process.pid],
         "trainer": found[:1],
         "engine": found[1:],
         "all": [*found, process.pid],
@@ -170,13 +183,14 @@ def main() -> None:
     wanted, rng = 8 if options.short else options.kills, random.Random(0)
     home = Path(tempfile.mkdtemp(prefix="agito-kill-"))
     run = home / "run"
-    overrides, roles = (_GUEST_OVERRIDES, ("guest", *_ROLES)) if options.guest else ((), _ROLES)
+    overrides, roles = (_GUEST_OVERRIDES, _GUEST_ROLES) if options.guest else ((), _ROLES)
     began = time.monotonic()
     assert start(run, overrides).wait(timeout=_DEADLINE_S) == 0, (home / "said").read_text()[-2000:]
     usual_s = time.monotonic() - began
     lost, duplicated = check(run)
     shutil.rmtree(run)
     kills, runs, recovered, given_up, last_s = Counter[str](), 1, 0, 0, list[float]()
+    left_over, is_served = 0, Counter[str]()
     process: subprocess.Popen[bytes] | None = None
     while kills.total() < wanted or run.exists():
         process, began = process or start(run, overrides), time.monotonic()
@@ -190,7 +204,12 @@ def main() -> None:
             )
             role = rng.choice(roles)
             kills[role] += 1
+            if role in ("guest", "gateway"):
+                await_guests(lambda found: bool(found))
+            is_served[role] += bool(guests())
             process = process if strike(process, role) else None
+            if process is None:
+                left_over += len(await_guests(lambda found: not found))
             continue
         process = None
         if status == WorkerDied.exit_code:  # killed at the same place again and again
@@ -210,8 +229,11 @@ def main() -> None:
         print(f"{kills.total()} kills, {runs} runs, {lost} lost, {duplicated} duplicated", flush=True)
     shutil.rmtree(home)
     figures = {"kills": kills.total(), "lost": lost, "duplicated": duplicated}
+    if options.guest:
+        figures["left_over"] = left_over
     detail: dict[str, Json] = {
         "by_role": dict(kills),
+        **({"while_a_guest_was_alive": dict(is_served)} if options.guest else {}),
         "runs": runs,
         "went_on_by_itself": recovered,
         "given_up": given_up,

@@ -115,6 +115,10 @@ def test_a_run_with_forks_that_is_killed_ends_with_the_weights_of_an_uninterrupt
 
 
 def test_a_recipe_whose_attempts_cannot_be_repeated_cannot_ask_for_credit_by_replay() -> None:
-    for overrides in (("pipeline.mode=decoupled",), ('harness.command="true"',)):
+    for overrides in (
+        ("pipeline.mode=decoupled",),
+        ('harness.command="true"',),
+        ('effort.settings=["low"]',),
+    ):
         with pytest.raises(BadRecipe, match="by_replay"):
             read("quickstart", ("rl.credit=by_replay", *overrides))

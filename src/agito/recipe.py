@@ -167,8 +167,14 @@ class SftSection(Section):
     )
     messages: str = Field(
         default="",
-        description="Conversations to imitate instead: JSONL, `messages` in each line; every turn of the "
-        "assistant's counts.",
+        description="Conversations to imitate instead: JSONL, `messages` in each line; or what `agito "
+        "gateway --record` kept, or an earlier run: [how](gateway.md#training-on-what-was-served).",
+    )
+    least_reward: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Of `messages` with a `reward` or `success`: below it they are left out. Without: those "
+        "that are no success are.",
     )
     tokenizer_episodes: int = Field(
         default=200, ge=1, description="Episodes that the vocabulary is learned from."
@@ -200,8 +206,8 @@ class RlSection(Section):
     )
     credit: str = Field(
         default="leave_one_out",
-        description="How rewards become advantages: leave_one_out, group_mean, by_replay, or "
-        "`path.py:Class`.",
+        description="How rewards become advantages: leave_one_out, group_mean, by_replay, per_role, "
+        "per_role_spread, own_and_team, or `path.py:Class`.",
     )
     fork_ratio: float = Field(
         default=0.1,
@@ -329,6 +335,11 @@ class Recipe(Section):
             raise ValueError(
                 "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
                 "be repeated up to any turn: solo or team"
+            )
+        if self.effort.is_on:
+            raise ValueError(
+                "rl.credit='by_replay': not with [effort] yet: a turn that a budget closed is not forked, "
+                "and credit would depend on which attempts have one"
             )
         return self
 

@@ -21,6 +21,7 @@ from agito.types import (
     FinishReason,
     Group,
     Lineage,
+    Penalty,
     Segment,
     Task,
     TerminationReason,
@@ -252,6 +253,59 @@ def test_arms_of_two_versions_are_refused() -> None:
     newer = replace(fork, trajectory=replace(fork.trajectory, segments=segments))
     with pytest.raises(ValueError, match=r"versions \[4, 5\]"):
         by_replay(Group(id=7, task=TASK, attempts=(own, other), forks=(newer,)), running_mean=0.0)
+
+
+def test_a_policy_that_does_not_learn_has_a_version_of_its_own() -> None:
+    def with_frozen_worker(attempt: Attempt) -> Attempt:
+        segments = tuple(
+            replace(each, policy="frozen", tokens=replace(each.tokens, versions=span(0, len(each.tokens))))
+            if each.role == "worker"
+            else each
+            for each in attempt.trajectory.segments
+        )
+        return replace(attempt, trajectory=replace(attempt.trajectory, segments=segments))
+
+    own, fork = attempt_of((1, 0, 1), slot=0), attempt_of((1, 1, 1), slot=2, first=1, parent=0)
+    attempts, forks = (with_frozen_worker(own), attempt_of((0,), slot=1)), (with_frozen_worker(fork),)
+    assert by_replay(Group(id=7, task=TASK, attempts=attempts, forks=forks), running_mean=0.0)
+
+
+def test_what_thinking_costs_counts_in_credit_by_replay_as_in_any_other() -> None:
+    def group(costs: tuple[float, float, float]) -> Group:
+        own, other, fork = (
+            replace(each, cost=cost)
+            for each, cost in zip(
+                (
+                    attempt_of((1, 0, 1), slot=0),
+                    attempt_of((0,), slot=1),
+                    attempt_of((1, 0, 0), slot=2, first=2, parent=0),
+                ),
+                costs,
+                strict=True,
+            )
+        )
+        return Group(id=7, task=TASK, attempts=(own, other), forks=(fork,))
+
+    free, dear = (
+        {(sample.attempt.slot, sample.segment): sample for sample in by_replay(each, running_mean=0.0)}
+        for each in (group((0, 0, 0)), group((0.2, 0.1, 0.4)))
+    )
+    assert dear[2, 0].advantages[2] - free[2, 0].advantages[2] == pytest.approx((-0.4 + 0.2) / 2)
+    assert dear[1, 0].advantages[1] - free[1, 0].advantages[1] == pytest.approx(-0.1 + 0.2)
+
+
+def test_a_fork_that_cheats_pays_and_is_in_nobodys_mean() -> None:
+    own, other = attempt_of((1, 0, 1), slot=0), attempt_of((0,), slot=1)
+    fork = attempt_of((1, 0, 0), slot=2, first=1, parent=0)  # the second of its turns proves it
+    cheat = replace(fork, penalty=Penalty(why="canary", reward=-0.5, floor=0.0, event=2))
+    group = Group(id=7, task=TASK, attempts=(own, other), forks=(cheat,))
+    samples = {(sample.attempt.slot, sample.segment): sample for sample in by_replay(group, running_mean=0.0)}
+    assert samples[2, 1].advantages[1] == pytest.approx(1.0 - 0.0), "before the proof its reward stands"
+    assert samples[2, 0].advantages[2] == pytest.approx(-0.5 - 0.0), "against the others from its state"
+    alone = Group(id=7, task=TASK, attempts=(own, other))
+    rest = [sample for sample in by_replay(group, running_mean=0.0) if sample.attempt.slot != 2]
+    assert rest == list(leave_one_out(alone, running_mean=0.0))
+    assert turn_credits(own, group) == {}
 
 
 def test_void_forks_count_for_nothing() -> None:

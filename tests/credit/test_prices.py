@@ -84,6 +84,14 @@ def test_to_fail_briefly_is_no_better_than_to_fail_at_length() -> None:
     assert prices.of(brief) < prices.of(long)
 
 
+def test_what_is_above_the_lowest_reward_has_been_earned_and_the_lowest_has_not() -> None:
+    prices = Prices(SECTION, lowest=-1.0)
+    prices.update([group(Effort.HIGH, 10, 10), group(Effort.LOW, 20, 20)], is_free=False)
+    failed = [prices.of(thinking(Effort.LOW, tokens, reward=-1.0)) for tokens in (1, 99)]
+    half = [prices.of(thinking(Effort.LOW, tokens, reward=-0.2)) for tokens in (1, 99)]
+    assert failed[0] == failed[1] > 0 and half[0] < half[1]
+
+
 def test_prices_are_the_same_after_a_resume() -> None:
     prices, again = Prices(SECTION), Prices(SECTION)
     prices.update([group(Effort.HIGH, 40, 40), group(Effort.LOW, 40, 40)], is_free=False)

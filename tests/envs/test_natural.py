@@ -24,8 +24,8 @@ from agito.training import loop
 from agito.types import Dialect, Fault, Target, Task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
-WORLDS = ["shell", "code", "desk", "research", "web-text", "chain", "probe", "tooldag", "ledger", "fanout"]
-DECISIONS = WORLDS[5:]
+DECISIONS = ["chain", "probe", "tooldag", "ledger", "fanout"]
+WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *DECISIONS]
 CONTEXT = 1536
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 COUNT = {"shell": 200, "code": 200}  # of each split; elsewhere 300
 
 
-ENVIRONMENTS = ["shell", "code", "decisions", "research", "desk", "web-text"]
+ENVIRONMENTS = ["shell", "code", "decisions", "research", "desk", "web-text", "parallel"]
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

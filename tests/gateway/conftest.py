@@ -49,21 +49,11 @@ def vocabulary() -> Vocabulary:
 
 
 @asynccontextmanager
-async def real_engine(vocab_size: int, *, context: int = 4096) -> AsyncGenerator[Engine]:
+async def real_engine(
+    vocab_size: int, *, context: int = 4096, model: Qwen3 | None = None
+) -> AsyncGenerator[Engine]:
     """A small network, driven as in the decoupled mode."""
-    shape = Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=48,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        max_position=context,
-    )
-    model = Qwen3(shape, seed=1)
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(8.0)  # far from uniform, and still undecided
+    model = model or small_network(vocab_size, context=context)
     embedded = EmbeddedEngine(model, rows=4, context=context)
 
     async def advance(exchange: EngineRequest) -> EngineResponse:
@@ -77,6 +67,24 @@ async def real_engine(vocab_size: int, *, context: int = 4096) -> AsyncGenerator
             yield engine
         finally:
             engine.stop()
+
+
+def small_network(vocab_size: int, *, context: int = 4096) -> Qwen3:
+    """Far from uniform, and still undecided."""
+    shape = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        max_position=context,
+    )
+    model = Qwen3(shape, seed=1)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(8.0)
+    return model
 
 
 @dataclass

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from array import array
 
+import anyio
+import anyio.lowlevel
 import pytest
 from tests.gateway.conftest import TOOLS, serving
 
+from agito.gateway import Ask, Conversations, Terms
+from agito.gateway.asks import REQUIRED
 from agito.gateway.fields import Fields
+from agito.protocols import Agent, AgentSpec, Row, Sampled, SampleRequest
+from agito.render.messages import Message, Speaker
 from agito.testing import FakeEngine
 from agito.testing.renderers import END, END_THINK, THINK, ThinkingByteRenderer
-from agito.types import Dialect, Effort, Json, Thinking, TokenSource
+from agito.types import Dialect, Effort, FinishReason, Json, Thinking, TokenSource, span
 
 pytestmark = pytest.mark.anyio
 HI = [{"role": "user", "content": "hi"}]
@@ -77,3 +84,67 @@ async def test_past_thinking_stays_on_its_row_whether_a_client_sends_it_back_or_
         assert len(segments) == 1 and [turn.num_thought <= 3 for turn in turns] == [True, True]
         assert segments[0].tokens.ids[: len(before.tokens)] == before.tokens.ids
         assert sum(turn.num_thought for turn in turns) > 0
+
+
+class Dwelling:
+    """Opens a block wherever none is open, and thinks on until it is stopped."""
+
+    context = 1 << 12
+
+    def open(self, seed: int) -> Row:
+        return _Dwells()
+
+
+class _Dwells:
+    async def sample(self, request: SampleRequest) -> Sampled:
+        await anyio.lowlevel.checkpoint()
+        is_open = list(request.extend)[-1:] == [THINK]
+        ids = array("i", [THINK] * (not is_open) + [97] * request.max_tokens)[: request.max_tokens]
+        ids = ids[:1] if ids[0] in request.stop_ids else ids
+        return Sampled(
+            ids=ids,
+            logprobs=array("f", [-1.0] * len(ids)),
+            stopped=FinishReason.END if ids[-1] in request.stop_ids else FinishReason.LENGTH,
+            versions=span(1, len(request.extend) + len(ids)),
+        )
+
+    def branch(self, seed: int) -> Row:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        return
+
+
+def dwelling(thinking: Thinking) -> Conversations:
+    spec = AgentSpec(renderer=ThinkingByteRenderer(Dialect.NATURAL), thinking=thinking)
+    return Conversations(Agent(spec=spec, engine=Dwelling()), seed=1, terms=Terms())
+
+
+async def test_requests_side_by_side_share_what_is_left_of_an_attempts_budget() -> None:
+    found = dwelling(Thinking(effort=Effort.HIGH, attempt_tokens=20))
+
+    async def ask(number: int) -> None:
+        said = Message(speaker=Speaker.USER, text=f"{number}")
+        await found.answer(Ask(model="policy", messages=(said,), max_tokens=40))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(ask, number)
+    _, turns = found.record()
+    assert len(turns) == 8 and sum(turn.num_thought for turn in turns) == 20
+
+
+@pytest.mark.parametrize("choice", [REQUIRED, TOOLS[0].name])
+async def test_a_turn_that_must_be_a_call_is_no_way_around_a_budget(choice: str) -> None:
+    found = dwelling(Thinking(effort=Effort.HIGH, turn_tokens=5))
+    said = Message(speaker=Speaker.USER, text="go")
+    ask = Ask(model="policy", messages=(said,), tools=TOOLS, choice=choice, max_tokens=40)
+    answer = await found.answer(ask)
+    (segment,), (turn,) = found.record()
+    assert (turn.effort, turn.num_thought, turn.think_budget) == (Effort.HIGH, 0, 0)
+    inside, num = False, 0
+    for token in segment.tokens.ids:
+        num += inside and token != END_THINK
+        inside = token == THINK or (inside and token != END_THINK)
+    assert num == 0 and answer.num_thinking == 0
+    assert TokenSource.FORCED in segment.tokens.kinds[turn.start : turn.stop], "blocks were closed again"

@@ -19,7 +19,8 @@ from tests.render.test_chat import TEMPLATES, write
 from agito.errors import BadHarness
 from agito.harness import SOLO, SoloHarness, load
 from agito.harness.foreign import CommandHarness
-from agito.protocols import Agent, AgentSpec, Renderer
+from agito.harness.foreign.layout import layout
+from agito.protocols import Agent, AgentSpec, Renderer, seen_at
 from agito.recipe import Recipe
 from agito.render import read_chat
 from agito.testing import FakeSession
@@ -175,8 +176,21 @@ async def test_a_guest_with_another_attempts_address_and_key_reaches_only_its_ow
         ("open('big', 'wb').write(bytes(1 << 28))", "No space left on device"),
         ("import signal; os.kill(-1, signal.SIGKILL)", "all of it was killed"),
         ("os._exit(7)", "it ended with exit code 7"),
+        (
+            """
+            import re
+            found = [open(f"/proc/{pid}/cmdline").read() for pid in os.listdir("/proc") if pid.isdigit()]
+            marks = {mark for each in found for mark in re.findall("[0-9a-f]{32}", each)}
+            for mark in marks:
+                sys.stderr.write(f"\\n{mark} {'9' * 5000}\\n")
+            sys.stderr.flush()
+            time.sleep(0.5)
+            os._exit(len(marks))
+            """,
+            "all of it was killed|it ended with exit code 1",
+        ),
     ],
-    ids=["spins", "sleeps", "floods", "floods errors", "forks", "memory", "disk", "kills", "ends"],
+    ids=["spins", "sleeps", "floods", "floods errors", "forks", "memory", "disk", "kills", "ends", "forges"],
 )
 async def test_a_guest_that_misbehaves_in_a_sandbox_is_ended_and_scored_as_it_stands(
     does: str, why: str, tmp_path: Path, renderer: Renderer
@@ -268,6 +282,26 @@ def test_what_a_sandbox_cannot_see_is_refused_before_anything_begins(tmp_path: P
     ):
         with pytest.raises(BadHarness):
             load("solo", folder=str(folder), sandbox=True, open_pool=Pool.open, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_program_in_a_home_folder_does_not_show_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    for place, is_whole in (("bin", False), (".local/bin", False), ("venv/bin", True)):
+        program = home / place / "agent"
+        program.parent.mkdir(parents=True)
+        (program.parent / "python3").touch()
+        program.touch(mode=0o755)
+        (program.parents[1] / "lib/python3.11").mkdir(parents=True)
+        found = layout([str(program)], tmp_path, files=(), shown=())
+        expected = (
+            [program.parents[1]] if is_whole else [program.parent, program.parents[1] / "lib/python3.11"]
+        )
+        assert {*found.shown} == {os.path.realpath(each) for each in expected}
+        assert found.argv == (seen_at(os.path.realpath(program)),)
+        assert seen_at(os.path.realpath(program.parent)) in found.path.split(":")
 
 
 def test_a_recipes_command_runs_in_a_sandbox_unless_it_says_otherwise() -> None:

@@ -311,6 +311,14 @@ def test_what_gold_contradicts_earns_the_lowest_once_the_alarm_was_raised() -> N
     )
 
 
+def test_forks_are_disbelieved_as_attempts_are() -> None:
+    found = monitor(on_alarm="quarantine", gold_share=0.05)
+    steps(found, 0.5, num=1)
+    forked = replace(group(attempt(1, gold=1.0), attempt(2)), forks=(attempt(0, gold=0.0),))
+    ((kept,), _) = found.update(1, [forked])
+    assert [fork.is_trusted for fork in kept.forks] == [False]
+
+
 def test_a_void_gold_verdict_accuses_nobody() -> None:
     found = monitor(on_alarm="quarantine")
     unsure = Attempt(

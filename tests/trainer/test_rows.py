@@ -16,7 +16,10 @@ from agito.learning.credit import CREDITS
 from agito.types import (
     Attempt,
     AttemptId,
+    Call,
     Dialect,
+    Event,
+    Fault,
     FinishReason,
     Group,
     Sample,
@@ -32,6 +35,7 @@ from agito.types import (
 )
 
 TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dialect.COMPACT: "go"}, tools=())
+CALL = Call(tool="act", arguments={})
 TURNS = ((2, 4), (6, 9), (11, 12))  # sampled; what lies between was read
 REWARDS = (1.0, 0.0, 0.25)
 
@@ -56,14 +60,26 @@ def segment_of(model, seed: int, number: int) -> Segment:
         versions=span(0, len(ids)),
     )
     spawned = None if number == 0 else 0
-    return Segment(id=number, tokens=columns, agent=f"agent-{number}", role="solo", spawned_by=spawned)
+    role = "worker" if number else "planner"
+    return Segment(id=number, tokens=columns, agent=f"agent-{number}", role=role, spawned_by=spawned)
+
+
+def number_of(segment: Segment) -> int:
+    """Of its agent, however its tokens are split."""
+    return int(segment.agent.removeprefix("agent-"))
 
 
 def attempt_of(segments: list[Segment], slot: int) -> Attempt:
     turns = [
-        Turn(segment=segment.id, start=start, stop=stop, stopped=FinishReason.END)
+        Turn(
+            segment=segment.id,
+            start=start,
+            stop=stop,
+            stopped=FinishReason.END,
+            calls=(3 * number_of(segment) + at,),
+        )
         for segment in segments
-        for start, stop in TURNS
+        for at, (start, stop) in enumerate(TURNS)
         if stop <= len(segment.tokens) and start >= segment.prefix_len
     ]
     trajectory = Trajectory(
@@ -71,7 +87,10 @@ def attempt_of(segments: list[Segment], slot: int) -> Attempt:
         task=TASK,
         segments=tuple(segments),
         turns=tuple(turns),
-        events=(),
+        events=tuple(
+            Event(index=at, call=CALL, text="", fault=Fault.POLICY if (at + slot) % 4 == 0 else None)
+            for at in range(9)
+        ),
         end=TerminationReason.SUBMITTED,
     )
     return Attempt(trajectory=trajectory, verdict=Verdict.scored(REWARDS[slot], evidence="", grade_seed=0))

@@ -6,6 +6,7 @@ import json
 import math
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from agito.types import (
     Dialect,
     Event,
     FinishReason,
+    Lineage,
     Segment,
     Status,
     Task,
@@ -163,3 +165,19 @@ def test_what_the_attempts_show_is_named_alone_with_attempts_to_read(
     (cause,) = found(tmp_path, attempts)["causes"]
     assert title in cause["title"]
     assert [episode["attempt"] for episode in cause["episodes"]] == ["7.20.0", "7.21.0", "7.22.0"]
+
+
+def test_a_thought_that_a_budget_closed_is_no_turn_that_was_cut_off(tmp_path: Path) -> None:
+    def closed(attempt: Attempt) -> Attempt:
+        (turn,) = attempt.trajectory.turns
+        stretches = (replace(turn, stopped=FinishReason.LENGTH, calls=()), replace(turn, continues=True))
+        return replace(attempt, trajectory=replace(attempt.trajectory, turns=stretches))
+
+    assert found(tmp_path, [closed(attempt) for attempt in MIXED])["causes"] == []
+
+
+def test_forks_are_no_attempts_of_which_a_cause_is_told(tmp_path: Path) -> None:
+    lineage = Lineage(parent=AttemptId(group=7, slot=0), event=0, snapshot="")
+    forks = [outcome(slot, problem="no such tool") for slot in range(20, 36)]
+    forks = [replace(fork, trajectory=replace(fork.trajectory, lineage=lineage)) for fork in forks]
+    assert found(tmp_path, [*MIXED, *forks])["causes"] == []

@@ -1,5 +1,5 @@
 """`agito gateway CHECKPOINT`: a policy behind the APIs that agents speak; with `--record`, what it served,
-token by token.
+token by token, and how it turned out, as clients say by `POST /v1/outcomes`.
 """
 
 from __future__ import annotations
@@ -7,30 +7,37 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import typer
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from agito.cli.exit_codes import say, work
 from agito.cli.progress import tell_loading
 from agito.errors import AgitoError
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
+from agito.gateway.app import body_of
+from agito.gateway.asks import Ask
 from agito.gateway.tree import Line
 from agito.protocols import MAIN, Agent, AgentSpec, Renderer
 from agito.recipe import HarnessSection, Recipe
+from agito.record import recording
+from agito.record.outcomes import answer_name, report_outcome
 from agito.record.reading import read_trajectories
 from agito.record.trajectories import write_trajectories
 from agito.record.writable import require_folder
-from agito.render.messages import Speaker
+from agito.render.messages import Speaker, templated, with_tool_names
 from agito.runtime import load_policy
 from agito.sampling.freerun import Freerun
-from agito.types import Attempt, AttemptId, Task, TerminationReason, Trajectory, Verdict
+from agito.types import Attempt, AttemptId, Task, TerminationReason, ToolSpec, Trajectory, Verdict
 
-PHASE = "served"
+PHASE = recording.SERVED
 _EVERY_S = 2.0  # between two writes
 _PART = 256  # conversations in one file
 _MOST_LINES = 4096  # that are known at a time
@@ -46,14 +53,25 @@ class Place:
     record: Path | None = None
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A conversation: where it was last answered, with which tools, and the names of its answers."""
+
+    last: Line
+    tools: tuple[ToolSpec, ...] = ()
+    names: list[str] = field(default_factory=list[str])
+
+
 class Recorder:
     """Conversations as trajectories, `served-00000.parquet` and so on. What comes in a moment before a power
     cut is lost, and no more.
+
+    A task's messages are the whole conversation, its tags the names of its answers.
     """
 
     def __init__(self, folder: Path, conversations: Conversations) -> None:
-        """Raises `OSError` for a folder that cannot be written."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Raises `OSError` for a folder that cannot be written, and `AgitoError` for another model's."""
+        recording.begin(folder, conversations.agent.spec.renderer)
         self._folder, self._conversations = folder, conversations
         there = sorted(folder.glob(f"{PHASE}-*.parquet"))
         self._part = int(there[-1].stem.removeprefix(f"{PHASE}-")) + 1 if there else 0
@@ -61,12 +79,14 @@ class Recorder:
             (each.attempt.trajectory.attempt.group for path in there for each in read_trajectories(path)),
             default=-1,
         )
-        self._roots: dict[int, Line] = {}
+        self._kept: dict[int, _Kept] = {}  # by the number of its first line
         self._is_written = True
         conversations.on_answer = self.note
 
-    def note(self, line: Line) -> None:
-        self._roots[line.root.number] = line.root
+    def note(self, line: Line, ask: Ask, choice: int) -> None:
+        kept = self._kept.setdefault(line.root.number, _Kept(line))
+        kept.last, kept.tools = line, ask.tools
+        kept.names.append(answer_name(ask.name, choice))
         self._is_written = False
 
     def new(self) -> list[Attempt]:
@@ -74,7 +94,7 @@ class Recorder:
         if self._is_written:
             return []
         self._is_written = True
-        return [self._attempt(root) for root in self._roots.values()]
+        return [self._attempt(kept) for kept in self._kept.values()]
 
     def write(self, attempts: Sequence[Attempt]) -> None:
         """The part in the place of what it was. A conversation that goes on later stands in a later part
@@ -89,9 +109,10 @@ class Recorder:
             self.close_part()
 
     def close_part(self) -> None:
-        self._part, self._roots = self._part + 1, {}
+        self._part, self._kept = self._part + 1, {}
 
-    def _attempt(self, root: Line) -> Attempt:
+    def _attempt(self, kept: _Kept) -> Attempt:
+        root = kept.last.root
         segments, turns = self._conversations.record(root)
         renderer = self._conversations.agent.spec.renderer
         asked = next((message.text for message in root.messages if message.speaker is Speaker.USER), "")
@@ -103,7 +124,9 @@ class Recorder:
             family=PHASE,
             level=0,
             prompt={renderer.dialect: asked},
-            tools=(),
+            tools=kept.tools,
+            messages=tuple(templated(with_tool_names(kept.last.messages))),
+            tags=tuple(kept.names),
         )
         trajectory = Trajectory(
             attempt=AttemptId(group=number, slot=0),
@@ -124,6 +147,20 @@ async def _keep(conversations: Conversations, recorder: Recorder | None) -> None
             await anyio.to_thread.run_sync(recorder.write, recorder.new())
         if await conversations.forget(_MOST_LINES) and recorder is not None:
             recorder.close_part()
+
+
+def outcomes_route(gateway: Gateway, folder: Path) -> Route:
+    """Where clients say how a conversation turned out, at any time."""
+
+    async def report(request: Request) -> Response:
+        told = await body_of(request)
+        try:
+            await anyio.to_thread.run_sync(report_outcome, folder, told)
+        except ValueError as error:
+            raise Refused(400, str(error)) from error
+        return JSONResponse({"object": "outcome", "recorded": True})
+
+    return Route("/v1/outcomes", gateway.guarded(report), methods=["POST"])
 
 
 def _piece(renderer: Renderer, policy: str, token: int) -> str:
@@ -176,7 +213,8 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
 
         gateway = Gateway(choose, [name], key=place.key, overrides=False)
         try:
-            async with listening(gateway.app(), host=place.host, port=place.port) as url:
+            more = [] if place.record is None else [outcomes_route(gateway, place.record)]
+            async with listening(gateway.app(*more), host=place.host, port=place.port) as url:
                 _welcome(url, name, place)
                 await anyio.sleep_forever()
         finally:

@@ -16,6 +16,7 @@ _BUNDLED = {
     "desk": "agito.envs.desk:DeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
     "code": "agito.envs.code:CodeEnvironment",
+    "parallel": "agito.envs.parallel:ParallelEnvironment",
     "web": "agito.envs.web:WebEnvironment",
     "web-text": "agito.envs.web:TextWebEnvironment",
 }

@@ -127,14 +127,11 @@ class Gateway:
             session = next(
                 (request.headers[name] for name in _SESSION_HEADERS if name in request.headers), ""
             )
-            ask = replace(ask, session=session[:80])
+            name, created = prefix + secrets.token_hex(12), int(time.time())
+            ask = replace(ask, session=session[:80], name=name)
             offered(ask.tools, ask.choice)
             conversations = self._choose(ask.model)
-            renderer, name, created = (
-                conversations.agent.spec.renderer,
-                prefix + secrets.token_hex(12),
-                int(time.time()),
-            )
+            renderer = conversations.agent.spec.renderer
             if ask.streams:
                 return _Streamed(
                     conversations,

@@ -56,6 +56,7 @@ class Ask:
     wants_logprobs: bool = False
     wants_usage: bool = False  # also at the end of a stream
     session: str = ""  # by which a client tells its agents apart
+    name: str = ""  # of the answer, as the client is told it
 
     @property
     def effort(self) -> Effort:

@@ -8,7 +8,7 @@ import json
 import math
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -72,13 +72,14 @@ class Conversations:
                 f"{type(renderer).__name__} cannot put a client's conversation into tokens: {lacks}"
             )
         self.agent, self._renderer, self._terms, self._waiting = agent, renderer, terms, waiting
-        self.on_answer: Callable[[Line], None] = lambda line: None
+        self.on_answer: Callable[[Line, Ask, int], None] = lambda line, ask, choice: None
         limits = terms.limits
         context = agent.engine.context if limits is None else min(limits.tokens, agent.engine.context)
         self.tree = TokenTree(agent, renderer, seed=seed, context=context)
         self._context = context
         self._turns: list[_Booked] = []
         self._over = anyio.Event()
+        self._sharing = anyio.Lock()
         self.num_turns = 0  # asked for so far
         self.spent: TerminationReason | None = None  # which limit was reached
         self.died: WorkerDied | None = None
@@ -122,8 +123,10 @@ class Conversations:
             place = self.tree.place(messages, ask.tools, session=ask.session, seed=seed, reserve=1)
             self.num_turns += 1
             with self._waiting():
-                async with self._at(place):
-                    return await self._sampled(place, ask, on_said)
+                async with self._at(place), self._turn_of(ask):
+                    answer = await self._sampled(place, ask, on_said)
+            self.on_answer(place.line, ask, choice)
+            return answer
         except Refused as error:
             if self._terms.limits is not None and error.code == "context_length_exceeded":
                 self.spent = TerminationReason.TOKENS
@@ -192,17 +195,22 @@ class Conversations:
             with anyio.CancelScope(shield=True):
                 await self.tree.close_idle(self._terms.most_rows)
 
+    def _turn_of(self, ask: Ask) -> AbstractAsyncContextManager[object]:
+        """Turns that share a budget of think tokens are sampled one by one: each finds what is left."""
+        thinking = self._thinking(ask)
+        is_shared = thinking is not None and thinking.thinking.attempt_tokens is not None
+        return self._sharing if is_shared else nullcontext()
+
     async def _sampled(self, place: Place, ask: Ask, on_said: Callable[[Said], None] | None) -> Answer:
         capture = place.line.capture
         forced = array("i")
         if ask.choice not in (AUTO, NEVER):
             forced = self._renderer.begun("" if ask.choice == REQUIRED else ask.choice)
-            capture.extend(forced, TokenSource.FORCED)
-        num_prompt = len(capture)
-        thinking = self._thinking(ask) if not forced else None
+        thinking = self._thinking(ask, is_begun=bool(forced))
         if thinking is not None:
             capture.extend(thinking.renderer.opener)
-            num_prompt = len(capture)
+        capture.extend(forced, TokenSource.FORCED)
+        num_prompt = len(capture)
         turn = _Turn(place.line, hard_budget=self._room(num_prompt, ask))
         if thinking is not None:
             spent = sum(each.line.turns()[each.at].num_thought for each in self._turns)
@@ -213,7 +221,9 @@ class Conversations:
             turn.end(FinishReason.CANCELLED)
             self._book(turn)
             raise
-        channels = turn.end(stopped, ask.tools) or self._renderer.channels(forced + turn.ids)[len(forced) :]
+        turn.end(stopped, ask.tools)
+        renderer = self._renderer if turn.stretches is None else turn.stretches.renderer
+        channels = renderer.channels(forced + turn.ids)[len(forced) :]
         capture.label(channels)
         self._book(turn)
         said = _with_ids(said, place.line.number, num_prompt, compact=self._terms.compact)
@@ -226,7 +236,6 @@ class Conversations:
         kept = [(token, at) for token, at in pairs if turn.stretches is None or not math.isnan(at)]
         self._turns[-1].waiting.extend(shown.uses)
         self.tree.answered(place, message, is_cut=is_cut, is_whole=stop is None and shown is said)
-        self.on_answer(place.line)
         return Answer(
             said=shown,
             finish="tool_calls" if shown.uses else "length" if is_cut and stop is None else "stop",
@@ -267,17 +276,18 @@ class Conversations:
                 if is_done or stop is not None:
                     return said, stop, stopped
 
-    def _thinking(self, ask: Ask) -> _Thinking | None:
+    def _thinking(self, ask: Ask, *, is_begun: bool = False) -> _Thinking | None:
         """How much is thought in this turn; None where nothing is said of it, or the policy cannot be
-        asked."""
+        asked. A turn that `is_begun` with a call leaves no room for a thought."""
         spec = self.agent.spec
         thinking = spec.thinking if self._terms.overrides else ask.thinking
         if thinking is None or not isinstance(spec.renderer, AsksEffort):
             return None
         try:
-            renderer = spec.renderer.asking(thinking.effort)
+            renderer = spec.renderer.asking(Effort.NONE if is_begun else thinking.effort)
         except ValueError:
             return None
+        thinking = replace(thinking, turn_tokens=0) if is_begun else thinking
         return _Thinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
 
     def _told(self, ask: Ask) -> tuple[Message, ...]:
@@ -387,8 +397,7 @@ class _Turn:
             return FinishReason.LENGTH
         return FinishReason.END if found.ids[-1] in self.stretches.renderer.stop_ids else FinishReason.LENGTH
 
-    def end(self, stopped: FinishReason, tools: Sequence[ToolSpec] = ()) -> bytes:
-        """Returns the channels of a turn that thinks."""
+    def end(self, stopped: FinishReason, tools: Sequence[ToolSpec] = ()) -> None:
         turns = self.line.capture.turns
         if self.stretches is not None:
             self.num_thought = self.stretches.end(tools)
@@ -397,7 +406,6 @@ class _Turn:
             turns[self._first :] = [
                 replace(pieces[0], stop=pieces[-1].stop, stopped=stopped, hard_budget=self.hard_budget),
             ]
-        return self.stretches.renderer.channels(self.ids) if self.stretches is not None else b""
 
 
 def _until(said: Said, stops: tuple[str, ...]) -> tuple[Said, str | None]:

@@ -19,19 +19,22 @@ _NEW_WEIGHT = 0.3  # of a step's mean cost
 class Prices:
     """By cell and effort. Checkpoints carry their state."""
 
-    def __init__(self, section: EffortSection) -> None:
-        self._section = section
+    def __init__(self, section: EffortSection, *, lowest: float = 0.0) -> None:
+        """`lowest`: the environment's lowest reward."""
+        self._section, self._lowest = section, lowest
         self._prices, self._costs = dict[str, float](), dict[str, float]()
 
     def of(self, attempt: Attempt) -> float:
         """λ·C, in reward: what an attempt pays for its thinking, its calls and its turns. One that earned
-        nothing pays what its effort costs on average: to fail briefly is no better than to fail at length."""
+        the lowest reward pays what its effort costs on average: to fail briefly is no better than to fail at
+        length."""
         trajectory = attempt.trajectory
         key = _key(trajectory.task.cell, _effort(trajectory))
         price = self._prices.get(key, 0.0)
         if not price:
             return 0.0
-        return price * (self._section.cost(trajectory) if attempt.verdict.reward > 0 else self._costs[key])
+        has_earned = attempt.verdict.reward > self._lowest
+        return price * (self._section.cost(trajectory) if has_earned else self._costs[key])
 
     def update(self, groups: Iterable[Group], *, is_free: bool) -> None:
         """From a step's trusted attempts. `is_free`: costs are followed, prices stay at zero."""

@@ -113,7 +113,11 @@ class Monitor:
                 self._hacks() if self.rate.is_high or way is None else self.exits.said(way),
             )
         kept = tuple(
-            replace(group, attempts=tuple(self.disbelieved(attempt) for attempt in group.attempts))
+            replace(
+                group,
+                attempts=tuple(self.disbelieved(attempt) for attempt in group.attempts),
+                forks=tuple(self.disbelieved(fork) for fork in group.forks),
+            )
             for group in groups
         )
         self.add_known(attempts)

@@ -48,9 +48,11 @@ def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[For
     points: list[ForkPoint] = []
     for attempt in (attempt for group in groups for attempt in group.trusted):
         was = attempt.trajectory
-        if not was.segments or not all(turn.calls for turn in was.turns):
+        if not was.segments:
             continue
-        places = [at for at, turn in enumerate(was.turns) if turn.segment == was.segments[0].id]
+        places = [
+            at for at, turn in enumerate(was.turns) if turn.segment == was.segments[0].id and turn.calls
+        ]
         drawn = {at for at in places if is_drawn(was, at)}
         ends = {name: at for name, at in ends_of_work(was).items() if is_drawn(was, name)}
         points += [
@@ -65,7 +67,7 @@ def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[For
 def ends_of_work(was: Trajectory) -> dict[str, int]:
     """By agent that the first one spawned, the first one's turn that follows; none where it took no more."""
     first = was.segments[0]
-    own = [at for at, turn in enumerate(was.turns) if turn.segment == first.id]
+    own = [at for at, turn in enumerate(was.turns) if turn.segment == first.id and turn.calls]
     found: dict[str, int] = {}
     for before, after in pairwise(own):
         calls = was.turns[before].calls
@@ -93,7 +95,9 @@ class ForkRunner:
         was, repeated = point.parent, Counter(turn.segment for turn in point.parent.turns[: point.turn])
         assert engines is not None, "a fork goes on live"
         forked = {
-            policy: ForkedEngine(engine, was, repeated, policy, seed=attempt.slot + 1)
+            policy: ForkedEngine(
+                engine, was, repeated, policy, seed=attempt.slot + 1, reads_on=not point.without
+            )
             for policy, engine in engines.items()
         }
         found = await self._runners[point.without].run(plan, was.attempt, forked)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from agito.config import meant
 from agito.envs import load
-from agito.envs.prompts.data import read_conversations
 from agito.errors import BadRecipe
 from agito.harness import TeamHarness
 from agito.models.hub import folder_of
@@ -17,6 +16,7 @@ from agito.plugins import shown
 from agito.protocols import MAIN, Environment, Finite, Unscripted
 from agito.recipe import Recipe
 from agito.record import tracking
+from agito.runtime.imitated import sifted
 from agito.runtime.placement import require_installed
 from agito.runtime.run_context import RunContext, environment_of, harness_of
 from agito.runtime.sources import find
@@ -82,8 +82,8 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
     """
     if recipe.sft.messages and not recipe.model.path:
         raise BadRecipe("sft.messages: conversations are for a pre-trained model; name one by model.path")
-    if recipe.sft.messages and not read_conversations(recipe.sft.messages):
-        raise BadRecipe(f"sft.messages={recipe.sft.messages}: nothing is in this file")
+    if recipe.sft.messages:
+        sifted(recipe.sft)
     unscripted = [each for each in environments if isinstance(each, Unscripted)]
     if unscripted and not recipe.model.path:
         raise BadRecipe(

@@ -66,7 +66,7 @@ class RunContext:
     prices: Prices = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.recipe.effort)
+        self.prices = Prices(self.recipe.effort, lowest=reward_range(self.environment)[0])
         self.policies = Policies(self.recipe, known_text=self._known_text)
 
     def _known_text(self) -> array[int]:

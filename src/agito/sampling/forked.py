@@ -10,24 +10,35 @@ import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 
+from agito.errors import Diverged
 from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.types import Segment, Trajectory, Turn, VersionSpan
 
 
 class ForkedEngine:
     """`turns`: by segment, how many of its turns are repeated. Rows are opened in the order in which the
-    attempt opened them; further ones are live from the start.
+    attempt opened them; further ones are live from the start. `reads_on`: whether the first live turn of a
+    row reads what it read in the attempt.
     """
 
     def __init__(
-        self, live: Engine, was: Trajectory, turns: Mapping[int, int], policy: str, *, seed: int
+        self,
+        live: Engine,
+        was: Trajectory,
+        turns: Mapping[int, int],
+        policy: str,
+        *,
+        seed: int,
+        reads_on: bool = True,
     ) -> None:
         self._live, self._seed, self.context = live, seed, live.context
-        self._past = [
-            (segment, [turn for turn in was.turns if turn.segment == segment.id][: turns.get(segment.id, 0)])
-            for segment in sorted(was.segments, key=lambda segment: segment.id)
-            if segment.policy == policy
-        ]
+        self._past: list[tuple[Segment, list[Turn], int | None]] = []
+        for segment in sorted(was.segments, key=lambda segment: segment.id):
+            own = [turn for turn in was.turns if turn.segment == segment.id]
+            num = turns.get(segment.id, 0)
+            start = own[num].start if reads_on and 0 < num < len(own) else None
+            if segment.policy == policy:
+                self._past.append((segment, own[:num], start))
         self._num_rows = 0
 
     def open(self, seed: int) -> Row:
@@ -38,15 +49,20 @@ class ForkedEngine:
 
 
 class ForkedRow:
-    def __init__(self, live: Row, was: Segment, turns: Sequence[Turn]) -> None:
-        self._row, self._was, self._turns = live, was, turns
+    """`start`: of the first live turn, where what comes before it is as it was."""
+
+    def __init__(self, live: Row, was: Segment, turns: Sequence[Turn], start: int | None) -> None:
+        self._row, self._was, self._turns, self._start = live, was, turns, start
         self._num_done = 0
         self._unsent: array[int] = array("i")  # what the live row has not been told
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        """Raises `ValueError` where the attempt does not come as far again."""
+        """Raises `Diverged` where the attempt does not come as far again."""
         if self._num_done < len(self._turns):
             return self._repeated(request)
+        if self._start is not None:
+            self._require_as_it_was(request, self._start)
+            self._start = None
         num_unsent = len(self._unsent)
         whole = SampleRequest(
             extend=self._unsent + request.extend,
@@ -66,8 +82,7 @@ class ForkedRow:
 
     def _repeated(self, request: SampleRequest) -> Sampled:
         turn, tokens = self._turns[self._num_done], self._was.tokens
-        if request.extend != tokens.ids[len(self._unsent) : turn.start]:
-            raise ValueError(f"turn {self._num_done} of {self._was.agent} reads something else than it did")
+        self._require_as_it_was(request, turn.start)
         shown = len(self._unsent)
         self._num_done += 1
         self._unsent = tokens.ids[: turn.stop]
@@ -77,6 +92,10 @@ class ForkedRow:
             stopped=turn.stopped,
             versions=_between(shown, turn.stop, tokens.versions),
         )
+
+    def _require_as_it_was(self, request: SampleRequest, start: int) -> None:
+        if request.extend != self._was.tokens.ids[len(self._unsent) : start]:
+            raise Diverged(f"turn {self._num_done} of {self._was.agent} reads something else than it did")
 
     def branch(self, seed: int) -> Row:
         raise NotImplementedError("a fork cannot branch")

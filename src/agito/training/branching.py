@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agito.learning.credit import agent_credits, turn_credits
+from agito.monitor import Monitor
 from agito.rollout import ForkRunner, Observed, Plan, fork_points, numbered
 from agito.runtime.run_context import RunContext
 from agito.scheduling.sync_scheduler import Quota
@@ -14,10 +15,15 @@ BY_REPLAY = "by_replay"
 
 
 async def with_forks(
-    run_context: RunContext, groups: tuple[Group, ...], plan: Plan, *, observed: Observed | None = None
+    run_context: RunContext,
+    groups: tuple[Group, ...],
+    plan: Plan,
+    *,
+    monitor: Monitor | None = None,
+    observed: Observed | None = None,
 ) -> tuple[Group, ...]:
     """The groups with forks of attempts whose group has a gradient, where the recipe's credit asks for
-    them.
+    them. They are checked as their parents are.
     """
     recipe, ranks = run_context.recipe.rl, run_context.recipe.compute.ranks
     if recipe.credit != BY_REPLAY:
@@ -36,7 +42,7 @@ async def with_forks(
         run_context.harness,
         points,
         lambda harness: run_context.runner(
-            temperature=recipe.temperature, observed=observed, harness=harness
+            temperature=recipe.temperature, monitor=monitor, observed=observed, harness=harness
         ),
     )
     collected = await run_context.attempts(plan, quotas, temperature=recipe.temperature, runner=runner)

@@ -77,7 +77,10 @@ async def train_tokenizer(run_context: RunContext, on_episode: Callable[[], None
 
 
 async def run_sft(
-    run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
+    run_context: RunContext,
+    on_start: Callable[[int], None],
+    on_step: Callable[[int, StepStats], None],
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Attempt, ...]:
     """Supervised steps. With a pre-trained model every rank takes part from the beginning. From random
     weights, one rank alone trains the first epoch while demonstrations are still being made; the others join
@@ -89,7 +92,7 @@ async def run_sft(
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
-        await conversations.run_sft(run_context, on_start, on_step)
+        await conversations.run_sft(run_context, on_start, on_step, on_note)
         return ()
     if not recipe.demos:  # the model is there already
         return ()

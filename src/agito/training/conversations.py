@@ -1,5 +1,8 @@
-"""Supervised steps on conversations from a file: every turn of the assistant's is imitated, whatever else is
-said is read.
+"""Supervised steps on conversations that turned out well: every turn of the assistant's is imitated, whatever
+else is said is read.
+
+Tokens that were recorded are imitated as they were sampled. Other conversations, and those that a model of
+another vocabulary had, are put into the model's chat template.
 """
 
 from __future__ import annotations
@@ -7,38 +10,42 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 
-from agito.envs.prompts.data import Conversation, read_conversations
+from agito.envs.prompts.data import Conversation
 from agito.errors import BadRecipe
-from agito.protocols import MAIN, StepStats
+from agito.learning.credit import demonstrations
+from agito.protocols import MAIN, Renderer, StepStats
+from agito.record.recording import vocabulary_of
 from agito.render import ChatRenderer
+from agito.runtime.imitated import Sifted, sifted
 from agito.runtime.run_context import RunContext
-from agito.types import AttemptId, Sample, span
+from agito.types import AttemptId, FinishReason, Sample, Trajectory, span
 
 _BATCHES_A_CALL = 10
 
 
 async def run_sft(
-    run_context: RunContext, on_start: Callable[[int], None], on_step: Callable[[int, StepStats], None]
+    run_context: RunContext,
+    on_start: Callable[[int], None],
+    on_step: Callable[[int, StepStats], None],
+    on_note: Callable[[str], None],
 ) -> None:
-    """As `sft` says. Raises `BadRecipe` when not one batch of conversations fits into the context."""
+    """As `sft` says; `on_note` is told what was left out. Raises `BadRecipe` when not one batch fits into the
+    context.
+    """
     recipe, policies = run_context.recipe.sft, run_context.policies
-    learner, renderer = policies.main.learner, policies.renderers[MAIN]
-    if not isinstance(renderer, ChatRenderer):
-        raise BadRecipe(
-            "sft.messages: conversations need a model with a chat template; name one by model.path"
-        )
-    context = run_context.recipe.compute.context
-    told = read_conversations(recipe.messages)
-    samples = [sample for sample in samples_of(renderer, told) if len(sample.ids) <= context]
+    learner, context = policies.main.learner, run_context.recipe.compute.context
+    found = sifted(recipe)
+    made = samples_for(found, policies.renderers[MAIN])
+    samples = [sample for sample in made if len(sample.ids) <= context]
+    too_long = len(made) - len(samples)
+    told = f"{found.told()}; {too_long} of {len(made)} segments are longer than compute.context={context}"
     if len(samples) < recipe.batch:
-        raise BadRecipe(
-            f"sft.messages={recipe.messages}: {len(samples)} of {len(told)} conversations fit into "
-            f"compute.context={context}, "
-            f"and a step takes sft.batch={recipe.batch}"
-        )
+        raise BadRecipe(f"{told}: {len(samples)} are left, and a step takes sft.batch={recipe.batch}")
+    on_note(told if too_long else found.told())
     rng = random.Random(f"conversations/{run_context.recipe.seed}")
     orders = [rng.sample(range(len(samples)), len(samples)) for _ in range(recipe.epochs)]
     batches = [
@@ -53,6 +60,43 @@ async def run_sft(
         for stats in await learner.sft_step(batches[first : first + _BATCHES_A_CALL]):
             on_step(next(steps), stats)
     await learner.sync()
+
+
+def samples_for(found: Sifted, renderer: Renderer) -> list[Sample]:
+    """Raises `BadRecipe` for recorded tokens of another vocabulary without the words."""
+    recorded = [each for each in found.kept if isinstance(each, Trajectory)]
+    if recorded and found.vocabulary == vocabulary_of(renderer):
+        return [sample for each in recorded for sample in as_sampled(each)]
+    wordless = [each for each in recorded if not _has_words(each)]
+    if wordless or (recorded and not isinstance(renderer, ChatRenderer)):
+        raise BadRecipe(
+            f"{found.source}: its tokens are of another vocabulary or chat format than those of model.path, "
+            "and it holds no messages to write anew; name the model that it is of"
+            if wordless
+            else f"{found.source}: its tokens are of another vocabulary than those of model.path, which has "
+            "no chat template to write its messages anew; name the model that it is of"
+        )
+    if not isinstance(renderer, ChatRenderer):
+        raise BadRecipe(
+            "sft.messages: conversations need a model with a chat template; name one by model.path"
+        )
+    return samples_of(
+        renderer, [_words(each) if isinstance(each, Trajectory) else each for each in found.kept]
+    )
+
+
+def as_sampled(trajectory: Trajectory) -> Iterable[Sample]:
+    """Of the policy that is trained, without what nobody was answered: a client had hung up."""
+    for sample in demonstrations(trajectory):
+        if sample.policy != MAIN:
+            continue
+        trainable = bytearray(sample.trainable)
+        for turn in trajectory.turns:
+            if turn.segment == sample.segment and turn.stopped is FinishReason.CANCELLED:
+                trainable[turn.start : turn.stop] = bytes(turn.stop - turn.start)
+        if any(trainable):
+            advantages = array("f", [float(mark) for mark in trainable])
+            yield replace(sample, trainable=bytes(trainable), advantages=advantages)
 
 
 def samples_of(renderer: ChatRenderer, told: Sequence[Conversation]) -> list[Sample]:
@@ -73,3 +117,15 @@ def samples_of(renderer: ChatRenderer, told: Sequence[Conversation]) -> list[Sam
                 )
             )
     return found
+
+
+def _has_words(trajectory: Trajectory) -> bool:
+    return any(message["role"] == "assistant" for message in trajectory.task.messages)
+
+
+def _words(trajectory: Trajectory) -> Conversation:
+    task = trajectory.task
+    return Conversation(
+        messages=tuple(dict(message) for message in task.messages),
+        tools=tuple(tool.as_function() for tool in task.tools),
+    )

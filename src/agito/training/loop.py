@@ -75,7 +75,7 @@ async def train(
         began, cpu_s = time.monotonic(), time.process_time()
         collected = await collect_groups(run_context, index, curriculum, monitor, observed)
         plan = run_context.plan("train", RL_BASE)
-        groups = await with_forks(run_context, collected.groups, plan, observed=observed)
+        groups = await with_forks(run_context, collected.groups, plan, monitor=monitor, observed=observed)
         acted = time.monotonic()
         learned = await step.learn(index, groups, publish=lambda: policies.publish(new_version()))
         spent = {

@@ -231,7 +231,10 @@ class TrainingRun:
 
         with self.usage.phase("sft"):
             demos = await cold_start.run_sft(
-                run_context, lambda steps: self._events.begin("sft", steps), on_step
+                run_context,
+                lambda steps: self._events.begin("sft", steps),
+                on_step,
+                lambda text: self._events.emit(Notice(level=Level.NOTE, text=text)),
             )
             self._write("demo", 0, demos)
             self._monitor.add_scripts(demos)

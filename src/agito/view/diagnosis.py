@@ -41,6 +41,7 @@ _COLUMNS = [
     "num_turns",
     "turns",
     "events",
+    "lineage",
 ]
 _OUT_OF_BUDGET = {"turns", "calls", "tokens", "seconds"}
 
@@ -199,7 +200,7 @@ def _unheld(meters: Meters) -> Cause | None:
 
 
 def _from_attempts(rows: Sequence[Row]) -> Iterator[Cause | None]:
-    turns = [turn for row in rows for turn in row["turns"]]
+    turns = [turn for row in rows for turn in _ends_of_turns(row)]
     yield _share(
         sum(turn["stopped"] == "length" for turn in turns) / max(1, len(turns)),
         0.05,
@@ -207,7 +208,7 @@ def _from_attempts(rows: Sequence[Row]) -> Iterator[Cause | None]:
         seen="{share:.0%} of the turns used up their tokens.",
         remedy="More tokens a turn (the environment's limits), a longer compute.context, or a lower "
         "rl.temperature.",
-        shows=lambda row: any(turn["stopped"] == "length" for turn in row["turns"]),
+        shows=lambda row: any(turn["stopped"] == "length" for turn in _ends_of_turns(row)),
     )
     calls = [event for row in rows for event in row["events"]]
     yield _share(
@@ -250,9 +251,17 @@ def _failed(row: Row) -> bool:
     return row["status"] == "scored" and not row["success"]
 
 
+def _ends_of_turns(row: Row) -> list[Mapping[str, Any]]:
+    """The last stretch of each turn: a budget of thinking cuts off a stretch, and the turn goes on."""
+    turns: list[Mapping[str, Any]] = row["turns"]
+    return [turn for turn, after in zip(turns, [*turns[1:], {}], strict=True) if not after.get("continues")]
+
+
 def _last_attempts(trajectories: Path) -> Iterator[Row]:
+    """Without forks, which go on from the middle of others."""
     for path in sorted(trajectories.glob("rl-*.parquet"), reverse=True)[:_MOST_FILES]:
-        yield from pq.read_table(path, columns=_COLUMNS).to_pylist()
+        rows = pq.read_table(path, columns=_COLUMNS).to_pylist()
+        yield from (row for row in rows if row["lineage"] is None)
 
 
 def _episode(row: Row) -> dict[str, Any]:

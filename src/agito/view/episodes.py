@@ -20,6 +20,8 @@ from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 
+from agito.view.teams import agents_of
+
 Row: TypeAlias = Mapping[str, Any]
 Packed: TypeAlias = dict[str, Any]
 
@@ -159,6 +161,7 @@ def _episode(row: Row, words: dict[str, int]) -> Packed:
         "wall_ms": round(row["wall_s"] * 1000),
         "num_sampled": row["num_sampled"],
         "turns": turns,
+        **({"agents": agents} if (agents := agents_of(row)) else {}),
     }
 
 

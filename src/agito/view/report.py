@@ -18,9 +18,11 @@ from agito.view.episodes import read_episodes
 from agito.view.interruptions import read_happened
 from agito.view.rundata import read_curves, read_run
 from agito.view.suspects import read_suspects
+from agito.view.teams import read_teams
 
 _EPISODE_BYTES = 1_600_000  # compressed; a third more on the page
 _SUSPECTS = 40  # attempts on the page
+_TEAMS = 12
 _SCRIPTS = (
     "uPlot.iife.min.js",
     "base.js",
@@ -28,6 +30,7 @@ _SCRIPTS = (
     "results.js",
     "diagnosis.js",
     "suspects.js",
+    "teams.js",
     "episodes.js",
     "main.js",
 )
@@ -48,6 +51,7 @@ def write_report(run_dir: Path) -> Path:
     data["diagnosis"] = read_diagnosis(curve, run_dir / "trajectories")
     data["happened"] = read_happened(run_dir / "events.jsonl")
     data["suspects"] = read_suspects(run_dir / "trajectories", most=_SUSPECTS)
+    data["teams"] = read_teams(run_dir / "trajectories", most=_TEAMS)
     page = _fill(
         _asset("index.html"),
         {

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agito.errors import BadEnvironment, NotFound
+from agito.record.outcomes import Outcome, outcome_of
 from agito.types import Json
 
 Message: TypeAlias = "dict[str, Json]"
@@ -93,11 +94,12 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[Json, ...] = ()
+    outcome: Outcome | None = None
 
 
 def read_conversations(given: str | Path) -> list[Conversation]:
-    """From rows with `messages`, or with a `prompt` and a `completion`. Raises `NotFound` and
-    `BadEnvironment`.
+    """From rows with `messages`, or with a `prompt` and a `completion`; how one turned out is its `reward` or
+    `success`. Raises `NotFound` and `BadEnvironment`.
     """
     path = Path(given)
     if not path.exists():
@@ -127,7 +129,13 @@ def _conversation(raw: Mapping[str, Any], where: str) -> Conversation:
     if not any(message["role"] == "assistant" for message in messages):
         raise BadEnvironment(f"{where}: no message is the assistant's, so nothing can be imitated")
     tools = _plain(raw.get("tools"))
-    return Conversation(messages=messages, tools=tuple(tools) if isinstance(tools, list) else ())
+    try:
+        outcome = outcome_of(raw)
+    except ValueError as error:
+        raise BadEnvironment(f"{where}: {error}") from None
+    return Conversation(
+        messages=messages, tools=tuple(tools) if isinstance(tools, list) else (), outcome=outcome
+    )
 
 
 def _distinct(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from io import FileIO
 
@@ -16,13 +16,14 @@ from starlette.types import ASGIApp
 
 from agito.errors import SandboxFailure
 from agito.gateway import listening
-from agito.harness.foreign.guest import DRAIN_S, MOST_OUTPUT_BYTES, MOST_PROCESSES, Ended, OwnClock, Tail
+from agito.harness.foreign.guest import MOST_PROCESSES, Ended, OwnClock, Tail, watched
 from agito.harness.foreign.layout import Layout
 from agito.protocols import OpensPool, Sandbox, SandboxPool, SandboxSpec
 
 PORT = 8080  # of the gateway, in the sandbox's own network
 URL = f"http://127.0.0.1:{PORT}"
 _MEMORY_MB, _FILES_MB = 2048, 64
+_DIGITS = 3  # of an exit code
 _OWN_ENV = ("PATH", "HOME")  # not those of whoever trains
 
 
@@ -94,37 +95,16 @@ async def run(
         service = await box.launch(command)
     except (SandboxFailure, OSError) as error:
         return Ended(exit_code=None, why=f"it could not be started: {error}", tail="")
-    said, why, is_read = _Said(mark), "", [anyio.Event(), anyio.Event()]
-    stdin = FileIO(service.stdin, "wb")
+    said, stdin = _Said(mark), FileIO(service.stdin, "wb")
     try:
-        async with anyio.create_task_group() as tasks:
-
-            def stop(reason: str = "") -> None:
-                nonlocal why
-                why = why or reason
-                tasks.cancel_scope.cancel()
-
-            async def stop_after(step: Awaitable[object], reason: str = "") -> None:
-                await step
-                stop(reason)
-
-            async def read(descriptor: int, done: anyio.Event) -> None:
-                while data := await _some(descriptor):
-                    if said.add(data) > MOST_OUTPUT_BYTES:
-                        stop(f"it wrote more than {MOST_OUTPUT_BYTES >> 20} MiB")
-                done.set()
-
-            tasks.start_soon(_tell, stdin, prompt.encode())
-            tasks.start_soon(read, service.stdout, is_read[0])
-            tasks.start_soon(read, service.stderr, is_read[1])
-            tasks.start_soon(stop_after, clock.passed(seconds), f"its own {seconds:g} s are used up")
-            tasks.start_soon(stop_after, over.wait())
-            tasks.start_soon(said.when_ended, is_read)
-            await said.ended.wait()
-            with anyio.move_on_after(DRAIN_S):
-                for each in is_read:
-                    await each.wait()
-            stop()
+        why = await watched(
+            tells=_tell(stdin, prompt.encode()),
+            says=(said.by(service.stdout), said.by(service.stderr)),
+            keep=said.add,
+            ends=said.ended.wait(),
+            over=over.wait(),
+            limits=(clock.limit(seconds),),
+        )
     finally:
         stdin.close()
         os.close(service.stdout)
@@ -133,26 +113,32 @@ async def run(
 
 
 class _Said:
-    """What a guest writes, and how its command ended: the shell that started it says so last."""
+    """What a guest writes, and how its command ended: the shell that started it says so last. A guest that
+    reads the mark and says so itself ends itself.
+    """
 
     def __init__(self, mark: str) -> None:
-        self.tail, self.exit_code, self.ended = Tail(), None, anyio.Event()
-        self.exit_code: int | None
-        self._mark, self._rest = f"\n{mark} ".encode(), b""
+        self.tail, self.ended = Tail(), anyio.Event()
+        self.exit_code: int | None = None
+        self._mark, self._rest, self._num_open = f"\n{mark} ".encode(), b"", 0
 
     def add(self, data: bytes) -> int:
         self._rest = (self._rest + data)[-(len(data) + len(self._mark) + 8) :]
         _, found, after = self._rest.partition(self._mark)
         if found and after.endswith(b"\n"):
             code = after.strip()
-            self.exit_code = int(code) if code.isdigit() else None
+            self.exit_code = int(code) if code.isdigit() and len(code) <= _DIGITS else None
             self.ended.set()
         return self.tail.add(data.partition(self._mark)[0] if found else data)
 
-    async def when_ended(self, is_read: list[anyio.Event]) -> None:
-        for each in is_read:
-            await each.wait()
-        self.ended.set()
+    async def by(self, descriptor: int) -> AsyncGenerator[bytes]:
+        """What comes by one of its streams. With the last of them it has ended."""
+        self._num_open += 1
+        while data := await _some(descriptor):
+            yield data
+        self._num_open -= 1
+        if not self._num_open:
+            self.ended.set()
 
 
 async def _some(descriptor: int) -> bytes:

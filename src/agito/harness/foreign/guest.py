@@ -12,20 +12,20 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+from anyio.abc import ByteSendStream, Process
 
 MOST_OUTPUT_BYTES = 1 << 25  # of both streams; what comes after the first and before the last is not kept
 MOST_PROCESSES = 256
 _TAIL_BYTES = 4000
 _LOOK_S = 0.5
-_START_S, _END_S, DRAIN_S = 10.0, 5.0, 0.5
+_START_S, _END_S, _DRAIN_S = 10.0, 5.0, 0.5
 
 
 class OwnClock:
@@ -50,7 +50,11 @@ class OwnClock:
         now = time.monotonic()
         return now - self._began - self._waited_s - (now - self._since if self._depth else 0.0)
 
-    async def passed(self, limit_s: float) -> None:
+    def limit(self, limit_s: float) -> tuple[Awaitable[None], str]:
+        """What is waited for, and what is said then."""
+        return self._passed(limit_s), f"its own {limit_s:g} s are used up"
+
+    async def _passed(self, limit_s: float) -> None:
         while True:
             left_s = limit_s - self.own_s()
             if left_s <= 0:
@@ -84,39 +88,20 @@ async def run(
         process = await anyio.open_process(
             [*_namespace(), *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE
         )
-    why, tail, is_read = "", Tail(), [anyio.Event(), anyio.Event()]
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    tail = Tail()
     try:
-        async with anyio.create_task_group() as tasks:
-
-            def stop(reason: str = "") -> None:
-                nonlocal why
-                why = why or reason
-                tasks.cancel_scope.cancel()
-
-            async def stop_after(step: Awaitable[object], reason: str = "") -> None:
-                await step
-                stop(reason)
-
-            async def read(stream: ByteReceiveStream, done: anyio.Event) -> None:
-                async for data in stream:
-                    if tail.add(data) > MOST_OUTPUT_BYTES:
-                        stop(f"it wrote more than {MOST_OUTPUT_BYTES >> 20} MiB")
-                done.set()
-
-            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-            tasks.start_soon(_tell, process.stdin, prompt)
-            tasks.start_soon(read, process.stdout, is_read[0])
-            tasks.start_soon(read, process.stderr, is_read[1])
-            tasks.start_soon(stop_after, clock.passed(seconds), f"its own {seconds:g} s are used up")
-            tasks.start_soon(
-                stop_after, _multiplied(process.pid), f"it runs more than {MOST_PROCESSES} processes"
-            )
-            tasks.start_soon(stop_after, over.wait())
-            await process.wait()
-            with anyio.move_on_after(DRAIN_S):
-                for each in is_read:
-                    await each.wait()
-            stop()
+        why = await watched(
+            tells=_tell(process.stdin, prompt),
+            says=(process.stdout, process.stderr),
+            keep=tail.add,
+            ends=process.wait(),
+            over=over.wait(),
+            limits=(
+                clock.limit(seconds),
+                (_multiplied(process.pid), f"it runs more than {MOST_PROCESSES} processes"),
+            ),
+        )
     finally:
         with anyio.move_on_after(_END_S, shield=True):
             own = _namespace_of(process.pid)
@@ -125,6 +110,55 @@ async def run(
             while own is not None and _num_in(own):  # noqa: ASYNC110 - the kernel says nothing when it is empty
                 await anyio.sleep(0.005)
     return Ended(exit_code=process.returncode, why=why, tail=tail.text())
+
+
+async def watched(
+    *,
+    tells: Awaitable[object],
+    says: Sequence[AsyncIterable[bytes]],
+    keep: Callable[[bytes], int],
+    ends: Awaitable[object],
+    over: Awaitable[object],
+    limits: Sequence[tuple[Awaitable[object], str]],
+) -> str:
+    """Until a guest `ends`, the episode is `over`, or one of the `limits` is reached: the reason is returned.
+    Meanwhile it is told what it is told, and what it says is kept; `keep` returns how much that is by now.
+    """
+    why, is_read = "", [anyio.Event() for _ in says]
+    async with anyio.create_task_group() as tasks:
+
+        def stop(reason: str = "") -> None:
+            nonlocal why
+            why = why or reason
+            tasks.cancel_scope.cancel()
+
+        async def stop_after(step: Awaitable[object], reason: str = "") -> None:
+            await step
+            stop(reason)
+
+        async def read(stream: AsyncIterable[bytes], done: anyio.Event) -> None:
+            async for data in stream:
+                if keep(data) > MOST_OUTPUT_BYTES:
+                    stop(f"it wrote more than {MOST_OUTPUT_BYTES >> 20} MiB")
+            done.set()
+
+        async def to_its_end() -> None:
+            await ends
+            with anyio.move_on_after(_DRAIN_S):
+                for each in is_read:
+                    await each.wait()
+
+        async def tell() -> None:
+            await tells
+
+        tasks.start_soon(tell)
+        for stream, done in zip(says, is_read, strict=True):
+            tasks.start_soon(read, stream, done)
+        tasks.start_soon(stop_after, over)
+        for step, reason in limits:
+            tasks.start_soon(stop_after, step, reason)
+        tasks.start_soon(stop_after, to_its_end())
+    return why
 
 
 class Tail:

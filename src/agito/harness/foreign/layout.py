@@ -15,6 +15,8 @@ CALL = Path(__file__).with_name("call.py")  # what calls a function
 _MOST_BYTES = 1 << 24  # of all copied files
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _PROGRAMS = ("bin", "node_modules/.bin")
+_OF_INTERPRETERS = ("pyvenv.cfg", "bin/python3", "bin/node")
+_LIBRARIES = ("lib/python3*", "lib/node_modules")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ def layout(argv: Sequence[str], folder: Path, *, files: Sequence[str], shown: Se
         for name in _PROGRAMS
         if (root / name).is_dir()
     ]
+    programs += [seen_at(os.path.realpath(root)) for root in roots if root.name == "bin"]
     return Layout(
         argv=tuple(words),
         shown=tuple(os.path.realpath(root) for root in roots),
@@ -78,11 +81,22 @@ def which(program: str, folder: Path, shown: Sequence[str]) -> str | None:
 
 def _roots_of(program: Path) -> Iterator[Path]:
     """The folders that a program needs beside the system's: those of an interpreter, and of a virtual
-    environment with its interpreter.
+    environment with its interpreter. Where more than that lies beside them, as in `~/.local`, only programs
+    and libraries: a home folder holds keys.
     """
     for path in (program.absolute(), Path(os.path.realpath(program))):
-        if path.parent.name == "bin" and path.parts[1] not in ("usr", "bin", "sbin"):
-            yield path.parent.parent
+        if path.parent.name != "bin" or path.parts[1] in ("usr", "bin", "sbin"):
+            continue
+        root = path.parent.parent
+        if any((root / each).exists() for each in _OF_INTERPRETERS) and not _holds_more(root):
+            yield root
+        else:
+            yield from (path.parent, *(found for each in _LIBRARIES for found in sorted(root.glob(each))))
+
+
+def _holds_more(root: Path) -> bool:
+    home = Path.home()
+    return home.is_relative_to(root) or root == home / ".local"
 
 
 def _inside(path: Path, roots: Sequence[Path]) -> str | None:

@@ -19,7 +19,7 @@ from itertools import groupby
 import anyio
 
 from agito.concurrency import first_error
-from agito.errors import WorkerDied
+from agito.errors import Diverged, WorkerDied
 from agito.harness.role_tools import session_of
 from agito.harness.team import tools as own_calls
 from agito.harness.team.member import Member
@@ -305,7 +305,7 @@ class Course:
     async def _take_turn(self, child: Member) -> None:
         try:
             await child.sample()
-        except WorkerDied:
+        except (WorkerDied, Diverged):
             raise
         except Exception:  # the boundary: its parent reads that it failed, and nothing of why
             child.failure = own_calls.FAILED

@@ -14,10 +14,10 @@ from agito.types import Attempt, Group, Sample, Trajectory, mean
 
 
 def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
-    """A_t = Q - V. Q: the mean reward of the attempt and of the forks from the first forked state behind turn
-    t; where there is none, the attempt's reward. V: that of the forks from the last forked state before turn
-    t, which draw t afresh; where there is none, the mean of the group's others, as in `leave_one_out`. With
-    both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
+    """A_t = Q - V. Q: the mean utility of the attempt and of the forks from the first forked state behind
+    turn t; where there is none, the attempt's utility. V: that of the forks from the last forked state before
+    turn t, which draw t afresh; where there is none, the mean of the group's others, as in `leave_one_out`.
+    With both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
 
     The tokens of an agent whose report some forks withheld from its parent are compared with those: V is
     their mean (a difference reward). That is unbiased where it acts on others through its report alone. Such
@@ -28,27 +28,25 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     not weigh more than others. The gradient is unbiased: neither V depends on turn t, nor the places of forks
     on what came after.
 
-    Void forks count for nothing. Raises `ValueError` as `leave_one_out`, and for a group whose arms were
-    sampled by more than one version of the weights.
+    A fork that cheats pays as an attempt does, against the others that go on from its state, and is in
+    nobody's mean. Void forks count for nothing. Raises `ValueError` as `leave_one_out`, and for a group whose
+    arms were sampled by more than one version of a policy's weights.
     """
-    forks = _trusted(group)
-    if len(group.trusted) < 2 or not forks:
+    if len(group.trusted) < 2 or not any(fork.is_scored for fork in group.forks):
         return leave_one_out(group, running_mean=running_mean)
-    _require_one_version(group, forks)
-    rewards = [attempt.verdict.reward for attempt in group.trusted]
-    own = leave_one_out_advantages(rewards)
+    _require_one_version(group)
+    utilities = _utilities(group.trusted)
     samples: list[Sample] = []
-    for attempt, advantage in zip(group.trusted, own, strict=True):
-        baseline = attempt.verdict.reward - advantage
-        samples += _Replayed.of(attempt, forks, baseline).samples()
-    return (*samples, *penalised(group, mean(rewards)))
+    for attempt, advantage in zip(group.trusted, leave_one_out_advantages(utilities), strict=True):
+        samples += _Replayed.of(attempt, group.forks, attempt.utility - advantage).samples()
+    return (*samples, *penalised(group.penalised, mean(utilities)))
 
 
 def turn_credits(attempt: Attempt, group: Group) -> dict[int, float]:
     """By turn, the difference of the mean outcomes after it and of fresh draws of it; of those turns that
     forks measure on both sides.
     """
-    found = _Replayed.of(attempt, _trusted(group), 0.0)
+    found = _Replayed.of(attempt, group.forks, 0.0)
     last = len(attempt.trajectory.turns) - 1
     return {turn: found.advantage(turn) for turn in found.forks if turn == last or turn + 1 in found.forks}
 
@@ -57,8 +55,10 @@ def agent_credits(attempt: Attempt, group: Group) -> dict[str, float]:
     """By agent, the difference of the mean outcomes with and without its report, of those that forks
     measure.
     """
-    found = _Replayed.of(attempt, _trusted(group), 0.0)
-    return {agent: found.with_report(agent) - mean(_rewards(forks)) for agent, forks in found.without.items()}
+    found = _Replayed.of(attempt, group.forks, 0.0)
+    return {
+        agent: found.with_report(agent) - mean(_utilities(forks)) for agent, forks in found.without.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,26 +69,31 @@ class _Replayed:
     baseline: float  # of the first turn
     forks: Mapping[int, Sequence[Attempt]] = field(default_factory=dict[int, "Sequence[Attempt]"])
     without: Mapping[str, Sequence[Attempt]] = field(default_factory=dict[str, "Sequence[Attempt]"])
+    cheats: Sequence[tuple[int, Attempt]] = ()  # penalised forks, with their turns
 
     @classmethod
     def of(cls, attempt: Attempt, forks: Sequence[Attempt], baseline: float) -> _Replayed:
         by_turn, by_agent = dict[int, list[Attempt]](), dict[str, list[Attempt]]()
+        cheats: list[tuple[int, Attempt]] = []
         for fork in forks:
             lineage = fork.trajectory.lineage
-            if lineage is None or lineage.parent != attempt.trajectory.attempt:
+            if lineage is None or lineage.parent != attempt.trajectory.attempt or not fork.is_scored:
                 continue
-            if lineage.without:
+            turn = _turn_at(attempt.trajectory, lineage.event)
+            if lineage.without and fork.is_trusted:
                 by_agent.setdefault(lineage.without, []).append(fork)
-            else:
-                by_turn.setdefault(_turn_at(attempt.trajectory, lineage.event), []).append(fork)
-        return cls(attempt=attempt, baseline=baseline, forks=by_turn, without=by_agent)
+            elif fork.is_trusted:
+                by_turn.setdefault(turn, []).append(fork)
+            elif not lineage.without:
+                cheats.append((turn, fork))
+        return cls(attempt=attempt, baseline=baseline, forks=by_turn, without=by_agent, cheats=cheats)
 
     def advantage(self, turn: int) -> float:
         """Of a turn of the attempt itself."""
         if without := self.without.get(self._agent_of(turn)):
-            return self.with_report(self._agent_of(turn)) - mean(_rewards(without))
+            return self.with_report(self._agent_of(turn)) - mean(_utilities(without))
         before = max((point for point in self.forks if point <= turn), default=None)
-        value = self.baseline if before is None else mean(_rewards(self.forks[before]))
+        value = self.baseline if before is None else mean(_utilities(self.forks[before]))
         return self._outcome_behind(turn) - value
 
     def with_report(self, agent: str) -> float:
@@ -98,7 +103,7 @@ class _Replayed:
 
     def _outcome_behind(self, turn: int) -> float:
         after = min((point for point in self.forks if point > turn), default=None)
-        return mean(_rewards([self.attempt, *(self.forks[after] if after is not None else ())]))
+        return mean(_utilities([self.attempt, *(self.forks[after] if after is not None else ())]))
 
     def _agent_of(self, turn: int) -> str:
         trajectory = self.attempt.trajectory
@@ -116,10 +121,13 @@ class _Replayed:
         found = _samples(self.attempt, lambda turn: self.share(turn) * self.advantage(turn))
         for point, forks in self.forks.items():
             ways = [self.attempt, *forks]
-            advantages = leave_one_out_advantages([way.verdict.reward for way in ways])
+            advantages = leave_one_out_advantages(_utilities(ways))
             for fork, advantage in zip(forks, advantages[1:], strict=True):
                 weighed = self.share(point) * advantage
                 found += _samples(fork, lambda turn, weighed=weighed: weighed)
+        for point, fork in self.cheats:
+            value = mean(_utilities([self.attempt, *self.forks.get(point, ())]))
+            found += penalised([fork], value, share=self.share(point))
         return found
 
 
@@ -137,12 +145,8 @@ def _samples(attempt: Attempt, advantage: Callable[[int], float]) -> list[Sample
     return found
 
 
-def _trusted(group: Group) -> list[Attempt]:
-    return [fork for fork in group.forks if fork.is_trusted]
-
-
-def _rewards(attempts: Sequence[Attempt]) -> list[float]:
-    return [attempt.verdict.reward for attempt in attempts]
+def _utilities(attempts: Sequence[Attempt]) -> list[float]:
+    return [attempt.utility for attempt in attempts]
 
 
 def _turn_at(trajectory: Trajectory, event: int) -> int:
@@ -150,21 +154,23 @@ def _turn_at(trajectory: Trajectory, event: int) -> int:
     return next(number for number, turn in enumerate(trajectory.turns) if event in turn.calls)
 
 
-def _require_one_version(group: Group, forks: Sequence[Attempt]) -> None:
+def _require_one_version(group: Group) -> None:
+    forks = [fork for fork in group.forks if fork.is_scored]
     parents = {fork.trajectory.lineage.parent for fork in forks if fork.trajectory.lineage is not None}
     arms = [*forks, *(attempt for attempt in group.trusted if attempt.trajectory.attempt in parents)]
-    versions = {version for arm in arms for version in _sampled_by(arm.trajectory)}
-    if len(versions) > 1:
-        raise ValueError(
-            f"group {group.id}: its forks and their parents were sampled by the versions {sorted(versions)}"
-        )
-
-
-def _sampled_by(trajectory: Trajectory) -> set[int]:
-    tokens = {segment.id: segment.tokens for segment in trajectory.segments}
-    return {
-        span.version
-        for turn in trajectory.turns
-        for span in tokens[turn.segment].versions
-        if span.start < turn.stop and turn.start < span.stop
-    }
+    versions: dict[str, set[int]] = {}
+    for arm in arms:
+        segments = {segment.id: segment for segment in arm.trajectory.segments}
+        for turn in arm.trajectory.turns:
+            segment = segments[turn.segment]
+            versions.setdefault(segment.policy, set()).update(
+                span.version
+                for span in segment.tokens.versions
+                if span.start < turn.stop and turn.start < span.stop
+            )
+    for policy, found in versions.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"group {group.id}: its forks and their parents were sampled by the versions {sorted(found)} "
+                f"of {policy}"
+            )

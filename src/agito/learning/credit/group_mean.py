@@ -27,4 +27,4 @@ def group_mean(group: Group, *, running_mean: float = math.nan) -> tuple[Sample,
     samples: list[Sample] = []
     for attempt, reward in zip(group.trusted, rewards, strict=True):
         samples += samples_of(attempt.trajectory, (reward - mean(rewards)) / (spread or 1.0))
-    return (*samples, *penalised(group, mean(rewards) if rewards else running_mean))
+    return (*samples, *penalised(group.penalised, mean(rewards) if rewards else running_mean))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from agito.learning.credit.segments import AdvantageChange, samples_of
-from agito.types import Group, Sample, mean
+from agito.types import Attempt, Group, Sample, mean
 
 
 def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
@@ -31,25 +32,26 @@ def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Samp
         for attempt, advantage in zip(trusted, advantages, strict=bool(advantages))
         for sample in samples_of(attempt.trajectory, advantage)
     ]
-    samples += penalised(group, mean(rewards) if rewards else running_mean)
+    samples += penalised(group.penalised, mean(rewards) if rewards else running_mean)
     for sample in samples:
         _require_logprobs(sample)
     return tuple(samples)
 
 
-def penalised(group: Group, baseline: float) -> list[Sample]:
-    """Samples of the penalised attempts: A = penalty - baseline from the proving call on, A = r - baseline
-    before it.
+def penalised(attempts: Iterable[Attempt], baseline: float, *, share: float = 1.0) -> list[Sample]:
+    """Samples of penalised attempts: A = penalty - baseline from the proving call on, A = r - baseline
+    before it, times `share`.
 
-    `baseline` is the mean reward of the trusted attempts, or of their cell. Where it is NaN, the
+    `baseline` is the mean utility of the trusted attempts, or of their cell. Where it is NaN, the
     environment's lowest reward is used.
     """
     samples: list[Sample] = []
-    for attempt in group.penalised:
+    for attempt in attempts:
         assert attempt.penalty is not None
         against = attempt.penalty.floor if math.isnan(baseline) else baseline
-        later = AdvantageChange(event=attempt.penalty.event, advantage=attempt.penalty.reward - against)
-        samples += samples_of(attempt.trajectory, attempt.verdict.reward - against, later=later)
+        advantage = share * (attempt.penalty.reward - against)
+        later = AdvantageChange(event=attempt.penalty.event, advantage=advantage)
+        samples += samples_of(attempt.trajectory, share * (attempt.verdict.reward - against), later=later)
     return samples
 
 

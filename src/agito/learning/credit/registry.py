@@ -10,12 +10,17 @@ from agito.errors import BadRecipe
 from agito.learning.credit.by_replay import by_replay
 from agito.learning.credit.group_mean import group_mean
 from agito.learning.credit.leave_one_out import leave_one_out
+from agito.learning.credit.own_and_team import own_and_team
+from agito.learning.credit.per_role import per_role, per_role_spread
 from agito.protocols import Credit
 
 CREDITS: Mapping[str, Credit] = {
     "leave_one_out": leave_one_out,
     "group_mean": group_mean,
     "by_replay": by_replay,
+    "per_role": per_role,
+    "per_role_spread": per_role_spread,
+    "own_and_team": own_and_team,
 }
 
 

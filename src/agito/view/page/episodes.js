@@ -79,6 +79,7 @@ function side(tone, title, episode) {
   const verdict = episode.success === null ? ["void", "none"] : episode.success ? ["✓ success", "pass"] : ["✗ failure", "fail"];
   return h("article", { class: "side", style: { "--c": `var(--${tone})` } },
     h("header", {}, h("b", {}, title), h("span", { class: "dim" }, `${episode.turns.length} ${episode.turns.length === 1 ? "turn" : "turns"} · ${episode.num_sampled} tokens · ${whole(episode.wall_ms)} ms`), h("span", { class: `verdict ${verdict[1]}` }, verdict[0])),
+    episode.agents ? agentTree(episode.agents, 0) : null,
     h("div", { class: "term" }, episode.turns.flatMap(turnLines)),
     h("footer", {}, h("p", {}, "ended: ", h("b", {}, episode.end), episode.fault ? [" · fault: ", h("b", {}, episode.fault)] : null, episode.reward === null ? null : [" · reward ", h("b", {}, String(episode.reward))], ` · attempt ${episode.attempt}`),
       episode.detail ? h("p", {}, episode.detail) : null, episode.evidence ? h("p", {}, "verdict: ", episode.evidence) : null, episode.quarantine ? h("p", {}, "penalised: ", h("b", {}, episode.quarantine)) : null));

@@ -31,6 +31,7 @@ section("diagnosis", diagnosis);
 section("cells", cells);
 section("time", time);
 section("time", roles);
+section("teams", teams);
 section("suspects", suspects);
 section("health", health);
 section("facts", facts);

@@ -1,0 +1,53 @@
+"""What was served, and what a run did, as somebody trains on it: one option, wherever it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import HereIn, sets
+from tests.cli.test_prompts import REWARD, SMALL
+from tests.gateway.test_serving import post, served
+from tests.test_policies import pretrained
+
+NUM = 24
+SETS = (
+    *(each for each in SMALL if not each.startswith(("rl.", "eval."))),
+    "rl.steps=1",
+    "rl.groups=2",
+    "rl.group_size=4",
+    "eval.tasks=2",
+    "eval.baseline_tasks=0",
+    "sft.batch=2",
+    "sft.epochs=3",
+)
+
+
+def test_what_was_served_and_what_a_run_did_are_trained_on_by_one_option(
+    tmp_path: Path, here_in: HereIn
+) -> None:
+    """By `agito gateway --record`, `POST /v1/outcomes` and `agito train --sft`."""
+    model = pretrained(tmp_path / "runs" / "model")
+    rows = [{"prompt": f"find kev {at}", "kind": "a"} for at in range(40)]
+    (tmp_path / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "mine.py").write_text(REWARD.format(after=0, home=tmp_path))
+    with served(model, "--record", "served") as (url, _):
+        for at in range(NUM):
+            messages = [{"role": "user", "content": f"find kev {at}"}]
+            answer = post(
+                f"{url}/chat/completions", {"model": "model", "messages": messages, "max_tokens": 9}
+            )
+            post(f"{url}/outcomes", {"id": answer["id"], "reward": at % 3})
+    here = here_in(tmp_path)
+    tasks = ("--prompts", "tasks.jsonl,tokens=8", "--reward", "mine.py:reward", "--model", "runs/model")
+    told: dict[str, str] = {}
+    for name, source in (("again", "served"), ("distilled", "runs/again")):
+        here("train", *tasks, "--sft", source, "--name", name, *sets(*SETS), "--admit-anyway")
+        run = tmp_path / "runs" / name
+        texts = [json.loads(line).get("text", "") for line in (run / "events.jsonl").read_text().splitlines()]
+        (told[name],) = [text for text in texts if "imitated" in text]
+        metrics = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        losses = [line["sft/loss_nats"] for line in metrics if "sft/loss_nats" in line]
+        assert len(losses) >= 3 and losses[-1] < losses[0], (name, losses)
+    assert f"{2 * NUM // 3} of {NUM} conversations are imitated, {NUM // 3} no success" in told["again"]
+    assert " conversations are imitated, " in told["distilled"] and "no success" in told["distilled"]
