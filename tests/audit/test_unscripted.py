@@ -239,7 +239,7 @@ async def test_an_answer_without_thought_that_pays_close_to_half_is_said_with_it
     card = await audit(lambda: load(name(FOUND, source)), depth=SHORT)
     doubtful = {gate.name: gate for gate in card.gates if gate.doubt}
     assert not card.failed and {"constant answers", "echo"} <= set(doubtful)
-    told = f"earns {pays:.2f} of full marks, {pays:.2f} at the least; more than 0.50 is refused"
+    told = f"earns {pays:.2f} of full marks, {pays:.2f} at the least; more than 0.52 is refused"
     assert told in doubtful["echo"].found
     assert doubtful["echo"].doubt == "worth a look from 0.25 on"
     quality = next(each for each in card.qualities if each.name == "resistance to cheating")

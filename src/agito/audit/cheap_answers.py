@@ -179,7 +179,7 @@ async def _difference(asked: _Asked, train: Sequence[Drawn], known: Sequence[Dra
 
 def _cheap(best: _Earned, echo: _Earned, hedge: _Earned, chance: float) -> tuple[Gate, ...]:
     """Answers that need no thought. `hedge` has no rewards where no answers are known."""
-    limit = chance or limits.CONSTANT
+    limit = (chance or limits.CONSTANT) + limits.FLOOR
 
     def doubt(earned: _Earned) -> str:
         at = limits.CONSTANT_DOUBT
