@@ -67,7 +67,7 @@ class Flawed:
     families, levels = ("copy",), (1, 2)
     splits = ("train", "heldout", "structural")
     chance_level = 0.05
-    solutions_need_key = "one store in ten has lost the value, and nothing shows it"
+    solutions_need_target = "one store in ten has lost the value, and nothing shows it"
     trusted = ("done",)  # values of `checked` that the check believes
 
     def task(

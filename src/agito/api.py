@@ -3,7 +3,8 @@
 Each raises the errors of `agito.errors` bare, and may be called inside a notebook.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -21,13 +22,17 @@ from agito.protocols import Environment, Harness
 from agito.recipe import Recipe
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
-from agito.record.events import OnEvent, ignore
+from agito.record.events import Event, OnEvent
+from agito.record.rundir import no_run
 from agito.record.writable import require_folder
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.runtime import load_policy
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
-from agito.training.admission import admit
+from agito.training.admission import Admission, admit
+from agito.training.progress.board import RunProgress, loading, planned
+from agito.training.progress.lines import Lines, on_stderr
+from agito.training.progress.stopped import stopped
 from agito.types import AttemptId, Effort
 
 Item = TypeVar("Item")
@@ -67,7 +72,8 @@ def train(
     under a dated name. An environment without a card is audited first, and refused (`NotAdmitted`) unless it
     passes or `admit_anyway`, which the run keeps. Raises `NotFound`, `BadRecipe`, and whatever keeps a run
     from ending; what is committed by then can be resumed. `on_event` gets every event that the run's
-    `events.jsonl` holds, as it happens (`agito.record.events`).
+    `events.jsonl` holds, as it happens (`agito.record.events`). Without it the run's course is told on
+    standard error, a line every few seconds.
     """
     if reads_file.get():
         where = f"{reads_file.get()} calls agito.train while it is read for its functions"
@@ -82,11 +88,59 @@ def train(
     found = fitted.recipe
     path = Path(out) if out is not None else Path("runs") / found.name
     require_place(path)
-    admission = run(lambda: admit(*found.env.names, anyway=admit_anyway))
-    place(path)
-    return run(
-        lambda: training_run.train(found, path, on_event or ignore, admission=admission, notes=fitted.notes)
-    )
+    tell = on_stderr if on_event is None else _nobody
+    tell(f"agito: {found.name}: the run will be in {path}")
+    admission = _admitted(found, tell, anyway=admit_anyway)
+    for note in (*admission.doubts, *fitted.notes):
+        tell(f"agito: {note}")
+    if (aside := place(path)) is not None:
+        tell(f"agito: the earlier run is now {aside}")
+    with _followed(found, path, on_event) as handle:
+        return run(lambda: training_run.train(found, path, handle, admission=admission, notes=fitted.notes))
+
+
+def _admitted(recipe: Recipe, tell: Callable[[str], None], *, anyway: bool) -> Admission:
+    def begins(name: str) -> None:
+        tell(f"agito: {plugins.shown(name)} is new here: auditing it first")
+
+    try:
+        return run(lambda: admit(*recipe.env.names, anyway=anyway, begins=begins))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was begun: no run was made or moved") from None
+
+
+def _nobody(line: str) -> None:
+    """For whoever has an `on_event` of their own."""
+
+
+@contextmanager
+def _followed(recipe: Recipe, path: Path, on_event: OnEvent | None) -> Generator[OnEvent]:
+    """What a run tells goes to `on_event`, or else to standard error. Whatever ends the run says how to go on
+    with it.
+    """
+    lines = Lines(RunProgress(planned(recipe)), on_stderr if on_event is None else _nobody)
+
+    def handle(event: Event) -> None:
+        lines.handle(event)
+        if on_event is not None:
+            on_event(event)
+
+    if on_event is None and (told := loading(recipe)):
+        on_stderr(f"agito: {told}")
+    try:
+        yield handle
+    except KeyboardInterrupt:
+        told = stopped(lines.board, path, interrupted=True)
+        raise KeyboardInterrupt(told or f"nothing was begun: there is no unfinished run in {path}") from None
+    except Exception as error:
+        if told := stopped(lines.board, path, interrupted=False):
+            error.add_note(told)
+        raise
+
+
+def _told(on_event: OnEvent | None) -> OnEvent:
+    """Of an evaluation, which has its own phases."""
+    return on_event or Lines(RunProgress([])).handle
 
 
 def _recipe_of(recipe: str | Path | Recipe | None, given: Sequence[str], overrides: Sequence[str]) -> Recipe:
@@ -153,7 +207,11 @@ def resume(
                 raise BadRecipe(f"{path}: this run has {plugins.shown(name)}; what it was given is another")
             if not isinstance(given, str):
                 plugins.offer(name, given)
-    return run(lambda: training_run.resume(Path(path), on_event or ignore))
+    run_dir = Path(path)
+    if RunDir.state(run_dir) in (RunState.ABSENT, RunState.FOREIGN):
+        raise NotFound(f"{run_dir}: {no_run(run_dir)}")
+    with _followed(read_config(Recipe, run_dir / "config.toml"), run_dir, on_event) as handle:
+        return run(lambda: training_run.resume(run_dir, handle))
 
 
 def require_place(path: Path) -> None:
@@ -207,7 +265,7 @@ def evaluate(
         lambda: evaluate_checkpoint(
             directory,
             recipe,
-            on_event or ignore,
+            _told(on_event),
             split=split,
             num_tasks=tasks,
             temperature=sampled_at,
@@ -239,7 +297,7 @@ def effort_curve(
         curve, _ = await evaluate_efforts(
             directory,
             recipe,
-            on_event or ignore,
+            _told(on_event),
             split=split,
             num_tasks=recipe.eval.tasks if num_tasks is None else num_tasks,
             temperature=recipe.eval.temperature if temperature is None else temperature,

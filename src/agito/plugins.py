@@ -9,6 +9,7 @@ import copy
 import importlib
 import os
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,6 +23,8 @@ from agito.config import meant
 from agito.errors import AgitoError, BadEnvironment, NotFound
 
 _REWARD = ",reward="  # what tells a prompt set's name from any other
+_DATA = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")  # what prompts are read from, beside folders
+_RECIPES = Path(__file__).parent / "recipes"
 _OBJECT = "object:"  # begins the name of what only the process that was given it knows
 _live: dict[str, Any] = {}  # functions, classes and objects that this process was given, by name
 _made_here: set[type] = set()  # classes whose instances no other process can make without arguments
@@ -278,10 +281,15 @@ def _found(kind: str, name: str, bundled: Mapping[str, str], bad: type[AgitoErro
         )
     target = bundled.get(name, name)
     module_name, _, class_name = target.rpartition(":")
+    if not module_name and kind == "environment" and (data := _data_in(name)):
+        raise NotFound(
+            f"{kind} {name!r}: a set of prompts is an environment with its reward function: "
+            f"{data},reward=FILE.py:NAME"
+        )
     if not module_name and name.endswith(".py"):
         raise NotFound(f"{kind} {name!r}: name its class too, {name}:Class{_in_file(kind, name)}")
     if not module_name:
-        hint = _in_file(kind, f"{name}.py") or meant(name, tuple(bundled))
+        hint = _in_recipe(kind, name) or _in_file(kind, f"{name}.py") or meant(name, tuple(bundled))
         raise NotFound(f"{kind} {name!r}: there is {', '.join(bundled)}; your own is path.py:Class{hint}")
     module = (
         _from_file(kind, Path(module_name), bad)
@@ -294,6 +302,22 @@ def _found(kind: str, name: str, bundled: Mapping[str, str], bad: type[AgitoErro
     if found is None:
         raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
     return found
+
+
+def _in_recipe(kind: str, name: str) -> str:
+    """What a bundled recipe of this name trains on."""
+    path = _RECIPES / f"{name}.toml"
+    if kind != "environment" or not name.replace("-", "").isalnum() or not path.is_file():
+        return ""
+    section = tomllib.loads(path.read_text(encoding="utf-8")).get("env", {})
+    names = [str(each["name"]) for each in section.get("mix", [section])]
+    return f"; {name} is a recipe, which trains on {' and '.join(names)}"
+
+
+def _data_in(name: str) -> str:
+    """The file, or the folder, of prompts that stands where an environment should; else nothing."""
+    data = name.partition(",")[0]
+    return data if data and (Path(data).suffix.lower() in _DATA or Path(data).is_dir()) else ""
 
 
 def _from_module(kind: str, module_name: str, bad: type[AgitoError]) -> ModuleType:

@@ -343,6 +343,13 @@ class Recipe(Section):
             )
         return self
 
+    @field_validator("name")
+    @classmethod
+    def _is_one_folder(cls, name: str) -> str:
+        if not name.strip() or "/" in name or name in (".", ".."):
+            raise ValueError("it names a folder in runs; a path goes with --out")
+        return name
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":

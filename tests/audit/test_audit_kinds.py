@@ -169,7 +169,7 @@ class Informed(FakeEnvironment):
 
 
 class Declared(Informed):
-    solutions_need_key = "the coin is found by feel, which no script has"
+    solutions_need_target = "the coin is found by feel, which no script has"
 """  # noqa: E501
 
 

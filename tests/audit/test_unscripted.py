@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from agito.audit import SHORT, Mark, audit
+from agito.audit import SHORT, Card, Mark, Quality, audit
+from agito.audit.card import Gate, clipped
+from agito.cli.audit import print_card
 from agito.envs import load
-from agito.errors import NotAdmitted
+from agito.errors import BadEnvironment, NotAdmitted
 from agito.training.admission import admit
+from agito.view import write_card
 
 EXACT = "def reward(completion, answer):\n    return completion == answer\n"
 LOOSE = "def reward(completion, answer):\n    return answer in completion\n"
@@ -99,6 +104,12 @@ LENGTH = "def reward(completion):\n    return min(len(completion) / 10, 1)\n"
 HALF = "def reward(completion, answer):\n    return 0.9 if completion else 0.0\n"
 CRASHES = "def reward(completion, answer):\n    return int(completion) == int(answer)\n"
 BROKEN = "def reward(completion, answer):\n    return undefined\n"
+SIGNED = "def reward(completion, answer):\n"
+RANGE = "reward.range = (-1, 1)\n"
+BOXED = """
+def reward(completion, answer):
+    return 0.2 + 0.8 * (completion == chr(92) + "boxed{" + answer + "}")
+"""
 
 
 @pytest.mark.parametrize(
@@ -120,6 +131,13 @@ BROKEN = "def reward(completion, answer):\n    return undefined\n"
         (sums(), LENGTH, {"echo"}),
         (sums(), HALF, {"constant answers", "echo"}),
         (sums(), BROKEN, {"reward function"}),
+        (sums(), "def reward(completion, answer):\n    return 0.49\n", {"difference"}),
+        (sums(), "def reward(completion, **rest):\n    return 0.01\n", {"difference"}),
+        (sums(), "def reward(messages, answer):\n    return len(answer) / 10\n", {"difference"}),
+        (sums(), SIGNED + "    return 0\n" + RANGE, {"difference"}),
+        (sums(), SIGNED + "    return 1 if completion == answer else 0\n" + RANGE, set[str]()),
+        (sums(), BOXED, set[str]()),
+        (sums(), SIGNED + "    return 1 if completion == answer else 0.55\n", {"echo"}),
     ],
     ids=[
         "the answer in brackets",
@@ -138,6 +156,13 @@ BROKEN = "def reward(completion, answer):\n    return undefined\n"
         "length alone",
         "anything at all",
         "a reward that raises",
+        "a constant below half",
+        "a constant near nothing",
+        "the same for every answer of a prompt",
+        "a constant in a range of its own",
+        "right or nothing in a range of its own",
+        "right in one form alone",
+        "a little more than half for anything",
     ],
 )
 async def test_holes_are_found_and_honest_sets_are_not_accused(
@@ -192,3 +217,91 @@ async def test_the_digest_follows_rows_options_and_the_source_of_the_functions(
         )
     ]
     assert len(set(digests)) == 4 and digests[0] == digests[-1]
+
+
+async def test_what_stands_somewhere_in_its_prompt_is_counted_and_told_from_what_is_announced_there(
+    name: Callable[..., str],
+) -> None:
+    card = await audit(lambda: load(name(FOUND, ONLY)), depth=SHORT)
+    gate = next(gate for gate in card.gates if gate.name == "leaks")
+    num = int(card.measure("state diversity", "train prompts").value or 0)
+    assert gate.holds and gate.found.startswith(f"0 of {num} prompts say their own answer right after words")
+    assert f"anywhere in the text it stands in {num}," in gate.found
+    contain = card.measure("resistance to cheating", "prompts that contain their answer")
+    assert (contain.value, contain.num) == (1.0, num)
+
+
+@pytest.mark.parametrize("pays", [0.49, 0.3])
+async def test_an_answer_without_thought_that_pays_close_to_half_is_said_with_its_thresholds(
+    name: Callable[..., str], pays: float
+) -> None:
+    source = f"def reward(completion, answer):\n    return 1 if completion == answer else {pays}\n"
+    card = await audit(lambda: load(name(FOUND, source)), depth=SHORT)
+    doubtful = {gate.name: gate for gate in card.gates if gate.doubt}
+    assert not card.failed and {"constant answers", "echo"} <= set(doubtful)
+    told = f"earns {pays:.2f} of full marks, {pays:.2f} at the least; more than 0.52 is refused"
+    assert told in doubtful["echo"].found
+    assert doubtful["echo"].doubt == "worth a look from 0.25 on"
+    quality = next(each for each in card.qualities if each.name == "resistance to cheating")
+    said = re.search(r"earn up to (0\.\d\d) of full marks", quality.says)
+    assert quality.mark is Mark.DOUBT and said and float(said[1]) >= pays
+
+
+async def test_a_declared_guess_is_no_doubt_and_a_reward_that_never_rises_is_one(
+    name: Callable[..., str],
+) -> None:
+    fair = await audit(lambda: load(name(FAIR, EXACT, ",chance=0.6")), depth=SHORT)
+    assert not [gate.name for gate in fair.gates if gate.doubt or not gate.holds]
+    nothing = "def reward(completion, answer):\n    return 0\n"
+    card = await audit(lambda: load(name(sums(), nothing)), depth=SHORT)
+    (difference,) = [gate for gate in card.gates if gate.doubt]
+    assert difference.name == "difference" and "the lowest reward" in difference.found
+
+
+def test_a_reward_that_is_not_shown_the_completion_is_refused(name: Callable[..., str]) -> None:
+    with pytest.raises(BadEnvironment, match="neither `completion` nor `messages`"):
+        load(name(sums(), "def reward(answer):\n    return len(answer)\n"))
+
+
+async def test_training_says_what_is_worth_a_look_in_a_set_that_it_admits(name: Callable[..., str]) -> None:
+    source = "def reward(completion, answer):\n    return 1 if completion == answer else 0.4\n"
+    admitted = await admit(name(sums(), source))
+    assert any("saying the prompt itself earns 0.40" in doubt for doubt in admitted.doubts)
+
+
+async def test_rows_that_equal_others_are_left_out_counted_and_said(name: Callable[..., str]) -> None:
+    rows = sums(60)
+    card = await audit(lambda: load(name([*rows, *rows, rows[0]], EXACT)), depth=SHORT)
+    quality = next(each for each in card.qualities if each.name == "state diversity")
+    assert card.measure("state diversity", "equal rows left out").value == 61
+    assert "61 rows equal others in every column, and are left out" in quality.says
+    assert quality.mark is Mark.DOUBT
+    other = await audit(lambda: load(name([*rows, {**rows[0], "answer": "0"}], EXACT)), depth=SHORT)
+    assert other.measure("state diversity", "equal rows left out").value == 0
+
+
+def test_a_card_of_prompts_has_no_gaps_and_cuts_what_is_long_between_words(name: Callable[..., str]) -> None:
+    gate = Gate(
+        name="echo", value=0.3, limit=0.5, holds=True, found="it pays", remedy="look", doubt="from .25"
+    )
+    empty = Quality(name="realism", mark=Mark.DOUBT, says="not measured", measures=(), gates=(gate,))
+    card = Card(
+        environment="e",
+        version="1",
+        digest="0" * 32,
+        chance_level=0.0,
+        depth="short",
+        seconds=1.0,
+        episodes=1,
+        seed=0,
+        machine={},
+        qualities=(empty, empty),
+    )
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as caught:
+        print_card(card, console)
+    said = caught.get()
+    assert "\n\n\n" not in said and "from .25: look" in said and "✓" not in said
+    assert clipped("no such word as thisone", 20) == "no such word as …"
+    page = write_card(json.loads(card.to_json()), Path(name([], "").partition("/tasks")[0]) / "card.html")
+    assert "from .25: look." in page.read_text()

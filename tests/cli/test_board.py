@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from agito.cli.progress import shown
-from agito.cli.run_status import Mark, RunProgress, clock_text, planned
 from agito.recipe import Recipe
 from agito.record.events import EventLog, OnEvent, Recovered, RunFinished, RunResumed, StepFinished
+from agito.training.progress.board import Mark, RunProgress, clock_text, planned
 
 
 class Clock:

@@ -105,6 +105,9 @@ def test_a_dry_run_says_what_a_step_takes_and_leaves_nothing(agito: Agito, tmp_p
     assert re.search(r"parameters [\d ]+, of which [\d ]+ are trained \(100\.0%\)", said)
     assert re.search(r"seconds a step [\d.]+ \(sampling [\d.]+, learning at most [\d.]+\)", said)
     assert re.search(r"tokens a step [\d ]+ tokens sampled, [\d ]+ tokens learned from, in 4 attempts", said)
+    assert re.search(r"cold start 8 steps of imitation, \d+ s, once", said), "as long as a minute in seconds"
+    assert re.search(r"reinforcement 3 steps, \d+ s ", said)
+    assert "Evaluations come on top" in said
     assert "a checkpoint" in said and "agito plan" not in said
     assert not (tmp_path / "runs").exists()
     assert "leave --dry-run out" in agito("train", "--resume", "runs/x", "--dry-run", expect=2).stderr

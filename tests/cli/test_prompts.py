@@ -89,7 +89,8 @@ def test_prompts_train_from_a_model_as_it_is_and_components_and_pass_at_k_are_to
 ) -> None:
     here = here_in(home)
     (home / "mine.py").write_text(REWARD.format(after=0, home=home))
-    here(*given("whole"))
+    assert f"loading the model {home}/model" in here(*given("whole")).stderr
+    assert f"loading the model {home}/model" in here("eval", "runs/whole", "--n", "1").stderr
     whole = json.loads((home / "runs/whole/summary.json").read_text())
     assert whole["num_eval_tasks"] == 4 and set(whole["baselines"]) == {"nothing"}
     lines = [json.loads(line) for line in (home / "runs/whole/metrics.jsonl").read_text().splitlines()]

@@ -91,7 +91,7 @@ def test_jsonl_parquet_arrow_json_and_folders_give_the_same_rows(tmp_path: Path)
     pq.write_table(table.slice(20), hub / "train-00001-of-00002.parquet")
     places = ["a.jsonl", "a.json", "a.parquet", "saved", "hub"]
     ids = [
-        {row.id for rows in read_splits(tmp_path / place, None, 0.1).values() for row in rows}
+        {row.id for rows in read_splits(tmp_path / place, None, 0.1)[0].values() for row in rows}
         for place in places
     ]
     assert len(ids[0]) == 40 and all(each == ids[0] for each in ids)
@@ -100,7 +100,7 @@ def test_jsonl_parquet_arrow_json_and_folders_give_the_same_rows(tmp_path: Path)
 def test_splits_are_disjoint_stable_and_a_folders_own_where_it_has_them(tmp_path: Path) -> None:
     rows = [*SUMS, {**SUMS[0], "prompt": SUMS[0]["prompt"].upper() + "  ", "answer": "x"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    first, again = (read_splits(tmp_path / "a.jsonl", None, 0.1) for _ in range(2))
+    first, again = (read_splits(tmp_path / "a.jsonl", None, 0.1)[0] for _ in range(2))
     assert first == again and {split: len(each) for split, each in first.items()}.keys() == {
         "train",
         "heldout",
@@ -113,7 +113,7 @@ def test_splits_are_disjoint_stable_and_a_folders_own_where_it_has_them(tmp_path
     for name, part in (("train", SUMS[:20]), ("test", SUMS[20:30]), ("validation", SUMS[30:])):
         (tmp_path / "own").mkdir(exist_ok=True)
         (tmp_path / "own" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
-    own = read_splits(tmp_path / "own", None, 0.1)
+    own = read_splits(tmp_path / "own", None, 0.1)[0]
     assert {split: len(each) for split, each in own.items()} == {"train": 20, "heldout": 10, "validation": 10}
 
 
@@ -131,19 +131,19 @@ def test_splits_are_disjoint_stable_and_a_folders_own_where_it_has_them(tmp_path
         ('{"prompt": [{"role": "user", "content": [{"type": "image"}]}]}\n', "only text"),
         ("[1, 2]\n", "not an object"),
         ('{"prompt": "a"}\n{"prompt": "b"}\n', "too few distinct prompts"),
-        ("", "its columns are none"),
+        ("", "it is empty; write one object with a prompt in each line"),
     ],
 )
 def test_data_that_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(BadEnvironment, match=said):
-        read_splits(tmp_path / "a.jsonl", None, 0.1)
+        read_splits(tmp_path / "a.jsonl", None, 0.1)[0]
 
 
 def test_odd_values_of_a_row_are_what_json_and_a_tokenizer_can_say(tmp_path: Path) -> None:
     lines = [f'{{"prompt": "half \\ud800 {at}", "score": NaN, "big": 1e999}}' for at in range(6)]
     (tmp_path / "a.jsonl").write_text("\r\n".join(lines), encoding="utf-8-sig")
-    rows = [row for each in read_splits(tmp_path / "a.jsonl", None, 0.2).values() for row in each]
+    rows = [row for each in read_splits(tmp_path / "a.jsonl", None, 0.2)[0].values() for row in each]
     assert len(rows) == 6 and all(row.text.isascii() for row in rows)
     assert all(row.columns == {"score": None, "big": None} for row in rows)
 

@@ -120,6 +120,7 @@ def test_a_run_that_comes_along_has_no_cause_and_one_that_rises_learns(tmp_path:
         "learns": False,
         "success": [pytest.approx(20.5 / 64, abs=0.01), pytest.approx(22.5 / 64, abs=0.01)],
         "steps": 10,
+        "total": 40,
         "causes": [],
     }
     assert found(rising, MIXED, success__successes=(10, 30))["learns"]

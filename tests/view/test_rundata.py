@@ -46,3 +46,19 @@ def test_the_page_says_what_was_trained_on(config: str, shown: str) -> None:
 def test_the_page_and_the_record_agree_on_wilson() -> None:
     for successes, num in ((0, 0), (0, 7), (7, 7), (20, 64)):
         assert wilson_of_the_page(successes, num) == pytest.approx(wilson(successes, num), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (
+            "/a/b/tasks.jsonl,reward=/a/b/my_reward.py:reward,tokens=16",
+            "tasks.jsonl,reward=my_reward.py:reward,tokens=16",
+        ),
+        ("data/gsm,reward=r.py:f,tools=/x/t.py:a+/y/u.py:b", "gsm,reward=r.py:f,tools=t.py:a+u.py:b"),
+        ("/home/me/own.py:Own", "own.py:Own"),
+        ("shell", "shell"),
+    ],
+)
+def test_the_environment_of_a_run_is_named_whole_without_its_folders(name: str, shown: str) -> None:
+    assert environment(f'[env]\nname = "{name}"\n') == shown

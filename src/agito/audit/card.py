@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from textwrap import shorten
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -46,6 +47,7 @@ class Gate:
     holds: bool
     found: str  # one line
     remedy: str
+    doubt: str = ""  # why it is worth a look although it holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,11 @@ def read_card(path: Path) -> Card | None:
     except (OSError, ValidationError):
         return None
     return card if card.schema == SCHEMA else None
+
+
+def clipped(text: str, most: int) -> str:
+    """On one line, cut between words."""
+    return shorten(text, most, placeholder=" …")
 
 
 def judged(

@@ -92,7 +92,7 @@ _KINDS = (
         limit=limits.TOLD,
         fine="no tool reveals what an answer would earn",
         works="a tool reveals what an answer would earn",
-        remedy="let no tool compare anything with the key",
+        remedy="let no tool compare anything with the target",
     ),
     AttackKind(
         gate="exploits",
@@ -100,7 +100,7 @@ _KINDS = (
         limit=limits.EXPLOITS,
         fine="no attack earns more than luck",
         works="attacks earn more than luck",
-        remedy="grade what was done, not what was said: compare strictly with the key, on the trusted side",
+        remedy="grade what was done, not what was said: compare strictly with the target, on our side",
     ),
 )
 

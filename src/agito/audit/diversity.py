@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import product
 
 from agito.audit.agents import malformed
@@ -118,13 +119,19 @@ async def coverage(runner: EpisodeRunner) -> Quality:
     return judged("scenario coverage", says, measures, (), cases, doubt=bool(unused))
 
 
+def _some(body: str, bodies: Sequence[str], drawn: Sequence[Drawn]) -> str:
+    """The first tasks that are this one."""
+    ids = dict.fromkeys(task.id for (task, _), each in zip(drawn, bodies, strict=True) if each == body)
+    return ", ".join([*ids][:2])
+
+
 async def diversity(runner: EpisodeRunner) -> Quality:
     """Whether seeds make different tasks, and calls different states."""
     number = runner.depth.of(_INSTANCES, least=60)
-    streams: dict[str, list[str]] = {}
-    for split in runner.environment.splits:
-        streams[split] = [_body(each) for each in runner.draw(split, number)]
-    train = streams.get("train", next(iter(streams.values())))
+    drawn = {split: runner.draw(split, number) for split in runner.environment.splits}
+    streams = {split: [_body(each) for each in found] for split, found in drawn.items()}
+    first = "train" if "train" in streams else next(iter(streams))
+    train = streams[first]
     everywhere = [body for split in streams.values() for body in set(split)]
     shared = sum(count > 1 for count in Counter(everywhere).values())
     states = [digest for episode in runner.honest for digest in episode.digests]
@@ -147,8 +154,8 @@ async def diversity(runner: EpisodeRunner) -> Quality:
         ),
     )
     cases = [
-        Case(what=f"{count} training tasks are one and the same")
-        for _, count in Counter(train).most_common(3)
+        Case(what=f"{count} training tasks are one and the same", where=_some(body, train, drawn[first]))
+        for body, count in Counter(train).most_common(3)
         if count > 1
     ]
     says = (

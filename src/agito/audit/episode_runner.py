@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
+from agito.audit.card import clipped
 from agito.audit.env_hash import sources_of
 from agito.audit.episode import Drawn, Episode, Watched
 from agito.errors import BadEnvironment, SandboxFailure
@@ -244,9 +245,8 @@ class EpisodeRunner:
         if error is None:
             return f"infra: {finished.trajectory.detail or finished.verdict.evidence}"
         text = f"{error}".splitlines() or ["without a message"]
-        return (
-            f"{'env' if is_own else 'infra'}: {type(error).__name__}: {text[0][:160]} ({self._place(error)})"
-        )
+        whose, told = "env" if is_own else "infra", clipped(text[0], 160)
+        return f"{whose}: {type(error).__name__}: {told} ({self._place(error)})"
 
     def _place(self, error: Exception) -> str:
         """Where the environment's own source raised it; else the innermost frame."""

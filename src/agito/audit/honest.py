@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agito.audit import limits
 from agito.audit.agents import coping, stumbling
-from agito.audit.card import Case, Gate, Measure
+from agito.audit.card import Case, Gate, Measure, clipped
 from agito.audit.episode import Drawn, Episode
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.statistics import share
@@ -50,7 +50,7 @@ async def honest(runner: EpisodeRunner, cases: list[Case]) -> tuple[Measure, Gat
             twice.append(run.drawn[0].id)
         cases.append(
             Case(
-                what=f"{run.name} earns {episode.reward:g} {episode.verdict.evidence}".strip()[:200],
+                what=clipped(f"{run.name} earns {episode.reward:g} {episode.verdict.evidence}", 200),
                 where=run.drawn[0].id,
             )
         )
@@ -115,8 +115,8 @@ def _is_accepted(run: _Run, episode: Episode) -> bool:
 
 
 async def informed(runner: EpisodeRunner, cases: list[Case]) -> Gate:
-    """Replays solved tasks with scripts that get another task's key: those still solved need no target."""
-    why = getattr(runner.environment, "solutions_need_key", "")
+    """Replays solved tasks with scripts that get another task's target: those still solved need no target."""
+    why = getattr(runner.environment, "solutions_need_target", "")
     mates: dict[object, list[Episode]] = defaultdict(list)
     for episode in runner.solved:
         mates[episode.task.cell, episode.task.split].append(episode)
@@ -151,12 +151,12 @@ async def informed(runner: EpisodeRunner, cases: list[Case]) -> Gate:
         found=found + (f"; declared: {why}" if why and lost else ""),
         remedy="ship a solution that finds everything out through the tools (a task that none can solve is "
         "broken), "
-        "or say in `solutions_need_key` why a script cannot",
+        "or say in `solutions_need_target` why a script cannot",
     )
 
 
 def _other_key(episode: Episode, group: Sequence[Episode]) -> Target:
-    """The key of the next task of the same family, level and split, under this task's id."""
+    """The target of the next task of the same family, level and split, under this task's id."""
     at = next(number for number, each in enumerate(group) if each is episode)
     other = next(
         (each.target for each in (*group[at + 1 :], *group[:at]) if each.target.data != episode.target.data),

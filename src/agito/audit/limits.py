@@ -19,5 +19,6 @@ TOLD = 0.0  # places where the answer can be read before it is earned
 INFORMED = 0.0  # tasks solved only with the target at hand
 LEVELS = 0.0  # pairs of levels in the wrong order
 CONSTANT = 0.5  # of full marks, for an answer that is always the same, where prompts declare no chance level
-LEAKS = 0.02  # share of prompts that say their own answer
+CONSTANT_DOUBT = 0.25  # of full marks: from here on it is said, though training goes on
+LEAKS = 0.02  # share of prompts that say their own answer after words that announce one
 FORGED = 0.0  # ways to write what the verdict trusts

@@ -11,7 +11,7 @@ import anyio
 
 from agito.audit import interference, limits
 from agito.audit.agents import ending, exploring, fill, strings
-from agito.audit.card import Case, Gate, Measure, Quality, judged
+from agito.audit.card import Case, Gate, Measure, Quality, clipped, judged
 from agito.audit.episode import Drawn, Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.leakage import Leaks, leakage
@@ -130,7 +130,7 @@ def _flake_gate(flake: Measure, flaky: Regraded) -> Gate:
         flake.value,
         limits.FLAKE,
         _of(flaky.mixed, flaky.captures, f"captures get two verdicts ({flaky.gradings} gradings)"),
-        "make grade a pure function of the capture, the key and the grade seed",
+        "make grade a pure function of the capture, the target and the grade seed",
     )
 
 
@@ -140,7 +140,7 @@ def _leakage_gate(leaks: Leaks) -> Gate:
         float(leaks.found),
         limits.LEAKAGE,
         _of(leaks.found, leaks.planted, "marks are seen by another episode", "no mark could be left"),
-        "build each world from the task and the key alone, and destroy it whole",
+        "build each world from the task and the target alone, and destroy it whole",
     )
 
 
@@ -161,7 +161,7 @@ def with_incidents(quality: Quality, runner: EpisodeRunner) -> Quality:
         num,
         note="no verdict: infra or env; without those that try to break something",
     )
-    cases = [Case(what=f"{count}x {what}"[:240]) for what, count in runner.incidents.most_common(6)]
+    cases = [Case(what=clipped(f"{count}x {what}", 240)) for what, count in runner.incidents.most_common(6)]
     is_own = any(what.startswith("env") for what in runner.incidents)
     gate = _gate(
         "broken",

@@ -44,7 +44,7 @@ class Body:
     without_digits: str
     sum: int
     parts: Mapping[str, int]
-    fields: Mapping[str, str]  # fields of the key, by name
+    fields: Mapping[str, str]  # fields of the target, by name
     seed: int
 
     @classmethod
@@ -90,14 +90,14 @@ _VIEWS: tuple[View, ...] = (
 
 
 def _with(field: str) -> View:
-    """The prompt with one field of the key: the whole key may hold the task's number, which would make all
-    tasks distinct.
+    """The prompt with one field of the target: the whole target may hold the task's number, which would make
+    all tasks distinct.
     """
     return lambda body: (body.prompt_without_digits, body.fields.get(field))
 
 
 def _fields(runner: EpisodeRunner, drawn: Sequence[Drawn], bodies: Sequence[Body]) -> list[str]:
-    """Key fields that vary between tasks and do not merely give the task's split, index or seed."""
+    """Fields of the target that vary between tasks and do not merely give the task's split, index or seed."""
     names = list(dict.fromkeys(name for body in bodies for name in body.fields))
     names = [name for name in names if len({body.fields.get(name) for body in bodies}) > 1]
     asked = [

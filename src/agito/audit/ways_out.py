@@ -14,7 +14,7 @@ from itertools import zip_longest
 
 from agito.audit import limits
 from agito.audit.agents import ending, exploring, fill, kind_of, parameters
-from agito.audit.card import Case, Gate
+from agito.audit.card import Case, Gate, clipped
 from agito.audit.episode import Drawn, Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
@@ -120,7 +120,7 @@ async def ways_out(runner: EpisodeRunner, cases: list[Case]) -> Gate:
         value=float(len(ways)),
         limit=limits.VOIDS,
         holds=not ways,
-        found=f"an attempt ends without a verdict after {'; '.join(sorted(ways))[:200]}"
+        found=f"an attempt ends without a verdict after {clipped('; '.join(sorted(ways)), 200)}"
         if ways
         else f"every attempt comes to a verdict, whatever is said: {tried} odd calls",
         remedy="score what the policy did as it stands: raise InvalidArguments for bad arguments, give the "
@@ -247,7 +247,10 @@ async def _confirmed(
                 continue  # it did not repeat: counted as an accident
             ways[evidence] = _told(whole)
         cases.append(
-            Case(what=f"without a verdict after {ways[evidence]}: {evidence}"[:240], where=job.drawn[0].id)
+            Case(
+                what=clipped(f"without a verdict after {ways[evidence]}: {evidence}", 240),
+                where=job.drawn[0].id,
+            )
         )
     return set(ways.values())
 
@@ -269,7 +272,9 @@ async def _seen_before(runner: EpisodeRunner, cases: list[Case]) -> set[str]:
             ways[first.verdict.evidence] = _told(first.calls)
             cases.append(
                 Case(
-                    what=f"without a verdict after {_told(first.calls)}: {first.verdict.evidence}"[:240],
+                    what=clipped(
+                        f"without a verdict after {_told(first.calls)}: {first.verdict.evidence}", 240
+                    ),
                     where=first.task.id,
                 )
             )

@@ -54,8 +54,8 @@ from agito.cli.arguments import (
 from agito.cli.exit_codes import guarded
 
 _EXIT_CODES = (
-    "Exit codes: 0 done, 1 unexpected, 2 usage, 3 recipe, 4 not found, 5 checkpoint, 6 no isolation, 7 "
-    "disk full, 8 a process died, "
+    "Exit codes: 0 done, 1 unexpected, 2 usage (help instead of a command, too), 3 recipe, 4 not found, "
+    "5 checkpoint, 6 no isolation, 7 disk full, 8 a process died, "
     "9 diverged, 10 sandbox, 11 answer reachable, 12 environment paused, 13 not fit to train on, 14 "
     "endpoint, 130 Ctrl-C."
 )
@@ -128,7 +128,7 @@ def train(
       agito train --prompts tasks.jsonl --reward my_reward.py:reward --model smollm2-135m
       agito train --resume runs/quickstart
     """
-    from agito.cli.train import resume_run, train_run
+    from agito.cli.train import place_of, resume_run, train_run
     from agito.plugins import label
 
     if resume is not None:
@@ -147,13 +147,11 @@ def train(
             "give a recipe, such as quickstart, --env ENV, --prompts DATA, or --resume RUN",
             param_hint="RECIPE",
         )
-    if name is not None and out is not None:
-        raise typer.BadParameter("give one of --name and --out", param_hint="--out")
+    place = place_of(name, out)
     named = [f'name="{label(env)}"'] if env and recipe is None else []
     keys = {"seed": seed, "compute.on": on, "env.name": env or None, "model.path": model or None}
     keys["sft.messages"] = sft
     overrides = [f"{key}={value}" for key, value in keys.items() if value is not None]
-    place = out or (Path("runs") / name if name else None)
     base = None if prompts is not None else "quickstart"
     words = (*named, *(sets or []), *overrides)
     return train_run(recipe or base, words, place, admit_anyway=admit_anyway, dry=dry_run)

@@ -112,7 +112,8 @@ def print_card(card: Card, console: Console) -> None:
     for quality in card.qualities:
         console.print()
         console.print(Text.assemble(_SIGNS[quality.mark], "  ", (quality.name, "bold"), "  ", quality.says))
-        print_table(console, _numbers(quality))
+        if quality.measures:
+            print_table(console, _numbers(quality))
         for case in quality.cases:
             console.print(Text.assemble(("     case  ", "yellow"), case.what, (f"  {case.where}", "dim")))
     ends = (
@@ -160,11 +161,11 @@ def _print_gates(card: Card, console: Console) -> None:
     table.add_column(min_width=1)
     table.add_column(min_width=13)
     table.add_column(ratio=1)
-    for gate in sorted(card.gates, key=lambda gate: gate.holds):
-        said = (
-            Text(gate.found, "dim")
-            if gate.holds
-            else Text.assemble(gate.found, (f"\nremedy: {gate.remedy}", "red"))
-        )
-        table.add_row(_SIGNS[Mark.GOOD if gate.holds else Mark.BAD], gate.name, said)
+    for gate in sorted(card.gates, key=lambda gate: (gate.holds, not gate.doubt)):
+        mark = Mark.BAD if not gate.holds else Mark.DOUBT if gate.doubt else Mark.GOOD
+        said = Text(gate.found, "dim" if mark is Mark.GOOD else "")
+        if mark is not Mark.GOOD:
+            why = f"{gate.doubt}: {gate.remedy}" if gate.holds else f"remedy: {gate.remedy}"
+            said.append(f"\n{why}", "yellow" if gate.holds else "red")
+        table.add_row(_SIGNS[mark], gate.name, said)
     show(console, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -186,11 +187,13 @@ def serve(
       agito serve shell --mcp --verdicts verdicts.jsonl
     """
     if not mcp:
-        raise typer.BadParameter("say how: --mcp", param_hint="--mcp")
+        raise typer.BadParameter(f"add --mcp, the way to serve it: agito serve {quote(env)} --mcp")
     from importlib.util import find_spec
 
     if find_spec("mcp") is None:
-        raise typer.BadParameter("needs the MCP SDK: pip install 'mcp>=2.3'", param_hint="--mcp")
+        raise typer.BadParameter(
+            "needs the MCP SDK, which an extra installs: pip install 'agito[mcp]'", param_hint="--mcp"
+        )
     from agito.cli import serve as mcp_server
 
     mcp_server.serve(env, verdicts, split=split, seed=seed, level=level)

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from agito.cli.evaluate import How
 from agito.cli.exit_codes import work
-from agito.cli.progress import shown
-from agito.cli.run_status import Phase, RunProgress
+from agito.cli.progress import shown, tell_loading
 from agito.cli.summary import rate_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
@@ -19,6 +18,7 @@ from agito.evaluation.saved_policy import evaluate_checkpoint
 from agito.record import Rate
 from agito.record.commits import load_meta
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 
 
 def choose_checkpoint(run: Path, how: How) -> None:
@@ -51,6 +51,7 @@ def _success(directory: Path, how: How) -> Rate:
     recipe = how.changes.applied_to(load_policy.recipe_of(directory))
     num_tasks = how.num_tasks or recipe.eval.tasks
     temperature = recipe.eval.temperature if how.temperature is None else how.temperature
+    tell_loading(recipe)
     phases = [Phase("policy", directory.name, "attempts", num_tasks * how.num_attempts)]
 
     with shown(RunProgress(phases), err(), Text(str(directory), "bold")) as view:

@@ -90,6 +90,12 @@ def _print_steps(recipe: Recipe, found: Footprint, seen: Probe, disk: int) -> No
             f"{counted(round(num * seen.sampled_tokens), 'token')} sampled, "
             f"{counted(round(num * seen.all_tokens), 'token')} learned from, in {counted(num, 'attempt')}",
         )
+    cold, sft = seen.cold_start_s(recipe), recipe.sft
+    if sft.demos and cold is not None:
+        steps = sft.epochs * sft.demos // sft.batch
+        table.add_row(
+            "  cold start", f"{steps} steps of imitation, {_time(cold)}, once its demonstrations are there"
+        )
     step = seen.step_s(recipe)
     if step is not None:
         bound = "" if seen.attempts else "at most "
@@ -98,9 +104,7 @@ def _print_steps(recipe: Recipe, found: Footprint, seen: Probe, disk: int) -> No
             "  seconds a step",
             f"{together:.1f} (sampling {bound}{step[0]:.1f}, learning at most {step[1]:.1f})",
         )
-        table.add_row(
-            "  reinforcement", f"{recipe.rl.steps} steps, {together * recipe.rl.steps / 60:.0f} min"
-        )
+        table.add_row("  reinforcement", f"{recipe.rl.steps} steps, {_time(together * recipe.rl.steps)}")
     else:
         table.add_row("  seconds a step", f"unknown: {_missing(seen)}")
     kept = f"{_bytes(found.checkpoint_bytes)} a checkpoint, {_bytes(found.disk_bytes)} a run"
@@ -117,7 +121,13 @@ def _caveat(recipe: Recipe, seen: Probe) -> str:
         else "No attempt ended in time: lengths are those of demonstrations."
     )
     overlap = " agito plan foresees the overlapped loop." if recipe.pipeline.mode == "decoupled" else ""
-    return f"{what} Cold start and evaluations come on top.{overlap}"
+    has_cold = recipe.sft.demos and seen.cold_start_s(recipe) is not None
+    top = (
+        "Evaluations come"
+        if has_cold or not (recipe.sft.demos or recipe.sft.messages)
+        else "Cold start and evaluations come"
+    )
+    return f"{what} {top} on top.{overlap}"
 
 
 def _missing(seen: Probe) -> str:
@@ -128,6 +138,10 @@ def _missing(seen: Probe) -> str:
 
 def _cells(part: Part) -> tuple[str, str, str]:
     return _bytes(part.num_bytes), str(part.num), _bytes(part.total)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def _count(number: int) -> str:

@@ -9,13 +9,13 @@ from rich.text import Text
 
 from agito.cli.evaluate import How
 from agito.cli.exit_codes import work
-from agito.cli.progress import shown
-from agito.cli.run_status import Phase, RunProgress
+from agito.cli.progress import shown, tell_loading
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe
 from agito.evaluation.effort import EffortCurve, Estimate, evaluate_efforts
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 
 _COLUMNS = {"success": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
 
@@ -31,6 +31,7 @@ def compare_efforts(path: Path, how: How) -> None:
     about = f"{recipe.env.title} · {how.split} · temperature {temperature:g} · seed {recipe.seed}"
     heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
     phases = [Phase(effort.value, effort.value, "tasks", num_tasks) for effort in recipe.effort.settings]
+    tell_loading(recipe)
     with shown(RunProgress(phases), err(), heading) as view:
         curve, _ = work(
             lambda: evaluate_efforts(

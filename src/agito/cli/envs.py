@@ -9,34 +9,39 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from keyword import iskeyword
 from pathlib import Path
+from shlex import quote
 
 import typer
 from rich.text import Text
 
+from agito.cli.exit_codes import say
 from agito.cli.terminal import out
-from agito.envs import load
+from agito.envs import bundled, load
 from agito.errors import AgitoError, BadRecipe, NotAdmitted
 from agito.protocols import Environment, Renderer, Unscripted
 from agito.record.writable import require_folder
+from agito.rollout import reward_range
 from agito.testing import ByteRenderer, EnvironmentContract, Violation
 from agito.testing.contract import SENTENCES
 from agito.testing.environment.tasks import TaskRules
 from agito.testing.environment.worlds import WorldRules
-from agito.types import Dialect, Fault
+from agito.types import Dialect, EpisodeArtifacts, Fault, Target, Verdict
 
 _SCRIPTED = (
     "test_a_fork_with_fresh_noise_can_still_be_solved",
     "test_an_environment_says_what_it_consists_of",
     "test_every_solution_earns_full_marks_whatever_faults_it_meets",
     "test_negative_controls_stay_at_the_floor",
-    "test_nothing_of_the_key_stands_in_the_task",
+    "test_nothing_of_the_target_stands_in_the_task",
     "test_tasks_are_labelled_truthfully_and_their_ids_are_unique",
     "test_the_demonstrator_is_deterministic_given_its_seed",
     "test_the_demonstrators_success_falls_with_its_skill",
 )
+_RANGE = "test_every_reward_lies_in_the_declared_range"
 
 
 def check_environment(name: str) -> None:
@@ -44,17 +49,22 @@ def check_environment(name: str) -> None:
     environment = load(name)
     console = out()
 
+    graded: list[Verdict] = []  # in the rule that is being checked
+
     class Suite(EnvironmentContract):
+        full_reward = reward_range(environment)[1]
+
         async def make(self) -> Environment:
-            return load(name)
+            return _watched(load(name), graded)
 
         def renderers(self) -> Sequence[Renderer]:
             return [ByteRenderer(dialect) for dialect in Dialect]
 
     broken, before = 0, dict[tuple[str, ...], str]()
     rules = [rule for rule in Suite.rules() if rule not in _of_scripts(environment)]
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: rule != _RANGE):  # first what others follow from
         sentence = SENTENCES[rule]
+        graded.clear()
         try:
             getattr(Suite(), rule)()
         except Exception as error:  # whatever the environment raises is a finding
@@ -62,8 +72,11 @@ def check_environment(name: str) -> None:
             console.print(Text.assemble(("✗ ", "red"), (sentence, "bold")))
             (raised, line), told = _cause(error), _told(error, sentence)
             place = line or _place(error, rule, type(environment))
-            # one mistake breaks many rules, and is told once
-            first = before.setdefault((raised,) if raised else (place, *told), sentence)
+            # one mistake breaks many rules, and is told once; a wrong scale of rewards breaks all about them
+            is_theirs = bool(_frames(error, type(environment)))
+            is_scale = (rule == _RANGE or (_RANGE,) in before) and graded and not is_theirs
+            cause = (_RANGE,) if is_scale else (raised,) if raised else (place, *told)
+            first = before.setdefault(cause, sentence)
             lines = [place, *told] if first == sentence else [f"as above: {first}"]
             for each, style in zip(lines, ["yellow" if first == sentence else "", "", ""], strict=False):
                 console.print(Text(f"    {each}", style), soft_wrap=True)
@@ -73,10 +86,28 @@ def check_environment(name: str) -> None:
         console.print(f"\n{broken} of {len(rules)} rules do not hold", style="red", highlight=False)
         raise typer.Exit(NotAdmitted.exit_code)
     console.print(
-        f"\n[green]{name} keeps the standard[/]. How good it is: agito audit {name}",
+        Text.assemble(
+            ("\n" + name, "green"),
+            (" keeps the standard", "green"),
+            f". How good it is: agito audit {quote(name)}",
+        ),
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _watched(environment: Environment, graded: list[Verdict]) -> Environment:
+    """Notes its verdicts."""
+    grade = environment.grade
+
+    async def watching(sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
+        verdict = await grade(sealed, target, grade_seed)
+        graded.append(verdict)
+        return verdict
+
+    with suppress(AttributeError):  # an instance that takes no attributes is checked all the same
+        environment.grade = watching
+    return environment
 
 
 def _of_scripts(environment: Environment) -> tuple[str, ...]:
@@ -112,12 +143,7 @@ def _place(error: Exception, rule: str, environment: type) -> str:
     about.
     """
     source = inspect.getsourcefile(environment)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if source and Path(frame.filename) == Path(source)
-    ]
-    if frames:
+    if frames := _frames(error, environment):
         return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
     method = _method_of(rule)
     code = getattr(getattr(environment, method, None), "__code__", None)
@@ -125,6 +151,13 @@ def _place(error: Exception, rule: str, environment: type) -> str:
         inherits = f", which inherits {method}" if code else ""
         return f"{source}:{_line_of(environment)} in class {environment.__name__}{inherits}"
     return f"{code.co_filename}:{code.co_firstlineno} in {environment.__name__}.{method}"
+
+
+def _frames(error: Exception, environment: type) -> list[traceback.FrameSummary]:
+    """Those in the environment's own file."""
+    source = inspect.getsourcefile(environment)
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if source and Path(frame.filename) == Path(source)]
 
 
 def _line_of(environment: type) -> int:
@@ -157,10 +190,12 @@ def new_environment(name: str, into: Path) -> None:
         raise BadRecipe(f"{taken[0]}: already there; choose another name")
     require_folder(into, "--into")
     into.mkdir(parents=True, exist_ok=True)
+    if name in bundled():
+        say(f"{name} is also the name of an environment of Agito's; yours is {into / name}.py:{class_name}")
     for path, template in paths.items():
         text = (files("agito.envs") / "template" / template).read_text(encoding="utf-8")
         path.write_text(text.replace("NAME", name).replace("CLASS", class_name), encoding="utf-8")
-    own = f"{into / name}.py:{class_name}"
+    own = quote(f"{into / name}.py:{class_name}")
     print(  # noqa: T201
         "\n".join(
             [

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from agito.audit import digest_of
 from agito.cli.exit_codes import say, work
-from agito.cli.progress import shown
-from agito.cli.run_status import Phase, RunProgress
+from agito.cli.progress import shown, tell_loading
 from agito.cli.summary import cause_lines, rate_text, tier_text
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
@@ -21,6 +20,7 @@ from agito.evaluation import saved_policy
 from agito.evaluation.saved_policy import Evaluation
 from agito.recipe import Recipe
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,7 @@ def _follow(
         Phase("policy", "policy", "attempts" if num_attempts > 1 else "tasks", num_tasks * num_attempts),
         *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
     ]
+    tell_loading(recipe)
     with shown(RunProgress(phases), console, heading) as view:
         return work(
             lambda: saved_policy.evaluate_checkpoint(

@@ -27,6 +27,12 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 DEBUG = "AGITO_DEBUG"
+_CANNOT = {  # what the system keeps from us, with what to do
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "it may not be read or written by this user; choose another place"
+    ),
+    errno.EROFS: "it cannot be written, for its disk is read only; choose another place",
+}
 _GONE = 141  # as the shell puts it: 128 + SIGPIPE
 
 
@@ -83,7 +89,8 @@ def exit_code(error: BaseException) -> int:
         say(f"error: {found}")
         return BadEnvironment.exit_code
     if isinstance(error, OSError) and error.filename is not None:
-        say(f"error: {os.fsdecode(error.filename)}: {error.strerror}; --debug shows where")
+        what = _CANNOT.get(error.errno or 0, f"{error.strerror}; --debug shows where")
+        say(f"error: {os.fsdecode(error.filename)}: {what}")
         return NotFound.exit_code
     say(f"unexpected {type(error).__name__}: {_one_line(error)}")
     say(f"the traceback is in {_write_trace(error)}; please report it. With --debug it is shown here")

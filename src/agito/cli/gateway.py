@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agito.cli.exit_codes import say, work
+from agito.cli.progress import tell_loading
 from agito.errors import AgitoError
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
 from agito.gateway.app import body_of
@@ -173,6 +174,7 @@ def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
         require_folder(place.record, "--record")
     found = load_policy.find(checkpoint)
     recipe = load_policy.recipe_of(found)
+    tell_loading(recipe)
     recipe = recipe.model_copy(
         update={
             "compute": recipe.compute.model_copy(update={"ranks": 1}),

@@ -8,16 +8,19 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.console import Console
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from agito.cli.exit_codes import work
-from agito.cli.tables import plain_table, print_table
-from agito.cli.terminal import out
+from agito.cli.tables import needed_width, plain_table, print_table
+from agito.cli.terminal import out, show
 from agito.envs import bundled, load
 from agito.errors import AgitoError, NoIsolation
 from agito.models.compiler import FORWARD, REMEDY, NoCompiler, library
@@ -62,11 +65,18 @@ def diagnose() -> None:
     """Raises `NoIsolation` after everything has been printed, when no sandbox is possible."""
     console = out()
     missing: NoIsolation | None = None
-    print_findings(
-        console,
-        "machine",
-        [_python(), _torch(), _compiler(), _cores(), _threads(), _memory(), _disk(), _files(), _browser()],
-    )
+    machine = [
+        _python(),
+        _torch(),
+        _compiler(),
+        _cores(),
+        _threads(),
+        _memory(),
+        _disk(),
+        _files(),
+        _browser(),
+    ]
+    print_findings(console, "machine", machine)
     try:
         from agito.worlds.sandbox import layers
 
@@ -77,18 +87,40 @@ def diagnose() -> None:
     print_findings(console, "isolation", findings)
     if missing is not None:
         raise missing
-    console.print("\n[green]ready[/]: agito train smoke, in about a minute, or agito train quickstart")
+    console.print(f"\n{conclusion(machine)}", soft_wrap=True)
+    if not can_train(machine):
+        raise typer.Exit(1)
+
+
+def can_train(findings: Sequence[Finding]) -> bool:
+    return not any(each.name == "torch" and each.remedy for each in findings)
+
+
+def conclusion(findings: Sequence[Finding]) -> str:
+    """What to do next, which must not be what will fail here."""
+    wrong = [each.name for each in findings if each.remedy and not each.is_only_noise]
+    if not can_train(findings):
+        return "[red]not ready[/]: nothing can be trained without torch"
+    place = " --out DIR, another place than this one," if "disk" in wrong else ","
+    others = ", ".join(name for name in wrong if name != "disk")
+    return (
+        f"[green]ready[/]{f' but for {others}' if others else ''}: agito train smoke{place} in about a minute"
+    )
 
 
 def print_findings(console: Console, title: str, findings: list[Finding]) -> None:
     table = plain_table("", title)
     table.add_column("", overflow="fold")
+    lines: list[RenderableType] = [Text(title, "dim")]
     for each in findings:
         bad = Text("!", "yellow") if each.is_only_noise else Text("✗", "red")
-        table.add_row(bad if each.remedy else Text("✓", "green"), each.name, each.value)
-        if each.remedy:
-            table.add_row("", "", Text(each.remedy, "yellow"))
-    print_table(console, table)
+        mark = bad if each.remedy else Text("✓", "green")
+        told = [Text(each.value), *([Text(each.remedy, "yellow")] if each.remedy else [])]
+        for at, text in enumerate(told):
+            table.add_row(*("", "") if at else (mark, each.name), text)
+        lines += [Text.assemble(mark, f" {each.name}"), *(Padding(text, (0, 0, 0, 4)) for text in told)]
+    # in a narrow place each value beneath its name, so that no path is broken
+    show(console, table if needed_width(console, table) <= console.width else Group(*lines))
 
 
 def _python() -> Finding:

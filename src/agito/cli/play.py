@@ -18,6 +18,7 @@ from rich.text import Text
 
 from agito.cli.episode import budget_text, print_event, print_task, print_verdict
 from agito.cli.exit_codes import work
+from agito.cli.progress import tell_loading
 from agito.cli.terminal import out
 from agito.concurrency import Interrupted
 from agito.evaluation import saved_policy
@@ -61,6 +62,7 @@ def play_yourself(env: str, choice: Choice) -> None:
 def watch_checkpoint(path: Path, choice: Choice, *, temperature: float | None, pause: bool) -> None:
     directory = load_policy.find(path)
     recipe = choice.changes.applied_to(load_policy.recipe_of(directory))
+    tell_loading(recipe)
     work(
         lambda: _watch(
             directory, recipe, choice, recipe.eval.temperature if temperature is None else temperature, pause

@@ -14,21 +14,12 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from agito.cli.run_status import Mark, Phase, RunProgress, clock_text
+from agito.cli.exit_codes import say
 from agito.recipe import Recipe
-from agito.record.events import (
-    EvaluationFinished,
-    Event,
-    Level,
-    Notice,
-    PhaseStarted,
-    Progress,
-    Recovered,
-    RunFinished,
-    StepFinished,
-)
+from agito.record.events import Event, PhaseStarted
+from agito.training.progress.board import Mark, Phase, RunProgress, clock_text, loading
+from agito.training.progress.lines import Lines, count_text, figure_text, left_text, pace_text
 
-_LINE_EVERY_S = 5.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MAX_CURVE = 24
 # Of the board, each with the width of the terminal from which on there is room for it.
@@ -56,6 +47,12 @@ def heading_of(recipe: Recipe, path: Path) -> Text:
     return Text.assemble((recipe.name, "bold"), f" → {path}  ", (about, "dim"))
 
 
+def tell_loading(recipe: Recipe) -> None:
+    """Before a pre-trained model is opened, which may take minutes in which nothing else is said."""
+    if told := loading(recipe):
+        say(told)
+
+
 class Watching:
     """Every event goes to the board, and the screen follows by itself."""
 
@@ -63,9 +60,12 @@ class Watching:
         self.board, self._console, self._heading = board, console, heading
 
     def handle(self, event: Event) -> None:
+        self._head(event)
+        self.board.handle(event)
+
+    def _head(self, event: Event) -> None:
         if isinstance(event, PhaseStarted) and self._heading is not None and not self.board.has_begun:
             self._console.print(self._heading, soft_wrap=not self._console.is_terminal)
-        self.board.handle(event)
 
 
 class _Lines(Watching):
@@ -73,43 +73,11 @@ class _Lines(Watching):
 
     def __init__(self, board: RunProgress, console: Console, heading: Text | None) -> None:
         super().__init__(board, console, heading)
-        self._last = -math.inf
+        self._lines = Lines(board, self._say)
 
     def handle(self, event: Event) -> None:
-        ended, had_alarm = self.board.current, self._has_alarm()
-        if ended is not None and isinstance(event, PhaseStarted | EvaluationFinished | RunFinished):
-            self._print(ended, event.at, f"done in {clock_text(ended.spent_s(event.at))}")
-        super().handle(event)
-        phase = self.board.current
-        match event:
-            case PhaseStarted() if phase is not None:
-                self._print(phase, event.at, "begins")
-            case Progress() | StepFinished() if phase is not None:
-                if event.at - self._last >= _LINE_EVERY_S or self._has_alarm() != had_alarm:
-                    self._print(phase, event.at, "")
-            case Recovered():
-                self._say(self.board.trouble)
-            case Notice() if event.level is not Level.ALARM:
-                self._say(event.text)
-            case _:
-                pass
-
-    def _has_alarm(self) -> bool:
-        return self.board.current is not None and self.board.current.has_alarm
-
-    def _print(self, phase: Phase, at: float, what: str) -> None:
-        board, self._last = self.board, at
-        parts = [
-            f"[{clock_text(at - board.began):>5}]",
-            f"{phase.title:<16}",
-            _count(phase),
-            _figure(phase),
-            _pace(phase, at),
-            "" if what else _left(phase, at),
-            "" if what else phase.meters,
-            what,
-        ]
-        self._say("  ".join(part for part in parts if part))
+        self._head(event)
+        self._lines.handle(event)
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
@@ -162,7 +130,7 @@ class _Picture:
                 Text(note, "dim"),
                 *[Text()] * 4,
             ]
-        pace = Text(_pace(phase, board.now).replace("tokens", "tok"), "dim")
+        pace = Text(pace_text(phase, board.now).replace("tokens", "tok"), "dim")
         if phase.mark is Mark.DONE:
             middle = (
                 _sparkline(phase) if phase.curve else Text(f"{phase.done or phase.total} {phase.unit}", "dim")
@@ -173,7 +141,7 @@ class _Picture:
                 Text(phase.title),
                 middle,
                 Text(),
-                Text(_figure(phase), "bold"),
+                Text(figure_text(phase), "bold"),
                 pace,
                 took,
             ]
@@ -181,13 +149,13 @@ class _Picture:
             total=max(phase.total, 1), completed=phase.done, pulse=not phase.total, complete_style="cyan"
         )
         middle = _sparkline(phase) if phase.curve and is_wide else bar
-        left = Text(_left(phase, board.now))
+        left = Text(left_text(phase, board.now))
         return [
             self._spinner,
             Text(phase.title, "bold"),
             middle,
-            Text(_count(phase)),
-            Text(_figure(phase), "bold"),
+            Text(count_text(phase)),
+            Text(figure_text(phase), "bold"),
             pace,
             left,
         ]
@@ -199,26 +167,3 @@ def _sparkline(phase: Phase) -> Text:
     values = [value for value in phase.curve[:: stride or 1] if math.isfinite(value)]
     blocks = "".join(_BLOCKS[min(int(value * len(_BLOCKS)), len(_BLOCKS) - 1)] for value in values)
     return Text(blocks, "cyan")
-
-
-def _count(phase: Phase) -> str:
-    return f"{phase.done}/{phase.total}" if phase.total else ""
-
-
-def _figure(phase: Phase) -> str:
-    if math.isfinite(phase.success):
-        counts = "".join(
-            f", {num} {what}" for num, what in ((phase.void, "void"), (phase.penalised, "penalised")) if num
-        )
-        return f"success {phase.success:.2f}{counts}{', ALARM' if phase.has_alarm else ''}"
-    return f"loss {phase.loss:.3f}" if math.isfinite(phase.loss) else ""
-
-
-def _pace(phase: Phase, at: float) -> str:
-    pace = phase.tokens_per_s(at)
-    return f"{pace:,.0f} tokens/s".replace(",", " ") if math.isfinite(pace) else ""
-
-
-def _left(phase: Phase, at: float) -> str:
-    left = clock_text(phase.left_s(at))
-    return f"{left} left" if left else ""

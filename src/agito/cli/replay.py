@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +15,7 @@ from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import Diverged, NotFound
 from agito.record import PHASES, Recorded, RunDir, RunState, read_quarantined, read_trajectories
+from agito.record.rundir import no_run
 from agito.replays.episode import EpisodeReplay, replay_episode
 from agito.replays.updates import replay_updates as replay_all
 from agito.scheduling.log import replay
@@ -128,14 +130,15 @@ def list_attempts(run: Path, phase: str | None, step: int | None = None) -> None
     if len(by_step) > 1:
         shown += f"; there {_steps(by_step)}: --step N"
     console.print(
-        f"\n[dim]{shown}. Act one again: agito replay {run} ATTEMPT --phase {phase}[/]", highlight=False
+        Text(f"\n{shown}. Act one again: agito replay {quote(str(run))} ATTEMPT --phase {phase}", "dim"),
+        highlight=False,
     )
 
 
 def _nothing(run: Path, phase: str | None) -> str:
     """Why there is no attempt to list."""
     if RunDir.state(run) in (RunState.ABSENT, RunState.FOREIGN):
-        return f"{run}: no run there; give a run directory such as runs/quickstart"
+        return f"{run}: {no_run(run)}"
     there = ", ".join(name for name in PHASES if any((run / "trajectories").glob(f"{name}-*.parquet")))
     if not there:
         return f"{run}: no attempts recorded yet"

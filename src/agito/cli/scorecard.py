@@ -15,8 +15,7 @@ from rich.text import Text
 
 from agito.cli.evaluate import How
 from agito.cli.exit_codes import say, work
-from agito.cli.progress import shown
-from agito.cli.run_status import Phase, RunProgress
+from agito.cli.progress import shown, tell_loading
 from agito.cli.summary import cause_lines, rate_text
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
@@ -28,6 +27,7 @@ from agito.recipe import EnvSection, Recipe
 from agito.record.events import OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy
+from agito.training.progress.board import Phase, RunProgress
 from agito.types import Dialect, Thinking
 
 _ENDPOINT_TASKS = 150
@@ -57,6 +57,7 @@ def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
     num_tasks, split = how.num_tasks or recipe.eval.tasks, how.split
     heat = recipe.eval.temperature if how.temperature is None else how.temperature
     named = dict(zip(_names(directories), directories, strict=True))
+    tell_loading(load_policy.recipe_of(directories[0]))
     with shown(_board(list(named), num_tasks), err()) as view:
         card = work(
             lambda: scorecard.of_checkpoints(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 from rich.table import Table
 from rich.text import Text
@@ -97,7 +98,7 @@ def _facts(summary: Summary, path: Path) -> Table:
         key=lambda each: _PHASES.index(each[0]) if each[0] in _PHASES else len(_PHASES),
     )
     phases = " · ".join(f"{name} {wall_s:.0f}" for name, wall_s in in_order)
-    table.add_row("wall", f"{summary.wall_s:.0f} s ({phases})")
+    table.add_row("wall", f"{summary.wall_s:.0f} s after set-up ({phases})")
     stolen = (
         f", {summary.stolen_ratio:.0%} of the machine taken by its host"
         if summary.stolen_ratio >= 0.01
@@ -119,7 +120,8 @@ def _facts(summary: Summary, path: Path) -> Table:
         table.add_row("in doubt", doubts)
     table.add_row("isolation", tier_text(summary.isolation_tier))
     table.add_row("report", Text(f"{path / 'report.html'}", "bold"))
-    table.add_row("next", f"agito eval {path} · agito play --checkpoint {path} · agito replay {path}")
+    run = quote(str(path))
+    table.add_row("next", f"agito eval {run} · agito play --checkpoint {run} · agito replay {run}")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -13,7 +14,6 @@ from agito.cli.terminal import show
 _ROOM = 10_000  # more than any table needs
 _INDENT = 4
 _GAP = 2
-_FOLDED = 12  # characters, which a column that breaks words makes do with
 
 
 def plain_table(*headers: str, wrapped: tuple[str, ...] = ()) -> Table:
@@ -37,10 +37,10 @@ def print_table(console: Console, table: Table) -> None:
     """As it is where it fits; in a narrower place each row over several lines, so that nothing is ever cut
     off.
     """
-    show(console, table if _least(console, table) <= console.width else _stacked(table))
+    show(console, table if needed_width(console, table) <= console.width else _stacked(table))
 
 
-def _least(console: Console, table: Table) -> int:
+def needed_width(console: Console, table: Table) -> int:
     """The width below which something would be cut off."""
     widths = list[int]()
     for column in table.columns:
@@ -48,20 +48,25 @@ def _least(console: Console, table: Table) -> int:
             Measurement.get(console, console.options.update(width=_ROOM), cell)
             for cell in (column.header, *column.cells)
         ]
-        folded = _FOLDED if column.overflow == "fold" else _ROOM
-        widths.append(max(each.maximum if column.no_wrap else min(each.minimum, folded) for each in found))
+        widths.append(max(each.maximum if column.no_wrap else each.minimum for each in found))
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _stacked(table: Table) -> RenderableType:
+    """A row's first cell, and beneath it the others: behind their headers, in line with one another."""
     headers = [str(column.header) for column in table.columns]
+    at = max((cell_len(header) for header in headers[1:] if header), default=0) + _GAP
     lines: list[RenderableType] = [Text(headers[0], "dim")] if headers[0] else []
     for first, *others in zip(*(tuple(column.cells) for column in table.columns), strict=True):
         lines.append(_text(first))
         for header, cell in zip(headers[1:], others, strict=True):
             said = _text(cell)
             if said.plain.strip() and header:
-                lines.append(Padding(Text.assemble((f"{header}  ", "dim"), said), (0, 0, 0, _INDENT)))
+                row = Table.grid(padding=0)
+                row.add_column(width=at, style="dim")
+                row.add_column()
+                row.add_row(header, said)
+                lines.append(Padding(row, (0, 0, 0, _INDENT)))
     return Group(*lines)
 
 

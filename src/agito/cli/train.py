@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import typer
+
 from agito.api import place, require_place
 from agito.audit import SHORT
 from agito.cli.dry_run import dry_run
 from agito.cli.exit_codes import say, work
-from agito.cli.progress import heading_of, shown
-from agito.cli.run_status import RunProgress, planned
+from agito.cli.progress import heading_of, shown, tell_loading
 from agito.cli.summary import print_summary
 from agito.cli.terminal import err
 from agito.concurrency import Interrupted
@@ -21,11 +22,15 @@ from agito.plugins import shown as environment
 from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
-from agito.record.commits import load_meta, newest
 from agito.record.events import OnEvent
+from agito.record.rundir import no_run
 from agito.runtime.recipe_check import fit
 from agito.training import run as training_run
 from agito.training.admission import Admission, admit
+from agito.training.progress.board import RunProgress, planned
+from agito.training.progress.stopped import resume_command, stopped
+
+_NOTHING = "nothing was begun"
 
 
 def train_run(
@@ -51,7 +56,7 @@ def train_run(
         return
     require_place(path)
     admission = _admitted(recipe.env.names, admit_anyway)
-    for note in fitted.notes:
+    for note in (*admission.doubts, *fitted.notes):
         say(note)
     was = RunDir.state(path)
     aside = place(path)
@@ -59,7 +64,7 @@ def train_run(
         say(
             f"the earlier run is now {aside}"
             + (
-                f"; it was not finished: to go on with it, agito train --resume {aside}"
+                f"; it was not finished: to go on with it, {resume_command(aside)}"
                 if was is RunState.UNFINISHED
                 else ""
             )
@@ -71,16 +76,33 @@ def train_run(
     )
 
 
+def place_of(name: str | None, out: Path | None) -> Path | None:
+    """The run's folder; None where it is named after what it trains."""
+    if name is None:
+        return out
+    if out is not None:
+        raise typer.BadParameter("give one of --name and --out", param_hint="--out")
+    if not name.strip() or "/" in name or name in (".", ".."):
+        raise typer.BadParameter(
+            f"{name!r}: it names a folder in runs; a path goes with --out", param_hint="--name"
+        )
+    return Path("runs") / name
+
+
 def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
     """Before anything is moved or made."""
 
     def begins(name: str) -> None:
         say(
-            f"{environment(name)} is new here: auditing it first, at most {SHORT.seconds:.0f} s; its card "
-            "is kept"
+            f"{environment(name)} is new here: auditing it first, which takes about {SHORT.seconds:.0f} s, "
+            "longer on a busy machine; its card is kept"
         )
 
-    admission = work(lambda: admit(*names, anyway=anyway, begins=begins))
+    try:
+        admission = work(lambda: admit(*names, anyway=anyway, begins=begins))
+    except Interrupted:
+        say(f"{_NOTHING}: no run was made or moved")
+        raise
     if admission.anyway:
         say(f"admitted anyway: {', '.join(admission.failed) or 'never audited'}; the run says so")
     return admission
@@ -88,30 +110,23 @@ def _admitted(names: tuple[str, ...], anyway: bool) -> Admission:
 
 def resume_run(path: Path) -> None:
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
-        raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
+        raise NotFound(f"{path}: {no_run(path)}")
     recipe = read(Recipe, path / "config.toml")
     _follow(recipe, path, lambda on_event: training_run.resume(path, on_event))
 
 
 def _follow(recipe: Recipe, path: Path, start: Callable[[OnEvent], Awaitable[Summary]]) -> None:
     board = RunProgress(planned(recipe))
+    tell_loading(recipe)
     try:
         with shown(board, err(), heading_of(recipe, path)) as view:
             summary = work(lambda: start(view.handle))
     except BaseException as error:
-        if board.has_begun and RunDir.state(path) is RunState.UNFINISHED:
-            now = board.current
-            how = "To go on" if isinstance(error, Interrupted) else "Once its cause is mended"
-            at = f" in {now.title}, {now.done}/{now.total}" if now else ""
-            say(f"stopped{at}; {_committed(path)}. {how}: agito train --resume {path}")
+        is_interrupted = isinstance(error, Interrupted)
+        told = stopped(board, path, interrupted=is_interrupted)
+        if told and (board.has_begun or is_interrupted):  # else what is wrong is said alone
+            say(told)
+        elif is_interrupted and RunDir.state(path) is RunState.ABSENT:
+            say(f"{_NOTHING}: there is no run in {path}")
         raise
     print_summary(summary, path)
-
-
-def _committed(path: Path) -> str:
-    """Where a resumed run begins."""
-    checkpoint = newest(path / "checkpoints")
-    if checkpoint is None:
-        return "nothing is committed yet, so the cold start begins again"
-    step = load_meta(checkpoint)["step"]
-    return f"{checkpoint.name} is committed: it goes on from RL step {step}, and what came after is repeated"

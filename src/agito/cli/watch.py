@@ -7,13 +7,15 @@ from pathlib import Path
 
 from agito.cli.exit_codes import say
 from agito.cli.progress import heading_of, shown
-from agito.cli.run_status import RunProgress, planned
 from agito.cli.terminal import out
 from agito.config import read
 from agito.errors import NotFound
 from agito.recipe import Recipe
 from agito.record import RunDir, RunState
 from agito.record.events import Event, EventTail, RunFailed, RunFinished, RunStopped
+from agito.record.rundir import no_run
+from agito.training.progress.board import RunProgress, planned
+from agito.training.progress.stopped import resume_command
 
 _EVERY_S = 0.2
 
@@ -21,7 +23,7 @@ _EVERY_S = 0.2
 def watch_run(path: Path) -> None:
     """Until nobody writes the run any more."""
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
-        raise NotFound(f"{path}: no run there; give a run directory such as runs/quickstart")
+        raise NotFound(f"{path}: {no_run(path)}")
     recipe = read(Recipe, path / "config.toml")
     tail, last = EventTail(path / "events.jsonl"), None
     with shown(RunProgress(planned(recipe)), out(), heading_of(recipe, path)) as view:
@@ -32,11 +34,12 @@ def watch_run(path: Path) -> None:
                 view.handle(last)
             if is_written:
                 time.sleep(_EVERY_S)
+        view.board.end()
     say(_end(path, last))
 
 
 def _end(path: Path, last: Event | None) -> str:
-    go_on = f"agito train --resume {path}"
+    go_on = resume_command(path)
     match last:
         case RunFinished():
             return f"finished; the report is {path / 'report.html'}"

@@ -6,6 +6,7 @@ import inspect
 import sysconfig
 import traceback
 from pathlib import Path
+from shlex import quote
 
 from agito.plugins import environment_in, path_from_here
 
@@ -50,7 +51,7 @@ def _told(error: BaseException) -> str:
 
 def _advice(source: str) -> str:
     name = environment_in(source)
-    return f"; see agito envs check {name}" if name else ""
+    return f"; see agito envs check {quote(name)}" if name else ""
 
 
 def _is_theirs(filename: str) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from agito.envs import isolation_of
 from agito.errors import BadRecipe
@@ -115,7 +116,7 @@ class Changes:
 def check(environment: Environment, recipe: Recipe, split: str) -> None:
     """Raises `BadRecipe` for a split, family or level that the environment does not have."""
     if recipe.env.mix and (recipe.env.families or recipe.env.levels):
-        names = " or ".join(f"--env {name}" for name in recipe.env.names)
+        names = " or ".join(f"--env {quote(name)}" for name in recipe.env.names)
         raise BadRecipe(
             f"this is a mixture, whose families and levels are those of its environments; choose one: {names}"
         )

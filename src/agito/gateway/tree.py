@@ -112,6 +112,8 @@ class KeptMeter:
 
     def told(self) -> str:
         """One line for people."""
+        if not any(self.turns.values()):
+            return "nobody has asked for anything"
         back = sum(count for way, count in self.turns.items() if way is not Way.OPENED)
         kept = f"{self.turns[Way.CONTINUED]} of {back} turns and {self.share_of_tokens:.0%} of their tokens"
         said = f"{kept} stayed on their segment"

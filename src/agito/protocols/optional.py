@@ -50,7 +50,7 @@ class Informed(Protocol):
     rejects such an environment."""
 
     @property
-    def solutions_need_key(self) -> str:
+    def solutions_need_target(self) -> str:
         """The reason, in one sentence."""
         ...
 

@@ -7,13 +7,14 @@ import tomllib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 from agito.errors import NotFound
 from agito.record.difference import Difference, difference, paired_difference
 from agito.record.intervals import Rate
 from agito.record.reading import read_trajectories
-from agito.record.rundir import RunDir, RunState
+from agito.record.rundir import RunDir, RunState, no_run
 from agito.record.summary import rate
 from agito.record.trajectories import is_success
 from agito.types import Attempt, Json, Task
@@ -52,12 +53,12 @@ def read_finished(path: Path) -> FinishedRun:
     """Raises `NotFound` where there is no run, or one that has not come to its end."""
     state = RunDir.state(path)
     if state in (RunState.ABSENT, RunState.FOREIGN):
-        raise NotFound(f"{path}: no run there; give run directories such as runs/quickstart")
+        raise NotFound(f"{path}: {no_run(path)}")
     if state is RunState.UNFINISHED:
         remedy = (
-            f"it is being written; look on with agito watch {path}"
+            f"it is being written; look on with agito watch {quote(str(path))}"
             if RunDir.is_written(path)
-            else f"go on with agito train --resume {path}"
+            else f"go on with agito train --resume {quote(str(path))}"
         )
         raise NotFound(f"{path}: not finished, so there is no result to compare; {remedy}")
     try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 
 from agito.errors import AgitoError, NotFound
@@ -48,7 +49,7 @@ class RunDir:
         found = cls.state(path)
         if found is not RunState.ABSENT:
             remedy = {
-                RunState.UNFINISHED: f"go on with --resume {path}, or move it aside",
+                RunState.UNFINISHED: f"go on with --resume {quote(str(path))}, or move it aside",
                 RunState.FINISHED: "move it aside",
             }
             raise AgitoError(f"{path}: already there ({found}); {remedy.get(found, 'choose another name')}")
@@ -67,7 +68,7 @@ class RunDir:
         it.
         """
         if cls.state(path) in (RunState.ABSENT, RunState.FOREIGN):
-            raise NotFound(f"{path}: no run there; --resume takes a run directory such as runs/quickstart")
+            raise NotFound(f"{path}: {no_run(path)}")
         run = cls(path, _lock(path))
         meta = run.meta
         resumed = meta.get("resumed")
@@ -205,6 +206,14 @@ class RunDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def no_run(path: Path) -> str:
+    """What to say where a run is asked for and none is: the name of one stands for no path."""
+    meant = Path("runs") / path.name
+    if RunDir.state(meant) in (RunState.FINISHED, RunState.UNFINISHED) and meant != path:
+        return f"no run there; did you mean {meant}?"
+    return "no run there; give a run's folder, such as runs/quickstart"
 
 
 def _position(phase: str, step: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.protocols import MAIN, Row, Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.record import Recorded, RunDir, RunState, find_attempt
+from agito.record.rundir import no_run
 from agito.rollout import Plan, RecordedAttempt
 from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, open_run_context
@@ -59,7 +60,7 @@ class EpisodeReplay:
 async def replay_episode(run: Path, attempt: AttemptId, *, phase: str | None = None) -> EpisodeReplay:
     """Raises `NotFound` for a missing run, attempt or tokenizer, and `NoIsolation`."""
     if RunDir.state(run) in (RunState.ABSENT, RunState.FOREIGN):
-        raise NotFound(f"{run}: no run there; give a run directory such as runs/quickstart")
+        raise NotFound(f"{run}: {no_run(run)}")
     recorded = find_attempt(run / "trajectories", attempt, phase=phase)
     if not recorded.attempt.trajectory.segments:
         raise NotFound(

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 
 from pydantic import ValidationError
 
@@ -43,7 +44,9 @@ def find(path: Path) -> Path:
         raise NotFound(f"{path}: neither a checkpoint (no {CONFIG_NAME}) nor a run (no checkpoints/)")
     found = newest(parent)
     if found is None:
-        raise NotFound(f"{path}: this run has no checkpoint yet; go on with agito train --resume {path}")
+        raise NotFound(
+            f"{path}: this run has no checkpoint yet; go on with agito train --resume {quote(str(path))}"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 
 import anyio
 
@@ -41,6 +42,7 @@ class Admission:
     source: Source
     failed: tuple[str, ...] = ()  # gates
     anyway: bool = False
+    doubts: tuple[str, ...] = ()  # gates that hold and are worth a look
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -73,6 +75,7 @@ async def admit(
         source=weakest,
         failed=failed,
         anyway=any(one.anyway for one in each),
+        doubts=tuple(doubt for one in each for doubt in one.doubts),
     )
 
 
@@ -83,7 +86,7 @@ async def admit_again(path: Path, names: Sequence[str], begun_with: Json) -> Non
         raise NotAdmitted(
             f"{path}: the source of {', '.join(names)} is not what this run began with, so its tasks may be "
             "others.\n"
-            f"  Go back to that source, or begin anew: agito train {path / 'config.toml'}"
+            f"  Go back to that source, or begin anew: agito train {quote(str(path / 'config.toml'))}"
         )
 
 
@@ -106,7 +109,15 @@ async def _admit(name: str, anyway: bool, begins: Callable[[str], None], depth: 
     if failed and not anyway:
         raise NotAdmitted(refusal(name, card))
     return Admission(
-        digest=digest, source=source, failed=tuple(failed), anyway=anyway and (card is None or bool(failed))
+        digest=digest,
+        source=source,
+        failed=tuple(failed),
+        anyway=anyway and (card is None or bool(failed)),
+        doubts=tuple(
+            f"{shown(name)} is worth a look before it is trained on for long: {gate.found}"
+            for gate in (card.gates if card else ())
+            if gate.holds and gate.doubt
+        ),
     )
 
 
@@ -131,8 +142,8 @@ def refusal(name: str, card: Card | None) -> str:
             f"environment {shown(name)} is not fit to train on: {', '.join(gate.name for gate in failed)}",
             *raised,
             *lines,
-            f"  Look at the cases: agito audit {shown(name)}. To train all the same, with a note in the "
-            "run: --admit-anyway",
+            f"  Look at the cases: agito audit {quote(shown(name))}. To train all the same, with a note in "
+            "the run: --admit-anyway",
         ]
     )
 

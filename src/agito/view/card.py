@@ -22,7 +22,7 @@ def write_card(card: dict[str, Any], path: Path) -> Path:
         + (folder / "card.css").read_text(encoding="utf-8"),
         "head": _head(card, gates),
         "broke": _broke(card["broke"]),
-        "gates": _gates(sorted(gates, key=lambda gate: gate["holds"])),
+        "gates": _gates(sorted(gates, key=lambda gate: (gate["holds"], not gate.get("doubt")))),
         "qualities": "\n".join(_quality(each) for each in card["qualities"])
         + '<p class="sub">! is worth a look; training goes on.</p>',
     }
@@ -65,8 +65,10 @@ def _broke(cases: Sequence[dict[str, Any]]) -> str:
 def _gates(gates: Sequence[dict[str, Any]]) -> str:
     rows: list[str] = []
     for gate in gates:
-        mark = "good" if gate["holds"] else "bad"
-        remedy = "" if gate["holds"] else f'<p class="remedy">Remedy: {escape(gate["remedy"])}.</p>'
+        doubt = gate.get("doubt", "")
+        mark = "bad" if not gate["holds"] else "doubt" if doubt else "good"
+        why = f"{doubt}: {gate['remedy']}" if gate["holds"] else f"Remedy: {gate['remedy']}"
+        remedy = "" if mark == "good" else f'<p class="remedy">{escape(why)}.</p>'
         rows.append(
             "<tr><td "
             f'class="{mark}">{_SIGNS[mark]}</td><td><b>{escape(gate["name"])}</b></td><td>{escape(gate["found"])}{remedy}</td></tr>'

@@ -54,6 +54,7 @@ class Meters:
     first: Mapping[str, float]
     last: Mapping[str, float]
     num_steps: int
+    num_all: int  # steps so far
 
     def __getitem__(self, name: str) -> float | None:
         return self.last.get(name)
@@ -74,8 +75,8 @@ class Cause:
 
 
 def read_diagnosis(curve: Curve | None, trajectories: Path) -> dict[str, Any] | None:
-    """`{"learns", "success", "steps", "causes": [{title, seen, remedy, episodes}]}`, strict JSON; None
-    without RL steps."""
+    """`{"learns", "success", "steps", "total", "causes": [{title, seen, remedy, episodes}]}`, strict JSON;
+    None without RL steps."""
     meters = read_meters(curve)
     if meters is None:
         return None
@@ -87,6 +88,7 @@ def read_diagnosis(curve: Curve | None, trajectories: Path) -> dict[str, Any] | 
         "learns": rises or (now or 0.0) >= _HIGH,
         "success": [begun, now],
         "steps": meters.num_steps,
+        "total": meters.num_all,
         "causes": [
             {
                 "title": cause.title,
@@ -110,7 +112,7 @@ def read_meters(curve: Curve | None) -> Meters | None:
         known = {name: [each for each in column[part] if each is not None] for name, column in values.items()}
         return {name: sum(column) / len(column) for name, column in known.items() if column}
 
-    return Meters(first=means(slice(0, num)), last=means(slice(-num, None)), num_steps=num)
+    return Meters(first=means(slice(0, num)), last=means(slice(-num, None)), num_steps=num, num_all=total)
 
 
 def _from_meters(meters: Meters) -> Iterator[Cause | None]:

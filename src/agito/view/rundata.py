@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def environment(config: str) -> str:
         names = [str(each["name"]) for each in mix]
     except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError):
         return ""
-    return " + ".join(name.rpartition("/")[2] for name in names)
+    return " + ".join(re.sub(r"(?<![^,=+])[^,=+]*/", "", name) for name in names)
 
 
 def read_curves(path: Path) -> dict[str, Curve]:

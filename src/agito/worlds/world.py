@@ -89,6 +89,11 @@ class World:
     def session(self) -> Session:
         return WorldSession(self)
 
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What it is made of."""
+        return self._components
+
     async def act(self, call: Call, left: Budget) -> Event:
         """Raises `RuntimeError` after the end of the episode."""
         if self._submitted is not None or self._sealed is not None:

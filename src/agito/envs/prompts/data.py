@@ -56,16 +56,18 @@ class Row:
         return " ".join(self.text.lower().split())
 
 
-def read_splits(data: Path, heldout: Path | None, holdout: float) -> dict[str, tuple[Row, ...]]:
-    """Rows of `train`, `validation` and `heldout`. A split for which no file is meant takes a part of
-    training, by the prompt's own hash: equal prompts are in one split. Raises `NotFound` and
-    `BadEnvironment`.
+def read_splits(data: Path, heldout: Path | None, holdout: float) -> tuple[dict[str, tuple[Row, ...]], int]:
+    """Rows of `train`, `validation` and `heldout`, and how many equal ones were left out. A split for which
+    no file is meant takes a part of training, by the prompt's own hash: equal prompts are in one split.
+    Raises `NotFound` and `BadEnvironment`.
     """
-    found = {split: _distinct(rows) for split, rows in _parts(data).items()}
+    parts = _parts(data)
     if heldout is not None:
         apart = _parts(heldout)
-        found["heldout"] = _distinct(apart.get("heldout") or apart["train"])
-    elif "heldout" not in found and "validation" in found:
+        parts["heldout"] = apart.get("heldout") or apart["train"]
+    found = {split: _distinct(rows) for split, rows in parts.items()}
+    num_equal = sum(len(rows) - len(found[split]) for split, rows in parts.items())
+    if "heldout" not in found and "validation" in found:
         found["heldout"] = found.pop("validation")
     keys = sorted(
         {row.key for row in found["train"]},
@@ -83,7 +85,7 @@ def read_splits(data: Path, heldout: Path | None, holdout: float) -> dict[str, t
             f"prompts {data}: too few distinct prompts for every split: {sizes}; three are the least, some "
             "hundred are useful"
         )
-    return found
+    return found, num_equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +149,12 @@ def _parts(path: Path) -> dict[str, list[Row]]:
     raw = _of_folder(path) if path.is_dir() else {"train": _of_file(path)}
     columns = list(dict.fromkeys(name for rows in raw.values() for row in rows for name in row))
     key = next((each for each in _KEYS if each in columns), None)
+    if not columns:
+        raise BadEnvironment(f"prompts {path}: it is empty; write one object with a prompt in each line")
     if key is None:
         raise BadEnvironment(
             f"prompts {path}: no column `prompt` (or `question`); its columns are "
-            f"{', '.join(columns) or 'none'}; rename one"
+            f"{', '.join(columns)}; rename one"
         )
     others = [name for name in columns if name != key]
     return {

@@ -64,7 +64,7 @@ class PromptsEnvironment:
         """Raises `NotFound` and `BadEnvironment` for whatever does not fit together."""
         self.prompts = prompts
         data, heldout = Path(prompts.data), Path(prompts.heldout) if prompts.heldout else None
-        self._rows = read_splits(data, heldout, prompts.holdout)
+        self._rows, self.num_equal_rows = read_splits(data, heldout, prompts.holdout)
         (function,) = plugins.functions("reward", prompts.reward, BadEnvironment)
         self._reward = RewardFunction(function, prompts.reward)
         self._reward.require(self.columns)

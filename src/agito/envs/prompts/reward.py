@@ -74,8 +74,15 @@ class RewardFunction:
             raise BadEnvironment(f"reward {name}: range={self.range}: write (lowest, highest)")
 
     def require(self, columns: tuple[str, ...]) -> None:
-        """Raises `BadEnvironment` for a parameter that there is nothing for."""
+        """Raises `BadEnvironment` for a parameter that there is nothing for, and where none shows what was
+        said.
+        """
         known = (*OFFERED, *columns)
+        if not self.takes_all and not {"completion", "messages"} & set(self.asks):
+            raise BadEnvironment(
+                f"reward {self.name}: it asks for neither `completion` nor `messages`, so it is the same "
+                "whatever the model says, and nothing can be learned from it"
+            )
         for each in self.needs:
             if each not in known:
                 raise BadEnvironment(

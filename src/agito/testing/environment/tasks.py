@@ -59,7 +59,7 @@ class TaskRules(EnvironmentBase):
                     again = second.task(split=split, index=index, seed=self.seed)
                     require(again == tasks[index], f"{split}-{index} came out differently the second time")
 
-    @rule("put what identifies the task (split, index, seed) into its id, and copy the id into the key")
+    @rule("put what identifies the task (split, index, seed) into its id, and copy the id into the target")
     async def test_tasks_are_labelled_truthfully_and_their_ids_are_unique(self) -> None:
         async with self.environment() as env:
             seen: set[str] = set()
@@ -70,7 +70,7 @@ class TaskRules(EnvironmentBase):
                         require(task.id not in seen, f"the id {task.id} stands for two tasks")
                         seen.add(task.id)
                         require(
-                            target.task_id == task.id, f"the key of {task.id} is labelled {target.task_id}"
+                            target.task_id == task.id, f"the target of {task.id} is labelled {target.task_id}"
                         )
                         require(
                             (task.env, task.split) == (env.name, split),
@@ -133,8 +133,8 @@ class TaskRules(EnvironmentBase):
                         f"the parameters of {tool.name} are no schema of an object",
                     )
 
-    @rule("keep answers and seeds in the Key; build prompt, tags and id from what the policy may know")
-    async def test_nothing_of_the_key_stands_in_the_task(self) -> None:
+    @rule("keep answers and seeds in the target; build prompt, tags and id from what the policy may know")
+    async def test_nothing_of_the_target_stands_in_the_task(self) -> None:
         async with self.environment() as env:
             for split in env.splits:
                 tasks = [
@@ -144,7 +144,7 @@ class TaskRules(EnvironmentBase):
                 for task, target in tasks:
                     require(
                         not (target.seed >= 10_000 and has_word(text_of(task), str(target.seed))),
-                        f"{task.id} shows the key's seed",
+                        f"{task.id} shows the seed of the target",
                     )
                 for family in env.families:
                     require_hidden(

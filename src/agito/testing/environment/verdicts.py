@@ -8,7 +8,7 @@ import math
 from unittest import SkipTest
 
 from agito.protocols import OPEN_LOOP, Environment, ScriptFactory
-from agito.rollout import out_of_range
+from agito.rollout import out_of_range, reward_range
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase, tail
 from agito.testing.episodes import Played, nothing, play
@@ -88,7 +88,7 @@ class VerdictRules(EnvironmentBase):
                 rewards = [
                     await self.reward_of_control(env, name, index) for index in range(self.num_episodes)
                 ]
-                require_floor(name, rewards, env.chance_level)
+                require_floor(name, rewards, env)
 
     async def reward_of_control(self, env: Environment, name: str, index: int) -> float:
         task, target = env.task(split="heldout", index=index, seed=self.seed)
@@ -124,10 +124,10 @@ class VerdictRules(EnvironmentBase):
                     verdict.status is Status.SCORED, f"doing nothing in {task.id} is void: {verdict.evidence}"
                 )
                 rewards.append(verdict.reward)
-            require_floor("doing nothing", rewards, env.chance_level)
+            require_floor("doing nothing", rewards, env)
 
     @rule(
-        "let `grade` depend on the capture, the key and the grade seed only; no live world, no clock, no "
+        "let `grade` depend on the capture, the target and the grade seed only; no live world, no clock, no "
         "counter"
     )
     async def test_a_verdict_is_a_pure_function_of_what_was_captured(self) -> None:
@@ -183,13 +183,20 @@ class VerdictRules(EnvironmentBase):
         return [f"{event.call.tool} {event.call.arguments}" for event in played.events]
 
 
-def require_floor(name: str, rewards: list[float], chance: float) -> None:
-    """Uses the exact binomial tail, a good bound for any rewards in [0, 1] with that mean."""
-    luck = tail(sum(rewards), len(rewards), chance)
+def require_floor(name: str, rewards: list[float], env: Environment) -> None:
+    """Uses the exact binomial tail, a good bound for any rewards with that mean between the lowest and the
+    highest.
+    """
+    void = sum(math.isnan(reward) for reward in rewards)
+    require(not void, f"{name} gets no verdict in {void} of {len(rewards)} episodes")
+    low, high = reward_range(env)
+    scaled = [(min(max(reward, low), high) - low) / (high - low) for reward in rewards]
+    chance = min(max((env.chance_level - low) / (high - low), 0.0), 1.0)
+    luck = tail(sum(scaled), len(scaled), chance)
     require(
         luck >= SURE,
         f"{name} earns {sum(rewards):g} in {len(rewards)} episodes where luck earns "
-        f"{chance * len(rewards):.2g} (p={luck:.1g})",
+        f"{env.chance_level * len(rewards):.2g} (p={luck:.1g})",
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import product
+from typing import cast
 
 from agito.protocols import Control, Environment, ScriptFactory, Session
 from agito.testing.contract import require, rule
 from agito.testing.environment.base import EnvironmentBase
 from agito.testing.episodes import act_out, budget, essence, nothing, play
 from agito.types import AttemptId, Call, Event, Fault, Target, Task
+from agito.worlds.component import Machine
+from agito.worlds.world import World
 
 FIRST, SECOND = AttemptId(group=1, slot=0), AttemptId(group=1, slot=1)
 MARK_BYTES = 64  # for the mark of a truncated observation
@@ -178,7 +183,7 @@ class WorldRules(EnvironmentBase):
                 )
                 await bystander.close()
 
-    @rule("build each world from the task and the key alone, never from what an earlier episode left")
+    @rule("build each world from the task and the target alone, never from what an earlier episode left")
     async def test_nothing_leaks_from_one_episode_into_the_next(self) -> None:
         async with self.environment() as env:
             for task, target in self.one_per_family(env):
@@ -207,6 +212,8 @@ class WorldRules(EnvironmentBase):
                     await control.digest() != fresh[0],
                     f"the digest of {task.id} does not see that it was solved",
                 )
+                found = first_set(control)
+                require(not found, f"{found} holds a set in {task.id}", _NO_SETS)
                 await control.close()
                 untouched = await play(env, task, target, nothing(), FIRST)
                 solved = await play(env, task, target, solution(env, task, target), FIRST)
@@ -273,6 +280,36 @@ class WorldRules(EnvironmentBase):
                 )
                 for world in (fork, control):
                     await world.close()
+
+
+_NO_SETS = (
+    "keep a list in a fixed order, or a dictionary: a set has another order in another process, so equal "
+    "states get different digests and captures"
+)
+
+
+def first_set(control: Control) -> str:
+    """The first place in the states of its machines that holds a set; empty where none does."""
+    machines = (
+        [each for each in control.components if isinstance(each, Machine)]
+        if isinstance(control, World)
+        else []
+    )
+    return next((found for each in machines if (found := _first_set(each.state, f"`{each.name}.state"))), "")
+
+
+def _first_set(value: object, at: str) -> str:
+    """What a type of its own shows in its `repr` is its own affair."""
+    if isinstance(value, set | frozenset):
+        return f"{at}`"
+    inner: list[tuple[str, object]] = []
+    if isinstance(value, Mapping):
+        inner = [(f"[{key!r}]", each) for key, each in cast("Mapping[object, object]", value).items()]
+    elif isinstance(value, list | tuple):
+        inner = [(f"[{number}]", each) for number, each in enumerate(cast("Sequence[object]", value))]
+    elif is_dataclass(value) and not isinstance(value, type):
+        inner = [(f".{each.name}", getattr(value, each.name)) for each in fields(value) if each.repr]
+    return next((found for name, each in inner if (found := _first_set(each, at + name))), "")
 
 
 async def in_step(worlds: list[Control], task: Task, calls: list[Call]) -> list[list[Event]]:

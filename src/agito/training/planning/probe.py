@@ -70,6 +70,17 @@ class Probe:
             return None
         return acting, num * self.all_tokens * self.learned_s / self.learned_tokens
 
+    def cold_start_s(self, recipe: Recipe) -> float | None:
+        """Seconds of imitation, from how long the last demonstrations took to learn from; None where there
+        were none, and for conversations, whose lengths are not looked at.
+        """
+        sft = recipe.sft
+        if sft.messages or not self.shown or not self.learned_tokens:
+            return None
+        seen = sft.epochs * sft.demos // sft.batch * sft.batch
+        tokens = seen * _num_tokens(self.shown) / len(self.shown)
+        return tokens * self.learned_s / self.learned_tokens
+
 
 async def probe(recipe: Recipe, *, seconds: float = PROBE_S) -> Probe:
     """Raises what opening the recipe's model and environment raises."""

@@ -70,7 +70,7 @@ function learningChart(host, training, points, levels) {
   const plotted = h("div", { class: "plot" });
   host.append(h("div", { class: "chart" }, h("header", {}, h("b", {}, "Success"), reading), plotted));
   const first = Math.min(...training.step, ...points.map(point => point.x)), end = Math.max(...training.step, ...points.map(point => point.x));
-  const pad = Math.max(1, (end - first) * 0.02);
+  const pad = Math.max(0.5, (end - first) * 0.02);
   let plot = null;
   remember(() => {
     plot?.destroy();
@@ -79,8 +79,8 @@ function learningChart(host, training, points, levels) {
       width: plotted.clientWidth, height: innerWidth < 640 ? 260 : 340, legend: { show: false },
       cursor: { y: false, points: { show: true, size: 7 }, sync: { key: "rl" } },
       scales: { x: { time: false, range: [first - pad, end + pad] }, y: { range: [0, 1] } },
-      axes: [steps({ label: "RL step", labelSize: 20, labelFont: "12px system-ui, sans-serif", size: 30 }), axis({ values: (_, ticks) => ticks.map(tick => percent(tick, 0)), size: 52 })],
-      series: [{}, { ...none, stroke: "transparent" }, { ...none, stroke: "transparent" }, { ...none, stroke: line, width: 2 }],
+      axes: [steps({ values: (_, ticks) => ticks.map(tick => tick < 0 || tick > end ? "" : tick), label: "RL step", labelSize: 20, labelFont: "12px system-ui, sans-serif", size: 30 }), axis({ values: (_, ticks) => ticks.map(tick => percent(tick, 0)), size: 52 })],
+      series: [{}, { ...none, stroke: "transparent" }, { ...none, stroke: "transparent" }, { points: { show: training.step.length < 2, size: 14, fill: line }, stroke: line, width: 2 }],
       bands: [{ series: [1, 2], fill: colour("ink", 0.12) }],
       hooks: {
         draw: [self => drawLevels(self, levels.map(level => ({ ...level, color: colour("dim") }))), self => drawPoints(self, points.map(point => ({ ...point, color: colour(point.name) })))],
@@ -110,7 +110,7 @@ function smallChart(host, { title, about, step, lines, sync, format = short, flo
     plot = new uPlot({
       width: plotted.clientWidth, height: 130, legend: { show: false }, padding: [8, 16, 0, 0],
       cursor: { y: false, points: { size: 6 }, sync: sync ? { key: sync } : undefined },
-      scales: { x: { time: false }, y: log ? { distr: 3 } : { range: (_, low, high) => spread(low, high, floor) } },
+      scales: { x: { time: false, range: (_, low, high) => low === high ? [low - 0.5, high + 0.5] : [low, high] }, y: log ? { distr: 3 } : { range: (_, low, high) => spread(low, high, floor) } },
       axes: [steps({ space: 60 }), axis({ space: 34, values: (_, ticks) => ticks.map(tick => tick === null ? "" : format === short ? tidy(tick) : format(tick)), size: 50 })],
       series: [{}, ...lines.map(line => ({ stroke: colour(line.colour), width: 1.6, points: { show: step.length < 2, size: 6 }, spanGaps: true }))],
       hooks: { setCursor: [self => read(self.cursor.idx ?? null)] },

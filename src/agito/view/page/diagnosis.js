@@ -1,10 +1,18 @@
 "use strict";
 // Why the run does not learn: usual causes that its meters show, with attempts to read.
 
+const EARLY = 5; // steps of RL before which nothing is said of its course
+
 function diagnosis() {
   const found = DATA.diagnosis;
   const nav = document.querySelector('nav a[href="#diagnosis"]');
   if (!found || found.learns) return nav.remove(), drop("diagnosis");
+  if (found.total < EARLY) {
+    if (!found.causes.length) return nav.remove(), drop("diagnosis");
+    document.querySelector("#diagnosis h2").textContent = nav.textContent = "What to look at";
+    say("diagnosis", `${found.total === 1 ? "One step is" : `${whole(found.total)} steps are`} too few to say whether it learns. What their meters and attempts show:`);
+    return place("diagnosis").append(...found.causes.map(cause));
+  }
   const [first, now] = found.success;
   const steps = found.steps === 1 ? "step" : `${whole(found.steps)} steps`;
   const course = isNumber(first) && isNumber(now) ? `Success went from ${percent(first, 0)} in the first ${steps} to ${percent(now, 0)} in the last. ` : "";

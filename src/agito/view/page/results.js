@@ -25,14 +25,14 @@ function headline() {
     host.append(h("h1", {}, "This run has not finished."));
     host.append(h("p", { class: "sub" }, start ? `Held-out success after the cold start: ${percent(start.rate)} (${interval(start.low, start.high)}, n ${start.num}). ` : "", isNumber(at) ? `It stands at RL step ${at}. ` : "", `Go on with --resume; this page shows what there is so far.`));
   }
-  const started = String(DATA.run.started ?? "").replace("T", " ").replace("+00:00", " UTC");
+  const started = String(DATA.run.started ?? "").replace("T", " ").replace("+00:00", "\u00a0UTC");
   const tiles = [
     ["run", DATA.name], ["environment", DATA.environment], ["seed", SUMMARY?.seed ?? DATA.run.seed], built(), ["isolation", SUMMARY?.isolation_tier ?? DATA.run.isolation_tier],
     ["wall time after set-up", SUMMARY && seconds(SUMMARY.wall_s)], ["CPU time", SUMMARY && `${whole(SUMMARY.cpu_s)} CPU-s`], ["load at the end", SUMMARY?.load?.toFixed(2)], ["taken by the host", SUMMARY?.stolen_ratio >= 0.01 ? percent(SUMMARY.stolen_ratio, 0) : undefined],
     ["tool calls", SUMMARY && whole(SUMMARY.tool_calls)], ["CPU of a tool call, median", SUMMARY && SUMMARY.tool_cpu_ms_p50 > 0 && `${SUMMARY.tool_cpu_ms_p50.toFixed(2)} ms`],
     ["sampled tokens", SUMMARY && whole(SUMMARY.sampled_tokens)], ["void attempts", SUMMARY && whole(SUMMARY.void_attempts)], ["success, void as failure", isNumber(SUMMARY?.success_after_all) ? percent(SUMMARY.success_after_all) : undefined], ["started", started],
   ];
-  host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== false && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, String(value).replace(/[:\/_]/g, "$&\u200b"))))));
+  host.append(h("dl", { class: "tiles" }, tiles.filter(([, value]) => value !== undefined && value !== null && value !== false && value !== "").map(([name, value]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, name === "started" ? value : String(value).replace(/[:\/_,=]/g, "$&\u200b"))))));
 }
 
 // The commit, or outside a checkout the version that is installed.
@@ -131,7 +131,7 @@ function time() {
   const bars = rows.flatMap(row => [
     h("span", {}, PHASES[row.phase] ?? row.phase),
     h("div", { class: "bar", style: { width: `${100 * row.total / longest}%` } }, names.filter(name => row.parts[name] > 0.0005 * row.total).map(name => h("span", {
-      style: { "--c": `var(--${tone(name)})`, flex: `${row.parts[name]} 0 0` },
+      style: { "--c": `var(--${tone(name)})`, flex: `${1000 * row.parts[name]} 0 0` },
       onpointermove: event => showTip(`${PHASES[row.phase] ?? row.phase}, ${PARTS[name]?.[0] ?? name}: ${seconds(row.parts[name])} (${percent(row.parts[name] / row.total, 0)})`, event.clientX, event.clientY), onpointerleave: hideTip }))),
     h("span", { class: "num dim" }, `${seconds(row.total)}`),
   ]);
@@ -154,7 +154,7 @@ function roles() {
     h("div", { class: "bar strip" }, steps.map(step => {
       const parts = Object.entries(step[role]).filter(([, part]) => part > 0), rest = Math.max(0, 1 - parts.reduce((sum, [, part]) => sum + part, 0));
       const text = [...parts.map(([state, part]) => `${STATES[state][0]} ${percent(part, 0)}`), `waits ${percent(rest, 0)}`].join(", ");
-      return h("span", { class: "step", style: { flex: `${step.total} 0 0` }, onpointermove: event => showTip(`step ${step.step}, ${seconds(step.total)}: ${name}: ${text}`, event.clientX, event.clientY), onpointerleave: hideTip },
+      return h("span", { class: "step", style: { flex: `${1000 * step.total} 0 0` }, onpointermove: event => showTip(`step ${step.step}, ${seconds(step.total)}: ${name}: ${text}`, event.clientX, event.clientY), onpointerleave: hideTip },
         parts.map(([state, part]) => h("i", { style: { "--c": `var(--${STATES[state][1]})`, height: `${100 * Math.min(part, 1)}%` } })));
     })),
     h("span", { class: "num dim" }, percent(Object.keys(STATES).reduce((sum, state) => sum + (state === "gated" ? 0 : mean(role, state)), 0), 0)),

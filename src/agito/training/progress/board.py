@@ -19,9 +19,11 @@ from agito.record.events import (
     PhaseStarted,
     Progress,
     Recovered,
+    RunFailed,
     RunFinished,
     RunResumed,
     RunStarted,
+    RunStopped,
     StepFinished,
 )
 
@@ -105,6 +107,7 @@ class RunProgress:
         self.current: Phase | None = None
         self.trouble = ""  # the last worker that was lost
         self.notes: list[str] = []
+        self._has_ended = False
 
     @property
     def has_begun(self) -> bool:
@@ -112,10 +115,17 @@ class RunProgress:
 
     @property
     def now(self) -> float:
-        return self._clock()
+        """Once it has ended, the time of the last event."""
+        return self.at if self._has_ended else self._clock()
+
+    def end(self) -> None:
+        """Nothing more comes: the clock stands still."""
+        self._has_ended = True
 
     def handle(self, event: Event) -> None:
         self.at = event.at
+        if isinstance(event, RunFinished | RunStopped | RunFailed):
+            self.end()
         match event:
             case RunStarted():
                 self._begin(event.at)
@@ -172,8 +182,12 @@ class RunProgress:
             )
 
     def left_s(self) -> float:
-        """Of the whole run; NaN until every phase to come can be judged by one that has been."""
-        total = self.current.left_s(self.now) if self.current else 0.0
+        """Of the whole run; NaN until every phase to come can be judged by one that has been, and when
+        nothing goes on.
+        """
+        if self.current is None or self._has_ended:
+            return math.nan
+        total = self.current.left_s(self.now)
         for phase in self.phases.values():
             if phase.mark is Mark.TO_COME:
                 total += self._expected_s(phase)
@@ -240,6 +254,11 @@ def planned(recipe: Recipe) -> list[Phase]:
         "baselines": ("baselines", "tasks", evaluation.baseline_tasks),
     }
     return [Phase(name, title, unit, total) for name, (title, unit, total) in sizes.items() if total]
+
+
+def loading(recipe: Recipe) -> str:
+    """What a run begins with before its first phase, which takes long for a pre-trained model; else empty."""
+    return f"loading the model {recipe.model.path}" if recipe.model.path else ""
 
 
 def clock_text(seconds: float) -> str:
