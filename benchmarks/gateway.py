@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -56,7 +57,9 @@ from agito.testing.fakes import TOOLS, call
 from agito.testing.histories import attempt
 from agito.types import AttemptId, Budget, Call, Dialect, FinishReason, Limits, Trajectory, span
 from harness import Json, report, spread
-from peers.litellm_proxy import installed, proxy, version
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+from litellm_proxy import installed, proxy, version  # type: ignore[import-not-found]
 
 KEY, SEED = "a-key", 77
 LIMITS = Limits(turns=6, calls=12, tokens=3000, turn_tokens=24)

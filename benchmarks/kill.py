@@ -174,21 +174,31 @@ def check(run: Path) -> tuple[int, int]:
     ) + num_twice
 
 
-def main() -> None:
+def undisturbed(run: Path, overrides: tuple[str, ...]) -> tuple[float, int, int]:
+    """Seconds of a run that nobody kills, and what `check` finds of it."""
+    began = time.monotonic()
+    ended = start(run, overrides).wait(timeout=_DEADLINE_S)
+    assert ended == 0, (run.parent / "said").read_text()[-2000:]
+    usual_s, found = time.monotonic() - began, check(run)
+    shutil.rmtree(run)
+    return usual_s, *found
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--short", action="store_true", help="8 kills")
     parser.add_argument("--guest", action="store_true", help="through an agent's own process")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
     wanted, rng = 8 if options.short else options.kills, random.Random(0)
     home = Path(tempfile.mkdtemp(prefix="agito-kill-"))
     run = home / "run"
     overrides, roles = (_GUEST_OVERRIDES, _GUEST_ROLES) if options.guest else ((), _ROLES)
-    began = time.monotonic()
-    assert start(run, overrides).wait(timeout=_DEADLINE_S) == 0, (home / "said").read_text()[-2000:]
-    usual_s = time.monotonic() - began
-    lost, duplicated = check(run)
-    shutil.rmtree(run)
+    usual_s, lost, duplicated = undisturbed(run, overrides)
     kills, runs, recovered, given_up, last_s = Counter[str](), 1, 0, 0, list[float]()
     left_over, is_served = 0, Counter[str]()
     process: subprocess.Popen[bytes] | None = None
@@ -213,9 +223,8 @@ def main() -> None:
             continue
         process = None
         if status == WorkerDied.exit_code:  # killed at the same place again and again
-            assert "SIGKILL" in (home / "said").read_text().splitlines()[-1], (home / "said").read_text()[
-                -2000:
-            ]
+            said = (home / "said").read_text()
+            assert "SIGKILL" in said.splitlines()[-1], said[-2000:]
             given_up += 1
             continue
         # perhaps killed after finishing, and then not resumed

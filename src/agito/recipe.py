@@ -367,17 +367,11 @@ class Recipe(Section):
                 f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the "
                 "natural dialect"
             )
-        unknown = [
-            agent.policy for agent in self.agents.values() if agent.policy not in (MAIN, *self.policies)
-        ]
-        if unknown:
-            raise ValueError(
-                f"agents: there is no policy {unknown[0]!r}; there are {', '.join((MAIN, *self.policies))}"
-            )
+        known = (MAIN, *self.policies)
+        if unknown := [agent.policy for agent in self.agents.values() if agent.policy not in known]:
+            raise ValueError(f"agents: there is no policy {unknown[0]!r}; there are {', '.join(known)}")
         if MAIN in self.policies:
-            raise ValueError(
-                f"policies: {MAIN} is the one that [model] describes; give this one another name"
-            )
+            raise ValueError(f"policies: {MAIN} is what [model] describes; give this one another name")
         if self.compute.sampler == "vllm" and not self.model.path:
             raise ValueError("compute.sampler='vllm': it serves pre-trained models; name one by model.path")
         teacher = self.distill.teacher

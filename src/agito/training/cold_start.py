@@ -102,16 +102,9 @@ async def run_sft(
             f"sft.weights are so uneven that task numbers reach {_TOKENIZER_BASE}, where those of the "
             "tokenizer begin: lower sft.demos or even out sft.weights"
         )
-    epochs = [
-        [order[at : at + recipe.batch] for at in range(0, len(order) - recipe.batch + 1, recipe.batch)]
-        for order in practice(len(numbers), times=recipe.epochs, seed=run_context.recipe.seed)
-    ]
-    if not epochs[0]:
-        raise BadRecipe("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
-    buffer, made = (
-        _DemoBuffer({DEMO_BASE + number: place for place, number in enumerate(numbers)}),
-        list[Attempt](),
-    )
+    epochs = _batches(run_context, len(numbers))
+    places = {DEMO_BASE + number: place for place, number in enumerate(numbers)}
+    buffer, made = _DemoBuffer(places), list[Attempt]()
 
     async def demonstrate() -> None:
         quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
@@ -139,6 +132,17 @@ async def run_sft(
                     step += 1
     await learner.sync()
     return tuple(made)
+
+
+def _batches(run_context: RunContext, count: int) -> list[list[list[int]]]:
+    """By epoch. Raises `BadRecipe` if there is none."""
+    size, times = run_context.recipe.sft.batch, run_context.recipe.sft.epochs
+    if count < size:
+        raise BadRecipe("there is not one full batch of demonstrations: raise sft.demos or lower sft.batch")
+    return [
+        [order[at : at + size] for at in range(0, len(order) - size + 1, size)]
+        for order in practice(count, times=times, seed=run_context.recipe.seed)
+    ]
 
 
 def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
