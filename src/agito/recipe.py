@@ -338,8 +338,7 @@ class Recipe(Section):
             )
         if self.effort.is_on:
             raise ValueError(
-                "rl.credit='by_replay': not with [effort] yet: a turn that a budget closed is not forked, "
-                "and credit would depend on which attempts have one"
+                "rl.credit='by_replay': not with [effort] yet: turns that a budget closed are not forked"
             )
         return self
 

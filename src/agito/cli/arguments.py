@@ -212,7 +212,11 @@ Tools: TypeAlias = Annotated[
 ]
 Sft: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Imitate these conversations first: JSONL with `messages`."),
+    typer.Option(
+        metavar="DATA",
+        help="Imitate first what turned out well: JSONL with `messages`, what `agito gateway --record` kept, "
+        "or a run.",
+    ),
 ]
 TrainSeed: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Same as --set seed=N.")]
 OnPlace: TypeAlias = Annotated[

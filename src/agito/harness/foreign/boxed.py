@@ -120,7 +120,7 @@ class _Said:
     def __init__(self, mark: str) -> None:
         self.tail, self.ended = Tail(), anyio.Event()
         self.exit_code: int | None = None
-        self._mark, self._rest, self._num_open = f"\n{mark} ".encode(), b"", 0
+        self._mark, self._rest, self._num_open = f"\n{mark} ".encode(), b"", 2
 
     def add(self, data: bytes) -> int:
         self._rest = (self._rest + data)[-(len(data) + len(self._mark) + 8) :]
@@ -133,7 +133,6 @@ class _Said:
 
     async def by(self, descriptor: int) -> AsyncGenerator[bytes]:
         """What comes by one of its streams. With the last of them it has ended."""
-        self._num_open += 1
         while data := await _some(descriptor):
             yield data
         self._num_open -= 1

@@ -36,7 +36,7 @@ def own_and_team(group: Group, *, running_mean: float = math.nan) -> tuple[Sampl
 
         samples += weighed(attempt, advantage)
     rewards = [attempt.utility for attempt in group.trusted]
-    return (*samples, *penalised(group, mean(rewards) if rewards else running_mean))
+    return (*samples, *penalised(group.penalised, mean(rewards) if rewards else running_mean))
 
 
 def own_scores(attempt: Attempt) -> dict[tuple[str, str], float]:

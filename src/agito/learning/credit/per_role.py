@@ -106,7 +106,7 @@ def _by_role(
         samples += weighed(
             attempt, lambda of, at=at: roles.weight(at, of.role) * advantage(roles, at, of.role)
         )
-    return (*samples, *penalised(group, mean(roles.utilities) if roles.utilities else running_mean))
+    return (*samples, *penalised(group.penalised, mean(roles.utilities) if roles.utilities else running_mean))
 
 
 def require_peers(group: Group) -> None:
