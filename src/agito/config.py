@@ -7,14 +7,23 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from agito.errors import BadRecipe, NotFound
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _one_folder(name: str) -> str:
+    if not name.strip() or "/" in name or name in (".", ".."):
+        raise ValueError("it names a folder in runs; a path goes with --out")
+    return name
+
+
+FolderName: TypeAlias = Annotated[str, AfterValidator(_one_folder)]
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from agito import config
-from agito.config import Section, meant
+from agito.config import FolderName, Section, meant
 from agito.errors import NotFound
 from agito.harness.section import HarnessSection
 from agito.learning.credit import CREDITS
@@ -279,7 +279,7 @@ class TrackSection(Section):
 class Recipe(Section):
     """One run."""
 
-    name: str = Field(default="run", description="The run goes to `runs/NAME`.")
+    name: FolderName = Field(default="run", description="The run goes to `runs/NAME`.")
     seed: int = Field(default=0, ge=0, description="Of everything random.")
     env: EnvSection = EnvSection()
     model: ModelSection = ModelSection()
@@ -341,13 +341,6 @@ class Recipe(Section):
                 "rl.credit='by_replay': not with [effort] yet: turns that a budget closed are not forked"
             )
         return self
-
-    @field_validator("name")
-    @classmethod
-    def _is_one_folder(cls, name: str) -> str:
-        if not name.strip() or "/" in name or name in (".", ".."):
-            raise ValueError("it names a folder in runs; a path goes with --out")
-        return name
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
