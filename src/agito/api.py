@@ -119,11 +119,11 @@ def _followed(recipe: Recipe, path: Path, on_event: OnEvent | None) -> Generator
     with it.
     """
     lines = Lines(RunProgress(planned(recipe)), on_stderr if on_event is None else _nobody)
+    followers = [lines.handle, *([] if on_event is None else [on_event])]
 
     def handle(event: Event) -> None:
-        lines.handle(event)
-        if on_event is not None:
-            on_event(event)
+        for follow in followers:
+            follow(event)
 
     if on_event is None and (told := loading(recipe)):
         on_stderr(f"agito: {told}")

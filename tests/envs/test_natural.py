@@ -40,7 +40,9 @@ def recipe_for(world: str) -> Recipe:
         ),
         model=ModelSection(hidden_size=64, intermediate_size=96, num_heads=2, num_kv_heads=2),
         compute=ComputeSection(ranks=1, max_num_seqs=8, context=CONTEXT),
-        sft=SftSection(demos=48, epochs=2, batch=2, skill=1.0, tokenizer_episodes=16),
+        sft=SftSection(
+            demos=96 if world == "parallel" else 48, epochs=2, batch=2, skill=1.0, tokenizer_episodes=16
+        ),
         rl=RlSection(steps=1, groups=2, group_size=2, oversampling=1.0),
     )
 

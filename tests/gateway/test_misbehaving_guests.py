@@ -99,8 +99,8 @@ async def test_nothing_that_a_guest_started_outlives_its_attempt(tmp_path: Path,
 async def test_waiting_for_the_policy_or_a_tool_is_not_a_guests_own_time(
     tmp_path: Path, renderer: Renderer
 ) -> None:
-    agent = Agent(spec=AgentSpec(renderer=renderer), engine=Choosing(renderer, answers_after_s=0.6))
-    harness = CommandHarness(guest(tmp_path, "ask()"), seconds=0.7)
+    agent = Agent(spec=AgentSpec(renderer=renderer), engine=Choosing(renderer, answers_after_s=1.5))
+    harness = CommandHarness(guest(tmp_path, "ask()"), seconds=2)
     found = await harness.run(TASK, FakeSession(), {SOLO: agent}, AttemptId(group=0, slot=0), seed=1)
     assert found.end is TerminationReason.ABANDONED and len(found.turns) == 2
 

@@ -76,6 +76,7 @@ async def test_a_snapshot_is_taken_between_two_moments_and_processes_go_on(any_p
     box = await any_pool.start(SandboxSpec())
     await box.sh("(i=0; while :; do i=$((i+1)); echo $i > a; echo $i > b; done) & sleep 1000 &")
     await box.sh("until pkill -STOP sleep && [[ $(ps -o stat= -C sleep) == T* ]]; do :; done")
+    await box.sh("until [[ -e a && -e b ]]; do :; done")
     fork = await any_pool.fork(await box.snapshot())
     first = await fork.files()
     if first["a"] and first["b"]:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from agito.types import Effort
 
-_ENVIRONMENTS = ("shell", "thinking", "decisions", "desk", "research", "code", "web", "web-text")
+_ENVIRONMENTS = ("shell", "thinking", "decisions", "desk", "research", "code", "parallel", "web", "web-text")
 _EFFORTS = ("none", "low", "medium", "high", "auto")
 _SPLITS = ("train", "heldout", "structural")
 _RECIPES = Path(__file__).parents[1] / "recipes"

@@ -64,7 +64,7 @@ def _stacked(table: Table) -> RenderableType:
             if said.plain.strip() and header:
                 row = Table.grid(padding=0)
                 row.add_column(width=at, style="dim")
-                row.add_column()
+                row.add_column(overflow="fold")
                 row.add_row(header, said)
                 lines.append(Padding(row, (0, 0, 0, _INDENT)))
     return Group(*lines)
