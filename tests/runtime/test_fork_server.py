@@ -38,7 +38,7 @@ def launched() -> Iterator[Callable[[int], PipeTransport]]:
 
 async def pid_of(transport: PipeTransport) -> int:
     with anyio.fail_after(_DEADLINE_S):
-        while transport.process.pid is None:  # noqa: ASYNC110 nothing says so
+        while transport.process.pid is None:
             assert not transport.ended
             await anyio.sleep(0.01)
     return transport.process.pid
@@ -117,7 +117,7 @@ async def test_workers_outlive_their_server_and_the_next_ones_have_another(
     pid = await pid_of(first)
     server = server_of(pid)
     os.kill(server, signal.SIGKILL)
-    while Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+    while Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[0] != "Z":  # noqa: ASYNC110 nothing says so
         await anyio.sleep(0.01)
     assert await is_answered(first) and not first.ended
     second = launched(1)
