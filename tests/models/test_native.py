@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agito.models import Decoder, DecoderConfig, NativeDecoder, is_supported
+from agito.models.kv_pages import SPAN
 from agito.sampling.embedded.sampling import sample
 
 CPU = torch.device("cpu")
@@ -167,6 +169,23 @@ def test_a_row_in_bf16_has_the_same_bits_whatever_is_beside_it(config: DecoderCo
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("config", [LLAMA, QWEN2], ids=lambda config: config.family)
+def test_what_a_page_holds_beyond_its_positions_changes_no_bit(config: DecoderConfig) -> None:
+    """In bfloat16 two positions share a word, and the second may be whatever was there before."""
+    ids, size = tokens(config, 70), 2 * SPAN * config.head_dim * 2 * config.num_layers * config.num_kv_heads
+
+    def last_logits(fill: int, length: int) -> Tensor:
+        decoder = native(network(config), dtype=torch.bfloat16)
+        decoder.extend(ids, [0], [0], [len(ids)])
+        for page in decoder.read(0, len(ids)).pages:
+            ctypes.memset(page.address, fill, size)
+        decoder.release(0)
+        return decoder.extend(ids[:length], [0], [0], [length])
+
+    for length in (1, 2, 7, 63, 65):
+        assert torch.equal(last_logits(0xFF, length), last_logits(0, length)), length
+
+
 def test_rows_that_begin_alike_hold_their_pages_once_and_go_on_apart() -> None:
     model, rng = network(LLAMA), random.Random(0)
     cached, ids = native(model, slots=9), tokens(LLAMA, 200)

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 from tests.running import workers
+from tests.runtime.conftest import plan
 
-from agito.errors import WorkerDied, WorkerFailed
+from agito.errors import BadRecipe, WorkerDied, WorkerFailed
+from agito.models import Qwen3Config
 from agito.runtime.client import WorkerClient
 from agito.runtime.local_process import PipeTransport, launch
-from agito.runtime.wire import Done, LoadState
+from agito.runtime.pool import WorkerPool
+from agito.runtime.wire import Done, LoadState, ModelSpec
 
 _DEADLINE_S = 60.0
 
@@ -98,6 +102,34 @@ async def test_a_worker_has_the_directory_the_streams_and_the_environment_of_the
     first = server_of(pid)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")  # read once, when a process starts
     assert server_of(await pid_of(launched(2))) != first
+
+
+async def test_a_worker_reads_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What limits the instruction set is read where a network is compiled for this machine."""
+    shape = Qwen3Config(
+        vocab_size=17,
+        hidden_size=32,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        max_position=64,
+    )
+    asked = replace(plan(), model=ModelSpec(source=shape, seed=0))
+    monkeypatch.setenv("AGITO_ISA", "abacus")
+    pool = WorkerPool(1)
+    try:
+        with pytest.raises(BadRecipe, match="AGITO_ISA=abacus"):
+            await pool.open("policy", asked)
+    finally:
+        await pool.aclose()
+    monkeypatch.delenv("AGITO_ISA")
+    pool = WorkerPool(1)
+    try:
+        await pool.open("policy", asked)
+    finally:
+        await pool.aclose()
 
 
 async def test_how_a_worker_ended_is_told(launched: Callable[[int], PipeTransport]) -> None:
