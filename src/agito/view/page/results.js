@@ -2,7 +2,7 @@
 // What came out: headline, cells, baselines, time, health, facts.
 
 const SUMMARY = DATA.summary;
-const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer", claim: "claims to be done" };
+const BASELINES = { null: "does nothing", random: "acts at random", no_tools: "answers without tools", demonstrator: "the imperfect teacher", oracle: "knows the answer", claim: "claims to be done", open_loop: "acts without looking" };
 const PHASES = { tokenizer: "vocabulary", demo: "demonstrations", sft: "cold start (demonstrations, SFT)", before: "evaluation before RL", rl: "RL", after: "evaluation after RL", structural: "structural split", baselines: "baselines" };
 const PARTS = { rollout: ["rollout", "after"], train: ["training", "third"], step: ["acting and learning at once", "after"], grade: ["grading", "before"], publish: ["publishing", "fourth"], other: ["other", "line"] };
 const PART_COLOURS = ["fourth", "before", "dim"];
