@@ -16,10 +16,10 @@ from agito.plugins import shown
 from agito.protocols import MAIN, Environment, Finite, Unscripted
 from agito.recipe import Recipe
 from agito.record import tracking
-from agito.runtime.imitated import sifted
+from agito.runtime.imitation_data import sifted
 from agito.runtime.placement import require_installed
+from agito.runtime.policy_sources import find
 from agito.runtime.run_context import RunContext, environment_of, harness_of
-from agito.runtime.sources import find
 from agito.sampling.vllm import installed
 
 _NEEDED = ("train", "heldout")

@@ -16,7 +16,7 @@ from agito.models.config import CONFIG_NAME
 from agito.models.families import read_config
 from agito.models.fetch import MODELS
 from agito.models.hub import folder_of, is_hub_id
-from agito.models.sections import ModelSection
+from agito.models.recipe_sections import ModelSection
 from agito.protocols import Renderer
 from agito.recipe import Recipe
 from agito.record.commits import newest
