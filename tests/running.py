@@ -18,6 +18,7 @@ def workers(owner: int) -> list[tuple[int, int]]:
         parents[pid], begun[pid], names[pid] = int(fields[1]), int(fields[19]), head.partition("(")[2]
     for pid, name in names.items():
         server = parents[pid]
-        if name.startswith("agito-worker-") and parents.get(server) == owner:
+        is_ours = parents.get(server) == owner or names.get(server) == f"agito-f-{owner}"
+        if name.startswith("agito-worker-") and is_ours:
             found.append((begun[pid], int(name.rpartition("-")[2]), pid))
     return [(rank, pid) for _, rank, pid in sorted(found)]

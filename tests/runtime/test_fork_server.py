@@ -19,6 +19,7 @@ from tests.runtime.conftest import plan
 from agito.errors import BadRecipe, WorkerDied, WorkerFailed
 from agito.models import Qwen3Config
 from agito.runtime.client import WorkerClient
+from agito.runtime.fork_server import WARM, warm
 from agito.runtime.local_process import PipeTransport, launch
 from agito.runtime.pool import WorkerPool
 from agito.runtime.wire import Done, LoadState, ModelSpec
@@ -130,6 +131,26 @@ async def test_a_worker_reads_the_environment_of_the_moment(monkeypatch: pytest.
         await pool.open("policy", asked)
     finally:
         await pool.aclose()
+
+
+async def test_where_a_process_waits_that_has_imported_everything_servers_are_forked_from_it(
+    launched: Callable[[int], PipeTransport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "5")
+    with warm(tmp_path / "warm", os.environ):
+        monkeypatch.setenv(WARM, str(tmp_path / "warm"))
+        first = launched(0)
+        pid = await pid_of(first)
+        server = server_of(pid)
+        waiting = server_of(server)
+        assert server_of(waiting) == os.getpid() and os.getsid(server) == server
+        assert await is_answered(first) and (0, pid) in workers(os.getpid())
+        os.kill(pid, signal.SIGTERM)
+        assert await end_of(first) == "signal SIGTERM"
+        monkeypatch.setenv("MALLOC_ARENA_MAX", "6")  # it has read another
+        second = launched(0)
+        assert server_of(server_of(await pid_of(second))) == os.getpid() and await is_answered(second)
+    assert not any(Path(f"/proc/{each}").exists() for each in (server, waiting))
 
 
 async def test_how_a_worker_ended_is_told(launched: Callable[[int], PipeTransport]) -> None:

@@ -3,6 +3,10 @@
 Importing takes more than a second of CPU time; a fork takes milliseconds, and its memory is shared until it
 is written to. The server has one thread and opens no policy, so forking it is safe. It serves all pools of
 this process, and ends with it.
+
+Whoever starts many runs, as our tests do, can import once for all of them: a process that `warm` starts waits
+at a socket, and the servers of runs whose environment names that socket (`AGITO_FORK_SERVER`) are forked from
+it.
 """
 
 from __future__ import annotations
@@ -19,13 +23,17 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-_SIZE = struct.Struct("<Q")
+WARM = "AGITO_FORK_SERVER"
+_SIZE, _PEER = struct.Struct("<Q"), struct.Struct("3i")
+_MOST_ENVIRONMENT = 1 << 16  # bytes
 _END_S = 5.0
+_WARM_S = 60.0  # it may still be importing
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # what a process reads only once, when it starts or imports
 _READ_ONCE = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "CUDA", "NVIDIA", "MALLOC_")
@@ -38,10 +46,33 @@ class _Order:
     directory: str | None
 
 
+class _ServerProcess(Protocol):
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float) -> int: ...
+
+
+class _WarmProcess:
+    """A server that is no child of this process."""
+
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+
+    def poll(self) -> int | None:
+        return 0 if select.select([self._pidfd], [], [], 0)[0] else None
+
+    def wait(self, timeout: float) -> int:
+        if not select.select([self._pidfd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(WARM, timeout)
+        return 0
+
+    def __del__(self) -> None:
+        os.close(self._pidfd)
+
+
 class ForkedWorker:
     """A worker process, also before it has been forked."""
 
-    def __init__(self, news: socket.socket, server: subprocess.Popen[bytes]) -> None:
+    def __init__(self, news: socket.socket, server: _ServerProcess) -> None:
         news.setblocking(False)
         self._news, self._server = news, server
         self._pid: int | None = None
@@ -107,15 +138,8 @@ class ForkedWorker:
 class _Server:
     def __init__(self) -> None:
         self.fixed, self.owner = _read_once(), os.getpid()
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "agito.runtime.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ONE_THREAD},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        found = _warm_server(self.fixed)
+        self._control, self.process = _started() if found is None else found
 
     def fork(self, rank: int, link: socket.socket) -> ForkedWorker:
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -138,6 +162,64 @@ class _Server:
         self._control.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_S)
+
+
+def _started() -> tuple[socket.socket, _ServerProcess]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        return ours, subprocess.Popen(
+            _command(theirs),
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **_ONE_THREAD},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _command(link: socket.socket) -> list[str]:
+    return [sys.executable, "-m", "agito.runtime.worker", str(link.fileno())]
+
+
+def _warm_server(fixed: Mapping[str, str]) -> tuple[socket.socket, _ServerProcess] | None:
+    """None: nothing waits for this process, or it read another environment when it started."""
+    path = os.environ.get(WARM)
+    if not path:
+        return None
+    control = socket.socket(socket.AF_UNIX)
+    with suppress(OSError):
+        control.settimeout(_WARM_S)
+        control.connect(path)
+        data, fds, _, _ = socket.recv_fds(control, _MOST_ENVIRONMENT, 1)
+        control.settimeout(None)
+        if fds:
+            process = _WarmProcess(fds[0])
+            if pickle.loads(data) == {**fixed, **_ONE_THREAD}:
+                return control, process
+    control.close()
+    return None
+
+
+@contextmanager
+def warm(path: Path, environment: Mapping[str, str]) -> Generator[None]:
+    """Meanwhile a process that has imported everything waits at `path`, for runs of this user in this
+    environment."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        process = subprocess.Popen(
+            _command(listener),
+            pass_fds=[listener.fileno()],
+            env={**environment, **_ONE_THREAD},
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    try:
+        with process, process.stdin:
+            yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 _server: _Server | None = None
@@ -177,6 +259,34 @@ def _is_open(fd: int) -> bool:
 
 
 # The server's side.
+
+
+def accepted(listener: socket.socket) -> socket.socket:
+    """Forks a server for each connection, and returns in it; exits when standard input has ended."""
+    said = pickle.dumps(_read_once())
+    assert len(said) <= _MOST_ENVIRONMENT
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    while True:
+        ready, _, _ = select.select([listener, 0], [], [])
+        if 0 in ready:
+            raise SystemExit(0)
+        control, _ = listener.accept()
+        if os.fork() == 0:
+            break
+        control.close()
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    listener.close()
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    owner, _, _ = _PEER.unpack(control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    Path("/proc/self/comm").write_text(f"agito-f-{owner}")
+    own = os.pidfd_open(os.getpid())
+    socket.send_fds(control, [said], [own])
+    os.close(own)
+    return control
 
 
 def forked(control: socket.socket) -> tuple[socket.socket, int]:

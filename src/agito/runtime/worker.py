@@ -16,7 +16,7 @@ from agito.learning.trainer.network_reducer import NetworkReducer, Store, connec
 from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.models.eager import without_compiler
-from agito.runtime.fork_server import forked
+from agito.runtime.fork_server import accepted, forked
 from agito.runtime.learner import LearnerService
 from agito.runtime.local_process import serve
 from agito.runtime.network import adapter_of, learning, open_model
@@ -162,7 +162,10 @@ def main() -> None:
     """A server that forks workers, see `fork_server.py`, and in its children the worker."""
     torch.set_num_threads(1)
     without_compiler()
-    link, _ = forked(socket.socket(fileno=int(sys.argv[1])))
+    control = socket.socket(fileno=int(sys.argv[1]))
+    if control.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        control = accepted(control)
+    link, _ = forked(control)
     os.nice(_NICE)
     with link:
         serve(link, WorkerHandler(is_own_process=True))
