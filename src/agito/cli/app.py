@@ -236,16 +236,10 @@ def evaluate(
         num_attempts=attempts,
     )
     given = checkpoints or []
-    if suite is not None:
+    if suite is not None or endpoint is not None:
         from agito.cli.scorecard import score
 
-        return score(given, suite, endpoint, model, how)
-    if endpoint is not None:
-        if choose or effort == "all":
-            raise typer.BadParameter("an endpoint has no checkpoints, and one effort", param_hint="--choose")
-        from agito.cli.endpoint import evaluate_endpoint
-
-        return evaluate_endpoint(endpoint, model, given, how, baselines=baselines)
+        return score(given, suite, endpoint, model, how, baselines=baselines, chooses=choose)
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:

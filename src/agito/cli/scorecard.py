@@ -10,7 +10,13 @@ from pathlib import Path
 import typer
 from rich.text import Text
 
-from agito.cli.endpoint import NUM_TASKS, asking, require_address, require_verdicts
+from agito.cli.endpoint import (
+    NUM_TASKS,
+    asking,
+    evaluate_endpoint,
+    require_address,
+    require_verdicts,
+)
 from agito.cli.evaluate import How
 from agito.cli.exit_codes import say, work
 from agito.cli.progress import shown, tell_loading
@@ -28,8 +34,22 @@ from agito.training.progress.board import Phase, RunProgress
 from agito.types import Dialect
 
 
-def score(given: list[Path], suite: str, endpoint: str | None, model: str, how: How) -> None:
-    """How a run, two of them, or an endpoint decides."""
+def score(
+    given: list[Path],
+    suite: str | None,
+    endpoint: str | None,
+    model: str,
+    how: How,
+    *,
+    baselines: bool,
+    chooses: bool,
+) -> None:
+    """How a run, two of them, or an endpoint decides; without a suite, an endpoint's success."""
+    if endpoint is not None and chooses:
+        raise typer.BadParameter("an endpoint has no checkpoints", param_hint="--choose")
+    if endpoint is not None and suite is None:
+        return evaluate_endpoint(endpoint, model, given, how, baselines=baselines)
+    assert suite is not None
     if endpoint is not None:
         return score_endpoint(endpoint, model, suite, how)
     if not 1 <= len(given) <= 2:
