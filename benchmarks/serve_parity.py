@@ -43,8 +43,8 @@ from agito.record import rate, rates_by_cell
 from agito.render.messages import answered, messages_of
 from agito.runtime import load_policy
 from agito.runtime.export import export
+from agito.runtime.policy_sources import renderer_of
 from agito.runtime.run_context import open_run_context
-from agito.runtime.sources import renderer_of
 from agito.sampling.vllm import installed
 from agito.types import (
     Attempt,

@@ -35,7 +35,7 @@ from agito.harness import SoloHarness, solo
 from agito.protocols import MAIN, Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.rollout.attempt import AttemptRunner, Plan
-from agito.runtime.sources import renderer_of
+from agito.runtime.policy_sources import renderer_of
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, AttemptId, FinishReason, VersionSpan
 

@@ -12,7 +12,7 @@ from agito.record.writable import require_folder
 from agito.render import ChatRenderer
 from agito.render.chat import KEEPING
 from agito.render.tool_formats import FORMATS
-from agito.runtime.sources import find, recipe_of, renderer_of
+from agito.runtime.policy_sources import find, recipe_of, renderer_of
 
 _EXPORT_S = 1800.0
 

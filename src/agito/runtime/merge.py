@@ -8,7 +8,7 @@ from pathlib import Path
 from agito.errors import AgitoError
 from agito.models import save
 from agito.runtime.network import open_model
-from agito.runtime.sources import recipe_of, renderer_of
+from agito.runtime.policy_sources import recipe_of, renderer_of
 from agito.runtime.wire import ModelSpec
 
 
