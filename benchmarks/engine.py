@@ -13,7 +13,8 @@ core. The bound is the cores' throughput if only matrix products counted.
 
 With `--model`: 1, 8 and 32 episodes on that checkpoint, in groups of 8 with the same opening of 240 tokens,
 all arms in the same precision; ours as one engine with two threads and as two with one. `speed` is for one
-thread: prompt tokens and decoded tokens per second. Its bound: decoding reads or multiplies all weights once
+thread: prompt tokens and decoded tokens per second. `max_logprob_diff` is between our sampled tokens and
+transformers, in float32, in nats. Its bound: decoding reads or multiplies all weights once
 per step, whichever takes longer, and a prompt multiplies them, at the speed at which torch sums and
 multiplies there.
 """
@@ -194,6 +195,17 @@ def _embedded(model: Path, dtype: str, how: str, numbers: list[int]) -> dict[str
     return peer(*command, threads=1, variables={"PYTHONPATH": os.pathsep.join(sys.path)})
 
 
+def _difference(model: Path, room: Path, number: int) -> float:
+    """Largest, in nats, between what our engine says of the tokens that it sampled and transformers, in
+    float32.
+    """
+    said = room / "said.json"
+    said.write_text(json.dumps(_embedded(model, "float32", "said", [number])))
+    script = str(PEERS / "transformers_arm.py")
+    found: Any = peer(sys.executable, script, str(model), "score", "1", str(said), threads=1)
+    return float(found)
+
+
 Found: TypeAlias = dict[str, dict[str, list[list[float]]]]
 
 
@@ -251,7 +263,11 @@ def main() -> None:
             peers.pop("continuous")
             found, problems = _measured(arms | peers, rounds)
             figures = _figures(found, numbers)
-            figures |= {"dtype": dtype, "speed": speed}
+            figures |= {
+                "max_logprob_diff": _difference(model, Path(folder), 1 if options.short else 8),
+                "dtype": dtype,
+                "speed": speed,
+            }
             detail = {"opening": OPENING}
     report(
         "engine" if options.model is None else "engine_model",

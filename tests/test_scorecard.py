@@ -33,7 +33,7 @@ def answer(messages: list[dict[str, Any]]) -> tuple[str, str]:
     known: dict[str, str] = {}
     question = ""
     for text in (
-        message["content"].rsplit("It begins: ")[-1]
+        message["content"].rsplit("It begins: ")[-1].split("\n")[0]
         for message in messages
         if message["role"] in ("user", "tool")
     ):

@@ -3,8 +3,9 @@
     python embedded_arm.py CHECKPOINT HOW DTYPE OPENING EPISODES [EPISODES ...]
 
 HOW: `threads`, one engine on two cores; `engines`, one on each, episodes distributed round robin; `speed`,
-decoding steps and prompts alone, on one thread, against the core's limits. Prints one JSON line: {episodes:
-[sampled tokens per second, CPU-seconds]} or the figures.
+decoding steps and prompts alone, on one thread, against the core's limits; `said`, the episodes' tokens with
+the log-probabilities of those that were sampled. Prints one JSON line: {episodes: [sampled tokens per second,
+CPU-seconds]}, the figures, or a list of {"ids", "logprobs"}.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import anyio
 import anyio.to_thread
 import torch
-from agents import play
+from agents import Said, play
 from workload import Turn, episodes, num_sampled
 
 from agito.models import NativeDecoder, load
@@ -28,14 +29,14 @@ from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 CONTEXT, ROWS, CORES = 1024, 32, 2
 
 
-async def run(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> None:
+async def run(engines: list[EmbeddedEngine], work: list[list[Turn]]) -> list[Said]:
     def client(engine: EmbeddedEngine) -> EngineClient:
         async def advance(request: EngineRequest) -> EngineResponse:
             return await anyio.to_thread.run_sync(engine.advance, request)
 
         return EngineClient(advance=advance, context=CONTEXT)
 
-    await play([client(engine) for engine in engines], work)
+    return await play([client(engine) for engine in engines], work)
 
 
 @torch.inference_mode()
@@ -82,11 +83,15 @@ def main() -> None:
     if how == "speed":
         print(json.dumps(speed(model, precision)))
         return
-    count, threads = (1, CORES) if how == "threads" else (CORES, 1)
+    count, threads = (CORES, 1) if how == "engines" else (1, CORES)
     engines = [
         EmbeddedEngine(model, rows=ROWS, context=CONTEXT, dtype=precision, threads=threads)
         for _ in range(count)
     ]
+    if how == "said":
+        found = anyio.run(run, engines, episodes(int(numbers[0]), seed=0, opening=int(opening)))
+        print(json.dumps([{"ids": said.ids, "logprobs": said.logprobs} for said in found]))
+        return
     anyio.run(run, engines, episodes(2, seed=99, opening=int(opening)))
     rates: dict[str, list[float]] = {}
     for number in map(int, numbers):

@@ -2,10 +2,12 @@
 batching.
 
     python transformers_arm.py CHECKPOINT {generate|continuous} THREADS EPISODES [EPISODES ...]
+    python transformers_arm.py CHECKPOINT score THREADS FILE
 
 Environment: DEVICE, DTYPE, OPENING (tokens). Prints one JSON line {episodes: [sampled tokens per second,
 CPU-seconds]}. `generate` runs all episodes turn by turn: the whole batch waits for its longest turn, and once
-for the tool.
+for the tool. `score` prints the largest difference, in nats, from the log-probabilities of FILE, a list of
+{"ids", "logprobs"}.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,13 +98,28 @@ def continuous(model: Any, work: list[list[Turn]]) -> None:
         manager.stop(block=True)
 
 
+@torch.inference_mode()
+def score(model: Any, told: list[dict[str, Any]]) -> float:
+    largest = 0.0
+    for each in told:
+        ids = torch.tensor(each["ids"], device=model.device)
+        whole = model(ids[None]).logits[0, :-1].float().log_softmax(-1)
+        found = whole.gather(1, ids[1:, None])[:, 0].tolist()
+        pairs = zip(found, each["logprobs"][1:], strict=True)
+        largest = max(largest, *(abs(one - other) for one, other in pairs if other is not None))
+    return largest
+
+
 def main() -> None:
     path, way, threads, *numbers = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    settings = {"attn_implementation": "sdpa" if way == "generate" else "paged|sdpa"}
+    settings = {"attn_implementation": "paged|sdpa" if way == "continuous" else "sdpa"}
     dtype, opening = getattr(torch, os.environ.get("DTYPE", "float32")), int(os.environ.get("OPENING", "0"))
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **settings)
     model.to(os.environ.get("DEVICE", "cpu")).eval()
+    if way == "score":
+        print(json.dumps(score(model, json.loads(Path(numbers[0]).read_text()))))
+        return
     run = generate if way == "generate" else continuous
     rates: dict[str, list[float]] = {}
     with torch.inference_mode():

@@ -1,12 +1,13 @@
-"""TRL's `GRPOTrainer` from a checkpoint of ours, in our environment, until its time is up.
+"""TRL's `GRPOTrainer` from a checkpoint of ours, with peft where that is an adapter, in our environment,
+until its time is up.
 
     python trl_arm.py RUN OUT SECONDS THREADS LR
 
-RUN is a finished run; training starts from its `checkpoints/step-0`. Trainer, loss, optimizer and generation
-are those of TRL and transformers; `rollout_func` makes the turns: all attempts of a step at once, each turn
-as one left-padded batch (as in TRL's own tool loop), with concurrent tools. World, prompts, limits, parsing
-and grading are the environment's, through the same harness. Checkpoints go to OUT/checkpoints, and
-OUT/seconds.json maps each to its seconds of training; saving time is not counted.
+RUN is a finished run; training starts from its `checkpoints/step-0`, in the precision of the run. Trainer,
+loss, optimizer and generation are those of TRL and transformers; `rollout_func` makes the turns: all attempts
+of a step at once, each turn as one left-padded batch (as in TRL's own tool loop), with concurrent tools.
+World, prompts, limits, parsing and grading are the environment's, through the same harness. Checkpoints go to
+OUT/checkpoints, and OUT/seconds.json maps each to its seconds of training; saving time is not counted.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from agito.envs.registry import load
 from agito.harness import SoloHarness, solo
 from agito.protocols import MAIN, Sampled, SampleRequest
 from agito.recipe import Recipe
-from agito.render import Vocabulary, renderer
 from agito.rollout.attempt import AttemptRunner, Plan
+from agito.runtime.policy_sources import renderer_of
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, AttemptId, FinishReason, VersionSpan
 
 SAVE_S = 20.0  # seconds of training between two checkpoints
+OURS = ("manifest.json", "meta.json", "trainer.json")  # of a checkpoint, and no other program's
+MICRO = 4  # attempts in one pass of a pre-trained model, whose logits are large
 
 
 class Generating:
@@ -130,10 +133,10 @@ class GeneratingRow:
 class Worlds:
     """Attempts at training tasks, cycling through all cells."""
 
-    def __init__(self, recipe: Recipe, vocabulary: Vocabulary) -> None:
+    def __init__(self, recipe: Recipe, start: Path) -> None:
         self._recipe = recipe
         self._environment = load(recipe.env.name)
-        self._renderer = renderer(recipe.env.dialect, vocabulary)
+        self._renderer = renderer_of(start, recipe)
         agents = solo(self._renderer, temperature=recipe.rl.temperature)
         self._runner = AttemptRunner(self._environment, SoloHarness(), agents, seed=recipe.seed)
         families, levels = (
@@ -204,8 +207,10 @@ class Clock(TrainerCallback):
             self._saved_at = spent_s
             path = self._out / "checkpoints" / f"step-{state.global_step}"
             given["model"].save_pretrained(path)
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(self._files / name, path / name)
+            for file in self._files.iterdir():  # tokenizer, template, what ends a turn
+                is_missing = file.suffix in (".json", ".jinja") and not (path / file.name).exists()
+                if is_missing and file.name not in OURS:
+                    shutil.copy(file, path / file.name)
             self.seconds[path.name] = round(spent_s, 2)
             (self._out / "seconds.json").write_text(json.dumps(self.seconds))
             self._began = time.monotonic() - spent_s
@@ -213,13 +218,17 @@ class Clock(TrainerCallback):
 
 
 def configuration(recipe: Recipe, out: Path, rate: float) -> GRPOConfig:
-    """A step of TRL has as many attempts as one of the recipe's, in one batch."""
+    """A step of TRL has as many attempts as one of the recipe's, in one batch; in micro-batches where the
+    vocabulary is large.
+    """
+    whole = recipe.rl.groups * recipe.rl.group_size
+    micro = MICRO if recipe.model.path else whole
     return GRPOConfig(
         output_dir=str(out / "trainer"),
         use_cpu=True,
         bf16=False,
-        per_device_train_batch_size=recipe.rl.groups * recipe.rl.group_size,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=whole // micro,
         num_generations=recipe.rl.group_size,
         max_completion_length=recipe.compute.context,
         temperature=recipe.rl.temperature,
@@ -236,6 +245,16 @@ def configuration(recipe: Recipe, out: Path, rate: float) -> GRPOConfig:
     )
 
 
+def opened(start: Path, dtype: torch.dtype) -> Any:
+    if not (start / "adapter_config.json").is_file():
+        return AutoModelForCausalLM.from_pretrained(start, dtype=dtype)
+    from peft import PeftConfig, PeftModel  # type: ignore[import-not-found]
+
+    base = PeftConfig.from_pretrained(start).base_model_name_or_path
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    return PeftModel.from_pretrained(model, start, is_trainable=True)
+
+
 def main() -> None:
     run, out, seconds, threads, rate = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:6])
     torch.set_num_threads(int(threads))
@@ -243,10 +262,10 @@ def main() -> None:
     start = run / "checkpoints" / "step-0"
     (out / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "config.toml", out / "config.toml")
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = opened(start, getattr(torch, recipe.model.dtype))
     tokenizer = AutoTokenizer.from_pretrained(start)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.convert_ids_to_tokens(0)
-    worlds = Worlds(recipe, Vocabulary.read(start))
+    worlds = Worlds(recipe, start)
     clock = Clock(out, start, seconds)
     arguments = configuration(recipe, out, rate)
     with anyio.from_thread.start_blocking_portal() as portal:

@@ -146,11 +146,8 @@ def test_what_is_no_address_is_said_to_be_none(agito_here: Agito, url: str) -> N
     )
 
 
-def test_an_endpoint_without_a_suite_is_wrong_usage(agito_here: Agito) -> None:
-    assert (
-        "add --suite decisions"
-        in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
-    )
+def test_an_endpoint_without_anything_to_do_is_wrong_usage(agito_here: Agito) -> None:
+    assert "add --env ENV" in agito_here("eval", "--endpoint", "http://localhost:8000/v1", expect=2).stderr
 
 
 def test_resuming_a_run_that_another_process_writes_says_that_and_nothing_else(

@@ -19,10 +19,11 @@ from tests.render.test_chat import TEMPLATES, write
 from agito.errors import BadHarness, BadRecipe, WorkerDied
 from agito.harness import SOLO, load
 from agito.harness.foreign import CommandHarness
-from agito.harness.foreign.command import environment, prompt_of
+from agito.harness.foreign.command import environment
 from agito.protocols import Agent, AgentSpec, Engine, Environment, Harness, Renderer
 from agito.recipe import Recipe
 from agito.render import read_chat
+from agito.render.messages import prompt_of
 from agito.rollout import AttemptRunner, Plan
 from agito.testing import FakeEnvironment, FakeSession, ReplayEngine
 from agito.types import AttemptId, Fault, Status, Task, TerminationReason, Trajectory

@@ -59,7 +59,11 @@ async def test_an_endpoint_answers_prompts_in_words(tmp_path: Path, has_tools: b
     assert [message["role"] for message in asked[0]["messages"]] == ["system", "user"]
     assert [tool["function"]["name"] for tool in asked[0].get("tools", [])] == ["look"] * has_tools
     if has_tools:
-        assert asked[1]["messages"][-1] == {"role": "tool", "tool_call_id": "a", "content": "vek"}
+        assert asked[1]["messages"][-1] == {
+            "role": "tool",
+            "tool_call_id": "a",
+            "content": "vek\n[7 turns left]",
+        }
 
 
 def test_an_endpoint_is_asked_for_an_effort_and_never_held_to_a_budget() -> None:

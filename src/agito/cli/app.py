@@ -218,6 +218,7 @@ def evaluate(
       agito eval models/smollm2-135m --env shell --level 1
       agito eval runs/think --effort all
       agito eval runs/chain runs/smoke --suite decisions
+      agito eval --env shell --endpoint http://localhost:8000/v1 --model NAME
       agito eval --suite decisions --endpoint http://localhost:8000/v1 --model NAME
     """
     from agito.cli.choose import choose_checkpoint
@@ -236,9 +237,9 @@ def evaluate(
     )
     given = checkpoints or []
     if suite is not None or endpoint is not None:
-        from agito.cli.scorecard import score  # which asks endpoints
+        from agito.cli.scorecard import score
 
-        return score(given, suite, endpoint, model, how)
+        return score(given, suite, endpoint, model, how, baselines=baselines, chooses=choose)
     if len(given) != 1:
         raise typer.BadParameter("give one run or checkpoint; two go with --suite", param_hint="RUN")
     if choose:
@@ -356,6 +357,7 @@ def replay(
 
 
 app.command(cls=Command)(results.compare)
+app.command(cls=Command)(results.export)
 app.command(cls=Command)(author_commands.audit)
 app.command(cls=Command)(author_commands.grade)
 app.command(cls=Command)(author_commands.serve)

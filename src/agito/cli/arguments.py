@@ -296,7 +296,10 @@ Baselines: TypeAlias = Annotated[
 Suite: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="A scorecard instead: decisions.")]
 Endpoint: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="With --suite: an OpenAI-compatible endpoint, ending in /v1."),
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible endpoint, ending in /v1, on the tasks of RUN, --env or --suite.",
+    ),
 ]
 EndpointModel: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="The endpoint's model.")]
 RunPath: TypeAlias = Annotated[

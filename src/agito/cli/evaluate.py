@@ -50,10 +50,7 @@ def evaluate_checkpoint(path: Path, how: How, *, baselines: bool) -> None:
     if how.changes.env is None:
         _tell_edited(directory, recipe)
     evaluation = _follow(directory, recipe, about, split, num_tasks, temperature, baselines, how.num_attempts)
-    if how.as_json:
-        print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
-    else:
-        _print(evaluation)
+    show_evaluation(evaluation, as_json=how.as_json)
 
 
 def _tell_edited(directory: Path, recipe: Recipe) -> None:
@@ -79,12 +76,8 @@ def _follow(
 ) -> Evaluation:
     console = err()
     heading = Text.assemble((str(directory), "bold"), "  ", (about, "dim"))
-    phases = [
-        Phase("policy", "policy", "attempts" if num_attempts > 1 else "tasks", num_tasks * num_attempts),
-        *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
-    ]
     tell_loading(recipe)
-    with shown(RunProgress(phases), console, heading) as view:
+    with shown(board_of(num_tasks, num_attempts, baselines=baselines), console, heading) as view:
         return work(
             lambda: saved_policy.evaluate_checkpoint(
                 directory,
@@ -97,6 +90,21 @@ def _follow(
                 num_attempts=num_attempts,
             )
         )
+
+
+def board_of(num_tasks: int, num_attempts: int, *, baselines: bool) -> RunProgress:
+    phases = [
+        Phase("policy", "policy", "attempts" if num_attempts > 1 else "tasks", num_tasks * num_attempts),
+        *([Phase("baselines", "scripts", "tasks", num_tasks)] if baselines else []),
+    ]
+    return RunProgress(phases)
+
+
+def show_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(evaluation.to_json(), allow_nan=False))  # noqa: T201
+    else:
+        _print(evaluation)
 
 
 def _print(evaluation: Evaluation) -> None:

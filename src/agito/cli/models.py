@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import out
@@ -13,7 +15,7 @@ from agito.models.hub import folder_of
 from agito.record.writable import require_folder
 from agito.render import ChatRenderer, read_chat
 from agito.render.chat import KEEPING
-from agito.render.tool_formats import FORMATS
+from agito.runtime.export import export, serve_options
 
 
 def get_model(name: str, into: Path | None, *, wheels: Path | None, dtype: str) -> None:
@@ -40,7 +42,6 @@ def show_model(folder: Path, tool_format: str) -> None:
     """How a model's chat template is used. Raises `CorruptCheckpoint`, `UnsupportedTemplate`."""
     renderer = read_chat(folder_of(str(folder)), tool_format=tool_format)
     table = plain_table("", "", wrapped=("",))
-    served = FORMATS[renderer.tool_format].served_as
     table.add_row(
         "tool calls",
         f"{renderer.tool_format}, {'by its own template' if renderer.is_own else 'put around its template'}",
@@ -48,8 +49,17 @@ def show_model(folder: Path, tool_format: str) -> None:
     table.add_row("written as", renderer.wanted)
     table.add_row("a turn ends with", " ".join(renderer.pieces(renderer.stop_ids)))
     table.add_row("past thinking", _thinking(renderer))
-    table.add_row("serve it with", f"vllm serve DIR --enable-auto-tool-choice --tool-call-parser {served}")
+    table.add_row("serve it with", f"vllm serve DIR {' '.join(serve_options(renderer, 'DIR'))}")
     print_table(out(), table)
+
+
+def export_policy(run: Path, folder: Path) -> None:
+    console = Console(stderr=True)
+    with console.status(f"writing {folder}"):
+        exported = export(run, folder)
+    command = shlex.join(["vllm", "serve", str(folder), *exported.serve])
+    console.print(f"[dim]serve it: {escape(command)}[/]", highlight=False, soft_wrap=True)
+    print(exported.folder)  # noqa: T201
 
 
 def _thinking(renderer: ChatRenderer) -> str:

@@ -1,4 +1,4 @@
-"""Commands that read finished runs."""
+"""Commands that read runs."""
 
 from __future__ import annotations
 
@@ -38,3 +38,27 @@ def compare(
     if len(paths) < 2:
         raise typer.BadParameter("give two runs or more", param_hint="RUN")
     compare_runs(paths, as_json=as_json)
+
+
+@guarded
+def export(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run, or one of its checkpoints.", autocompletion=runs, show_default=False
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.", show_default=False)],
+) -> None:
+    """Write a trained policy as a Hugging Face folder.
+
+    All weights, an adapter merged in; tokenizer and chat template as the policy used them. The folder's path
+    goes to standard output, how vLLM serves it to standard error.
+
+    \b
+    Example:
+      agito export runs/smollm2-shell my-agent
+    """
+    from agito.cli.models import export_policy
+
+    export_policy(run, folder)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
 import typer
 from rich.text import Text
 
+from agito.cli.endpoint import (
+    NUM_TASKS,
+    asking,
+    evaluate_endpoint,
+    require_address,
+    require_verdicts,
+)
 from agito.cli.evaluate import How
 from agito.cli.exit_codes import say, work
 from agito.cli.progress import shown, tell_loading
 from agito.cli.summary import cause_lines, rate_text
 from agito.cli.tables import counted, plain_table, print_table
 from agito.cli.terminal import err, out
-from agito.errors import BadRecipe, EndpointFailed
 from agito.evaluation import scorecard
 from agito.evaluation.scorecard import DECISIONS, Estimate, Measure, Scorecard
 from agito.harness.endpoint import ChatHarness
@@ -28,18 +31,25 @@ from agito.record.events import OnEvent
 from agito.record.usage import causes
 from agito.runtime import load_policy
 from agito.training.progress.board import Phase, RunProgress
-from agito.types import Dialect, Thinking
-
-_ENDPOINT_TASKS = 150
-_ANSWER_S = 300.0
+from agito.types import Dialect
 
 
-def score(given: list[Path], suite: str | None, endpoint: str | None, model: str, how: How) -> None:
-    """How a run, two of them, or an endpoint decides."""
-    if suite is None:
-        raise typer.BadParameter(
-            "an endpoint is measured by a scorecard: add --suite decisions", param_hint="--endpoint"
-        )
+def score(
+    given: list[Path],
+    suite: str | None,
+    endpoint: str | None,
+    model: str,
+    how: How,
+    *,
+    baselines: bool,
+    chooses: bool,
+) -> None:
+    """How a run, two of them, or an endpoint decides; without a suite, an endpoint's success."""
+    if endpoint is not None and chooses:
+        raise typer.BadParameter("an endpoint has no checkpoints", param_hint="--choose")
+    if endpoint is not None and suite is None:
+        return evaluate_endpoint(endpoint, model, given, how, baselines=baselines)
+    assert suite is not None
     if endpoint is not None:
         return score_endpoint(endpoint, model, suite, how)
     if not 1 <= len(given) <= 2:
@@ -68,24 +78,21 @@ def score_checkpoints(paths: Sequence[Path], suite: str, how: How) -> None:
 
 
 def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
-    """Any OpenAI-compatible endpoint. Its key is read from OPENAI_API_KEY, if it needs one."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadRecipe(f"--endpoint {url}: write an address, such as http://localhost:8000/v1")
+    """Any OpenAI-compatible endpoint."""
+    require_address(url)
     natural = Recipe(env=EnvSection(dialect=Dialect.NATURAL))  # what an endpoint speaks
     recipe = how.changes.applied_to(scorecard.recipe_for(suite, natural))
-    num_tasks = how.num_tasks or _ENDPOINT_TASKS
+    num_tasks = how.num_tasks or NUM_TASKS
     temperature = 1.0 if how.temperature is None else how.temperature
-    key = os.environ.get("OPENAI_API_KEY")
 
     async def score(on_event: OnEvent) -> Scorecard:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(
-            base_url=url.rstrip("/") + "/", headers=headers, timeout=_ANSWER_S
-        ) as client:
-            effort = how.changes.effort
-            thinking = Thinking(effort=effort) if effort is not None else None
-            harness = ChatHarness(client, model, temperature=temperature, thinking=thinking)
+        async with asking(
+            url,
+            model,
+            temperature=temperature,
+            effort=how.changes.effort,
+            turn_tokens=ChatHarness.TURN_TOKENS,
+        ) as harness:
             return await scorecard.of_endpoint(
                 harness, model, recipe, on_event, suite=suite, split=how.split, num_tasks=num_tasks
             )
@@ -94,11 +101,7 @@ def score_endpoint(url: str, model: str, suite: str, how: How) -> None:
         card = work(lambda: score(view.handle))
     show(card, as_json=how.as_json)
     policy = card.columns[0]
-    if 2 * policy.void > policy.over_all.num:
-        raise EndpointFailed(
-            f"{policy.void} of {policy.over_all.num} attempts have no verdict: "
-            f"{next(iter(_causes(card)), '')}"
-        )
+    require_verdicts(policy.void, policy.over_all.num, _causes(card))
 
 
 def _causes(card: Scorecard) -> dict[str, int]:

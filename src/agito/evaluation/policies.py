@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from agito.monitor import Monitor
 from agito.protocols import ScriptFactory, Unscripted
@@ -16,7 +17,13 @@ from agito.runtime.run_context import RunContext
 from agito.scheduling.sync_scheduler import Quota
 from agito.types import Attempt, AttemptId, Effort, Target, Task
 
+Way: TypeAlias = Callable[[Task, Target, AttemptId], ScriptFactory]
 HELDOUT_BASE, STRUCTURAL_BASE, BASELINE_BASE = 1_000_000, 3_000_000, 4_000_000
+
+
+def base_of(split: str) -> int:
+    """The group of the split's first task."""
+    return STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
 
 
 async def policy(
@@ -36,7 +43,7 @@ async def policy(
 
     With a monitor, the environment's validator judges as large a share of them as in training.
     """
-    base = STRUCTURAL_BASE if split == "structural" else HELDOUT_BASE
+    base = base_of(split)
     bounds = [
         num_tasks * rank // run_context.recipe.compute.ranks
         for rank in range(run_context.recipe.compute.ranks + 1)
@@ -84,32 +91,26 @@ async def scripts(
     run_context: RunContext, split: str, num_tasks: int, *, demonstrator_skill: float
 ) -> dict[str, tuple[Attempt, ...]]:
     """The same tasks by every negative control, the demonstrator and the oracle."""
-    environment = run_context.environment
-
-    def control(name: str) -> Callable[[Task, Target, AttemptId], ScriptFactory]:
-        return lambda task, target, attempt: environment.negative_controls(task)[name]
-
-    ways: dict[str, Callable[[Task, Target, AttemptId], ScriptFactory]] = {
-        name: control(name) for name in environment.negative_controls(run_context.task(split, 0)[0])
-    }
-    if isinstance(environment, Unscripted):
-        return await _each(run_context, split, num_tasks, ways)
-    ways["demonstrator"] = lambda task, target, attempt: environment.demonstrator(
-        task, target, skill=demonstrator_skill, seed=attempt.group
-    )
-    ways["oracle"] = lambda task, target, attempt: environment.solutions(task, target)[0]
-    return await _each(run_context, split, num_tasks, ways)
-
-
-async def _each(
-    run_context: RunContext,
-    split: str,
-    num_tasks: int,
-    ways: Mapping[str, Callable[[Task, Target, AttemptId], ScriptFactory]],
-) -> dict[str, tuple[Attempt, ...]]:
     found: dict[str, tuple[Attempt, ...]] = {}
-    for number, (name, script) in enumerate(ways.items()):
+    for number, (name, script) in enumerate(ways(run_context, split, demonstrator_skill).items()):
         base = BASELINE_BASE + number * 100_000
         quota = Quota(ids=range(base, base + num_tasks), group_size=1, max_live=8)
         found[name] = (await run_context.attempts(run_context.plan(split, base, script), [quota])).attempts
+    return found
+
+
+def ways(run_context: RunContext, split: str, demonstrator_skill: float) -> Mapping[str, Way]:
+    """What `scripts` plays."""
+    environment = run_context.environment
+
+    def control(name: str) -> Way:
+        return lambda task, target, attempt: environment.negative_controls(task)[name]
+
+    found = {name: control(name) for name in environment.negative_controls(run_context.task(split, 0)[0])}
+    if isinstance(environment, Unscripted):
+        return found
+    found["demonstrator"] = lambda task, target, attempt: environment.demonstrator(
+        task, target, skill=demonstrator_skill, seed=attempt.group
+    )
+    found["oracle"] = lambda task, target, attempt: environment.solutions(task, target)[0]
     return found

@@ -56,9 +56,9 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A checkpoint's results and the conditions under which they were measured."""
+    """A checkpoint's results, or an endpoint's, and the conditions under which they were measured."""
 
-    checkpoint: Path
+    checkpoint: str  # its path, or where it is served
     env: str
     split: str
     num_tasks: int
@@ -69,10 +69,37 @@ class Evaluation:
     baselines: Mapping[str, Scores]
     wall_s: float
 
+    @classmethod
+    def of(
+        cls,
+        checkpoint: str,
+        recipe: Recipe,
+        environment: Environment,
+        attempts: Sequence[Attempt],
+        scripts: Mapping[str, Sequence[Attempt]],
+        *,
+        split: str,
+        temperature: float,
+        began: float,
+    ) -> Evaluation:
+        """`began`: when, on the monotonic clock."""
+        return cls(
+            checkpoint=checkpoint,
+            env=recipe.env.name,
+            split=split,
+            num_tasks=len({attempt.trajectory.attempt.group for attempt in attempts}),
+            temperature=temperature,
+            seed=recipe.seed,
+            isolation_tier=isolation_of(environment),
+            policy=_scores(attempts),
+            baselines={name: _scores(each) for name, each in scripts.items()},
+            wall_s=round(time.monotonic() - began, 3),
+        )
+
     def to_json(self) -> dict[str, Json]:
         return {
             "schema_version": SCHEMA_VERSION,
-            "checkpoint": str(self.checkpoint),
+            "checkpoint": self.checkpoint,
             "env": self.env,
             "split": self.split,
             "num_tasks": self.num_tasks,
@@ -140,7 +167,7 @@ async def evaluate_checkpoint(
     and `BadRecipe` for an unknown split, family or level."""
     began, environment = time.monotonic(), environment_of(recipe)
     check(environment, recipe, split)
-    num_tasks = min(num_tasks, environment.num_tasks(split)) if isinstance(environment, Finite) else num_tasks
+    num_tasks = num_tasks_of(environment, split, num_tasks)
     async with load_policy.open_trained(directory, recipe) as run_context:
         events = EventLog(on_event)
         events.begin("policy", num_tasks * num_attempts)
@@ -161,19 +188,21 @@ async def evaluate_checkpoint(
             )
             for name, each in scripts.items():
                 events.emit(evaluation.finished("baselines", name, each))
-        tier = isolation_of(run_context.environment)
-    return Evaluation(
-        checkpoint=directory,
-        env=recipe.env.name,
-        split=split,
-        num_tasks=num_tasks,
-        temperature=temperature,
-        seed=recipe.seed,
-        isolation_tier=tier,
-        policy=_scores(attempts),
-        baselines={name: _scores(each) for name, each in scripts.items()},
-        wall_s=round(time.monotonic() - began, 3),
-    )
+        return Evaluation.of(
+            str(directory),
+            recipe,
+            run_context.environment,
+            attempts,
+            scripts,
+            split=split,
+            temperature=temperature,
+            began=began,
+        )
+
+
+def num_tasks_of(environment: Environment, split: str, asked: int) -> int:
+    """No more than there are."""
+    return min(asked, environment.num_tasks(split)) if isinstance(environment, Finite) else asked
 
 
 def _scores(attempts: Sequence[Attempt]) -> Scores:

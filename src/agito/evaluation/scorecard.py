@@ -11,19 +11,16 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import anyio
-
-from agito.concurrency import first_error
 from agito.config import meant
-from agito.errors import BadRecipe, EndpointFailed
+from agito.errors import BadRecipe
+from agito.evaluation import endpoint
 from agito.evaluation import policies as evaluation
 from agito.evaluation.saved_policy import check
 from agito.harness.endpoint import ChatHarness
-from agito.protocols import Environment, Measure, Measured, ScriptFactory, Session
+from agito.protocols import Environment, Measure, Measured, ScriptFactory
 from agito.recipe import EnvSection, Recipe
 from agito.record import Rate, rate, rate_over_all
 from agito.record.events import EventLog, OnEvent
@@ -31,7 +28,7 @@ from agito.record.usage import causes
 from agito.rollout import EpisodeDriver, scripted
 from agito.runtime import load_policy
 from agito.runtime.run_context import RunContext, environment_of, open_run_context
-from agito.types import Attempt, AttemptId, Json, Target, Task, Trajectory, mean
+from agito.types import Attempt, AttemptId, Json, Target, Task, mean
 
 SCHEMA_VERSION = 1
 SUITES = ("decisions",)
@@ -43,7 +40,6 @@ DECISIONS = {
     "e": "staying coherent",
 }
 _Z = statistics.NormalDist().inv_cdf(0.975)
-_CONCURRENT = 8  # concurrent attempts at an endpoint
 _LEVELS = (1, 2, 3)  # for a checkpoint trained elsewhere
 
 
@@ -231,34 +227,17 @@ async def of_endpoint(
     check(environment_of(recipe), recipe, split)
     events = EventLog(on_event)
     events.begin(name, num_tasks)
-    limiter, found = anyio.CapacityLimiter(_CONCURRENT), dict[int, Attempt]()
     async with open_run_context(recipe) as run_context:
-        driver = EpisodeDriver(run_context.environment, noise_seed=recipe.seed)
-
-        async def run(index: int) -> None:
-            task, target = run_context.task(split, index)
-            attempt = AttemptId(group=evaluation.HELDOUT_BASE + index, slot=0)
-            async with limiter:
-                finished = await driver.run(task, target, attempt, partial(_asked, harness, task, attempt))
-            found[index] = Attempt(trajectory=finished.trajectory, verdict=finished.verdict)
-            events.advance(evaluation.metrics(found[index]))
-            if harness.failure and not harness.num_answers and len(found) >= min(_CONCURRENT, num_tasks):
-                raise EndpointFailed(harness.failure)
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                for index in range(num_tasks):
-                    tasks.start_soon(run, index)
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
-        attempts = [found[index] for index in range(num_tasks)]
+        attempts = await endpoint.attempts(
+            harness,
+            run_context,
+            split,
+            num_tasks,
+            on_attempt=lambda attempt: events.advance(evaluation.metrics(attempt)),
+        )
         policy = column(name, run_context, split, attempts)
     events.emit(evaluation.finished(name, "policy", attempts))
     return await complete([policy], recipe, suite, split, num_tasks)
-
-
-async def _asked(harness: ChatHarness, task: Task, attempt: AttemptId, session: Session) -> Trajectory:
-    return await harness.run(task, session, {}, attempt, seed=0)
 
 
 async def complete(

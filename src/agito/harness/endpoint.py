@@ -1,5 +1,7 @@
 """Any OpenAI-compatible endpoint as the policy, in the natural dialect: messages and tool calls, no tokens,
 so nothing to train on.
+
+It reads what a policy of ours reads: the same words, and how many turns are left.
 """
 
 from __future__ import annotations
@@ -7,22 +9,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import httpx
 
 from agito.errors import SandboxFailure
 from agito.protocols import Agent, Session
 from agito.render import policy_json
+from agito.render.messages import answered, messages_of
 from agito.types import (
     AttemptId,
     Budget,
     Call,
-    Dialect,
     Event,
     Fault,
     FinishReason,
     Json,
+    Limits,
     Task,
     TerminationReason,
     Thinking,
@@ -39,14 +43,30 @@ _REMEDIES = {
     429: "it is asked too often, or the account is empty",
 }
 _NO_TOOL = "no tool was called: act by calling one of the tools"
+_CUT = "the turn was cut off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """`num_tokens`: of the answer, `num_whole`: of the conversation so far; 0 where the endpoint does not
+    say.
+    """
+
+    message: Message
+    num_tokens: int = 0
+    num_whole: int = 0
+    is_cut: bool = False
 
 
 class ChatHarness:
     """Turn after turn until the episode ends or a limit; the client carries base URL, key and deadline.
 
     An endpoint counts tokens with a tokenizer of its own, so the token limits of a task do not hold here: its
-    turns and calls do, and `turn_tokens` a turn.
+    turns and calls do, and `turn_tokens` a turn. With `turn_tokens=None` they hold: for a policy of our own
+    that is served.
     """
+
+    TURN_TOKENS = 2048
 
     def __init__(
         self,
@@ -54,7 +74,7 @@ class ChatHarness:
         model: str,
         *,
         temperature: float = 1.0,
-        turn_tokens: int = 2048,
+        turn_tokens: int | None = TURN_TOKENS,
         thinking: Thinking | None = None,
     ) -> None:
         """`thinking` is asked for as `reasoning_effort`. Raises `ValueError` for a hard budget: what an
@@ -103,12 +123,15 @@ class ChatHarness:
     async def _turns(
         self, task: Task, session: Session, events: list[Event], turns: list[Turn]
     ) -> TerminationReason:
-        limits, at = task.limits, 0
-        prompt: Message = {"role": "user", "content": task.prompt[Dialect.NATURAL]}
-        messages: list[Message] = [dict(message) for message in task.messages] or [prompt]
+        limits, at, num_whole = task.limits, 0, 0
+        messages: list[Message] = messages_of(task)
         for number in range(limits.turns):
-            message, num_tokens = await self._ask(messages, task.tools)
-            calls, ids = _calls(message, task.tools)
+            room = self._room(limits, num_whole)
+            if room < 1:
+                return TerminationReason.TOKENS
+            answer = await self._ask(messages, task.tools, room)
+            message, num_whole = answer.message, answer.num_whole
+            calls, ids = _calls(answer, task.tools)
             calls = calls[: limits.calls - len(events)]
             left = Budget(
                 turns=limits.turns - number - 1,
@@ -120,12 +143,12 @@ class ChatHarness:
                 Turn(
                     segment=0,
                     start=at,
-                    stop=at + num_tokens,
-                    stopped=FinishReason.END,
+                    stop=at + answer.num_tokens,
+                    stopped=FinishReason.LENGTH if answer.is_cut else FinishReason.END,
                     calls=tuple(range(len(events), len(events) + len(new))),
                 )
             )
-            at += num_tokens
+            at += answer.num_tokens
             events.extend(new)
             if new and new[-1].ended:
                 return TerminationReason.SUBMITTED
@@ -134,20 +157,24 @@ class ChatHarness:
             messages.append(message)
             if ids:
                 for each, event in zip(ids, new, strict=False):
-                    messages.append({"role": "tool", "tool_call_id": each, "content": event.text})
+                    messages.append({"role": "tool", "tool_call_id": each, "content": answered(event)})
             else:
-                messages.append({"role": "user", "content": new[0].text})
+                messages.append({"role": "user", "content": answered(new[0])})
         return TerminationReason.TURNS
 
-    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[Message, int]:
-        """The assistant's message, and how many tokens the endpoint says it took. Raises `httpx.HTTPError`,
-        `ValueError`.
-        """
+    def _room(self, limits: Limits, num_whole: int) -> int:
+        """For the next turn, in tokens."""
+        if self._turn_tokens is not None:
+            return self._turn_tokens
+        return min(limits.turn_tokens, limits.tokens - num_whole)
+
+    async def _ask(self, messages: Sequence[Message], tools: Sequence[ToolSpec], room: int) -> _Answer:
+        """Raises `httpx.HTTPError`, `ValueError`."""
         body: dict[str, object] = {
             "model": self._model,
             "messages": list(messages),
             "temperature": self._temperature,
-            "max_tokens": self._turn_tokens,
+            "max_tokens": room,
         }
         if self._effort is not None:
             body["reasoning_effort"] = self._effort.value
@@ -158,15 +185,18 @@ class ChatHarness:
         try:
             found: Any = json.loads(policy_json.printable(answer.text), parse_constant=str)
         except RecursionError:  # whoever nests without end is the policy
-            return {"role": "assistant", "content": ""}, 0
+            return _Answer(message={"role": "assistant", "content": ""})
         try:
-            message = _sendable(found["choices"][0]["message"])
+            choice: Any = found["choices"][0]
+            message = _sendable(choice["message"])
             usage: Any = found.get("usage")
             num_tokens = int(usage["completion_tokens"]) if usage else 0
+            num_whole = num_tokens + int(usage.get("prompt_tokens") or 0) if usage else 0
+            is_cut = choice.get("finish_reason") == "length"
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"its answer has no choices[0].message: {str(found)[:200]}") from error
         self.num_answers += 1
-        return message, num_tokens
+        return _Answer(message=message, num_tokens=num_tokens, num_whole=num_whole, is_cut=is_cut)
 
     def _told(self, error: Exception) -> str:
         """What is the matter with the endpoint, and what may help."""
@@ -186,19 +216,25 @@ class ChatHarness:
 
 
 def _sendable(message: Message) -> Message:
-    """The same without halves of characters, which cannot be sent back."""
-    return cast("Message", json.loads(policy_json.printable(json.dumps(message, ensure_ascii=False))))
+    """As it can be sent back: without halves of characters, and without fields that say nothing. Some
+    endpoints answer `"tool_calls": []` and refuse to read it.
+    """
+    said: Message = json.loads(policy_json.printable(json.dumps(message, ensure_ascii=False)))
+    kept = {name: value for name, value in said.items() if name == "content" or value not in (None, [])}
+    return kept if "tool_calls" in kept else kept | {"content": said.get("content") or ""}
 
 
-def _calls(message: Message, tools: Sequence[ToolSpec]) -> tuple[list[Call], list[str]]:
+def _calls(answer: _Answer, tools: Sequence[ToolSpec]) -> tuple[list[Call], list[str]]:
     """The calls and their ids; one call with a problem, and no ids, where there is none."""
+    message = answer.message
     made = message.get("tool_calls")
     if not isinstance(made, list) or not made:
         said = policy_json.printable(str(message.get("content") or ""))
         for speech in tools:
             if speech.is_speech:
                 return [speech.spoken(said, said)], []
-        return [Call(tool=tools[0].name, arguments={}, raw=said, problem=_NO_TOOL)], []
+        problem = _CUT if answer.is_cut else _NO_TOOL
+        return [Call(tool=tools[0].name, arguments={}, raw=said, problem=problem)], []
     calls, ids = list[Call](), list[str]()
     for each in made:
         function = each.get("function") if isinstance(each, dict) else None

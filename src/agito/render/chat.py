@@ -19,8 +19,8 @@ from agito.render.messages import (
     Message,
     Said,
     Speaker,
-    allowance,
     answered,
+    messages_of,
     templated,
     used,
     with_tool_names,
@@ -145,11 +145,7 @@ class ChatRenderer:
         return self._files | {"chat_template.jinja": self.chat_template} | ({KEEPING: kept} if kept else {})
 
     def opening(self, task: Task) -> array[int]:
-        prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
-        given: list[Entry] = [dict(message) for message in task.messages]
-        return self._encode(
-            *self._conversation.whole(given or [{"role": "user", "content": prompt}], task.tools)
-        )
+        return self._encode(*self._conversation.whole(messages_of(task), task.tools))
 
     def observation(self, events: Sequence[Event]) -> array[int]:
         names = [printable(event.call.tool) or "tool" for event in events]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from agito.protocols import Thought
 from agito.render.effort import INSIDE, TAG, Blocks
-from agito.render.messages import Message, Speaker, allowance
+from agito.render.messages import Message, Speaker, messages_of
 from agito.render.template import UnsupportedTemplate
-from agito.types import Dialect, Effort, Json, Task, ToolSpec
+from agito.types import Effort, Json, Task, ToolSpec
 
 if TYPE_CHECKING:
     from agito.render.chat import ChatRenderer
@@ -63,9 +63,7 @@ class ChatBlocks(Blocks):
         self.opener = array("i") if is_written else inner.encode(said)
 
     def opening(self, task: Task) -> array[int]:
-        prompt = f"{task.prompt[Dialect.NATURAL]}\n\n{allowance(task.limits.turns)}"
-        given: list[dict[str, Json]] = [dict(message) for message in task.messages]
-        messages = given or [{"role": "user", "content": prompt}]
+        messages = messages_of(task)
         if self._switch:
             last = max(at for at, each in enumerate(messages) if each["role"] == "user")
             switch = "/no_think" if self.effort is Effort.NONE else "/think"

@@ -16,7 +16,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from agito.protocols import Renderer, ThoughtfulCall
 from agito.render import policy_json
-from agito.types import Call, Event, Json, ToolSpec
+from agito.types import Call, Dialect, Event, Json, Task, ToolSpec
 
 
 class Speaker(StrEnum):
@@ -103,6 +103,17 @@ def used(call: Call) -> ToolUse:
 def thoughts_of(events: Sequence[Event]) -> list[str]:
     """What demonstrators thought."""
     return [event.call.thinking for event in events if isinstance(event.call, ThoughtfulCall)]
+
+
+def prompt_of(task: Task, dialect: Dialect = Dialect.NATURAL) -> str:
+    """What an agent is asked: in a chat, with the number of its turns."""
+    said = task.prompt[dialect]
+    return said if dialect is Dialect.COMPACT else f"{said}\n\n{allowance(task.limits.turns)}"
+
+
+def messages_of(task: Task) -> list[dict[str, Json]]:
+    """What a chat model is asked: the task's own conversation where it has one."""
+    return [dict(message) for message in task.messages] or [{"role": "user", "content": prompt_of(task)}]
 
 
 def allowance(turns: int) -> str:

@@ -28,8 +28,8 @@ from agito.harness.foreign.layout import CALL, layout, which
 from agito.harness.foreign.tool_server import ToolDesk
 from agito.harness.role_tools import session_of
 from agito.protocols import Agent, OpensPool, Session
-from agito.render.messages import allowance
-from agito.types import AttemptId, Dialect, Fault, Task, TerminationReason, Trajectory
+from agito.render.messages import prompt_of
+from agito.types import AttemptId, Fault, Task, TerminationReason, Trajectory
 
 _FUNCTION = re.compile(r"(\S+\.py):(\w+)")
 _MOST_ENV_BYTES = 96_000  # of one variable; a longer task comes by standard input alone
@@ -110,12 +110,6 @@ class CommandHarness:
             return await boxed.run(
                 box, self._layout, prompt=prompt, over=over, seconds=self._seconds, clock=clock
             )
-
-
-def prompt_of(task: Task, dialect: Dialect) -> str:
-    """What a guest is asked, as an episode of our own asks it."""
-    said = task.prompt[dialect]
-    return said if dialect is Dialect.COMPACT else f"{said}\n\n{allowance(task.limits.turns)}"
 
 
 def environment(url: str, key: str, prompt: str, base: Mapping[str, str]) -> dict[str, str]:
