@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tests.cli.conftest import COIN, Agito, sets
 from tests.trainer.rank import samples_of
 
@@ -19,7 +20,14 @@ from agito.models import Decoder
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.lora import adapt
 from agito.recipe import Recipe
-from agito.training.planning.footprint import Footprint, Part, footprint, num_adapter, num_params
+from agito.training.planning.footprint import (
+    Footprint,
+    Part,
+    footprint,
+    num_adapter,
+    num_params,
+    waiting_bytes,
+)
 
 SHAPES = {
     "qwen3": DecoderConfig(vocab_size=77),
@@ -81,11 +89,44 @@ def test_each_knob_that_is_named_makes_its_part_smaller() -> None:
         ("KV", "compute", "context", 64),
         ("activations", "trainer", "micro_tokens", 512),
         ("activations", "trainer", "keep_activations", False),
+        ("activations", "trainer", "keep_activations", 256),
         ("weights, to learn", "compute", "ranks", 1),
         ("weights, to sample", "model", "hidden_size", 64),
-        ("optimizer", "model", "hidden_size", 64),
+        ("moments", "model", "hidden_size", 64),
+        ("gradients", "model", "hidden_size", 64),
     ):
         assert part(name, **{table: {knob: value}}) < part(name), knob
+
+
+def test_learning_and_sampling_that_take_turns_need_room_for_the_larger_of_them() -> None:
+    parts = tuple(
+        Part(name=when, num_bytes=size << 20, knob="", num=2, when=when)  # type: ignore[arg-type]
+        for when, size in (("", 10), ("learning", 30), ("sampling", 20))
+    )
+    found = Footprint(num_params=1, num_trained=1, parts=parts, checkpoint_bytes=1, takes_turns=True)
+    assert found.total == 2 * (10 + 30) << 20
+    assert replace(found, takes_turns=False).total == 2 * (10 + 30 + 20) << 20
+
+
+@pytest.mark.parametrize("kept", [0, 100, 300, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_activations_take_what_is_said_of_them(dtype: torch.dtype, kept: int) -> None:
+    config = DecoderConfig(
+        vocab_size=77, hidden_size=256, intermediate_size=640, num_layers=8, num_heads=8, qk_norm=False
+    )
+    model, waiting = adapt(Decoder(config).to(dtype), LoraConfig(rank=2), seed=0), dict[int, int]()
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            waiting[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _, prefix = model.extend(torch.arange(400) % 77, [400], (), kept)
+        for tensor in prefix.tensors():  # waits for what continues it
+            note(tensor)
+    assert waiting_bytes(config, 400, kept, dtype.itemsize) == pytest.approx(sum(waiting.values()), rel=0.15)
 
 
 def test_too_large_a_run_is_refused_before_anything_is_loaded(agito: Agito, tmp_path: Path) -> None:

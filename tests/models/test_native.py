@@ -179,6 +179,7 @@ def test_what_a_page_holds_beyond_its_positions_changes_no_bit(config: DecoderCo
         decoder.extend(ids, [0], [0], [len(ids)])
         for page in decoder.read(0, len(ids)).pages:
             ctypes.memset(page.address, fill, size)
+        decoder.extend(ids[:1], [1], [0], [1])  # else the pages' memory is given back
         decoder.release(0)
         return decoder.extend(ids[:length], [0], [0], [length])
 
@@ -186,7 +187,7 @@ def test_what_a_page_holds_beyond_its_positions_changes_no_bit(config: DecoderCo
         assert torch.equal(last_logits(0xFF, length), last_logits(0, length)), length
 
 
-def test_rows_that_begin_alike_hold_their_pages_once_and_go_on_apart() -> None:
+def test_rows_that_begin_alike_hold_their_pages_once_go_on_apart_and_the_last_gives_all_memory_back() -> None:
     model, rng = network(LLAMA), random.Random(0)
     cached, ids = native(model, slots=9), tokens(LLAMA, 200)
     cached.extend(ids, [0], [0], [200])
@@ -197,9 +198,11 @@ def test_rows_that_begin_alike_hold_their_pages_once_and_go_on_apart() -> None:
     found = cached.extend(torch.cat(pieces), list(range(9)), [200] * 9, [80] * 9)
     for piece, logits in zip(pieces, found, strict=True):
         torch.testing.assert_close(logits, model(torch.cat([ids, piece]), [280])[-1], atol=1e-5, rtol=0)
+    held = cached.held_bytes
     for slot in range(9):
+        assert cached.held_bytes == held > cached.cache_bytes > 0
         cached.release(slot)
-    assert cached.cache_bytes == 0
+    assert cached.cache_bytes == cached.held_bytes == 0, "memory for learning is not to wait for rows to come"
 
 
 @torch.inference_mode()

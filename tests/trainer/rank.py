@@ -1,5 +1,5 @@
-"""One data-parallel rank as a process: RANK NUM_RANKS MEETING_FILE OUT MINIBATCHES; writes its weights and
-metrics."""
+"""One data-parallel rank as a process: RANK NUM_RANKS MEETING_FILE OUT OVER MINIBATCHES; writes its weights
+and metrics. OVER: `memory` or `network`, and `:bfloat16` for weights of that kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from agito.learning.trainer import LocalTrainer, Reducer, SharedReducer, TrainerConfig
+from agito.learning.trainer import (
+    LocalTrainer,
+    Reducer,
+    SharedReducer,
+    TrainerConfig,
+    load_state,
+    save_state,
+)
 from agito.learning.trainer.network_reducer import NetworkReducer, connect_store, host_store
 from agito.models import Qwen3, Qwen3Config
 from agito.types import AttemptId, Sample, span
@@ -48,13 +55,18 @@ def samples_of(step: int) -> list[Sample]:
 
 
 def train(
-    reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int
+    reducer: Reducer, *, rank: int, num_ranks: int, minibatches: int, dtype: str = ""
 ) -> tuple[LocalTrainer, list[dict[str, float]]]:
     """Two supervised and three policy-gradient steps on this rank's share; in the last step, the last rank
     has no samples."""
     trainer = LocalTrainer(
-        Qwen3(SHAPE, seed=0),
-        TrainerConfig(check_on_policy=False, muon_dtype="float32", minibatches=minibatches),
+        Qwen3(SHAPE, seed=0, dtype=getattr(torch, dtype or "float32")),
+        TrainerConfig(
+            check_on_policy=False,
+            muon_dtype="float32",
+            minibatches=minibatches,
+            optimizer="adamw" if dtype else "muon",
+        ),
         reducer=reducer,
     )
     values: list[dict[str, float]] = []
@@ -86,10 +98,16 @@ def over_network(rank: int, num_ranks: int, meeting: Path) -> NetworkReducer:
 def main() -> None:
     rank, num_ranks, meeting, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    over = over_network(rank, num_ranks, meeting) if sys.argv[5] == "network" else None
+    over_what, _, dtype = sys.argv[5].partition(":")
+    over = over_network(rank, num_ranks, meeting) if over_what == "network" else None
     reducer = over or SharedReducer(rank, num_ranks, meeting, timeout_s=60)
     for minibatches in map(int, sys.argv[6:]):
-        trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches)
+        trainer, values = train(reducer, rank=rank, num_ranks=num_ranks, minibatches=minibatches, dtype=dtype)
+        kept, moments = out / f"state-{minibatches}-{rank}", trainer.optimizer.moments()
+        kept.mkdir()
+        save_state(trainer, kept)
+        load_state(trainer, kept)
+        assert all(torch.equal(value, moments[name]) for name, value in trainer.optimizer.moments().items())
         name = f"{minibatches}-{rank}"
         save_file(
             {name: parameter.detach() for name, parameter in trainer.model.named_parameters()},

@@ -193,10 +193,9 @@ def test_muon_is_for_small_networks_unless_it_is_asked_for() -> None:
         )
 
 
-def saved_bytes(*, keeps: bool) -> int:
+def saved_bytes(kept_tokens: int | None) -> int:
     """Of tensors that wait for the backward pass."""
     model, waiting = Decoder(SHAPE, seed=1), dict[int, int]()
-    model.keeps_activations = keeps
     own = {parameter.data_ptr() for parameter in model.parameters()}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -206,13 +205,17 @@ def saved_bytes(*, keeps: bool) -> int:
 
     packed = pack(samples(12))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        hidden_ND = model.hidden(packed.ids_N, packed.lengths_B)
+        hidden_ND = model.extend(packed.ids_N, packed.lengths_B, (), kept_tokens)[0]
     assert hidden_ND.requires_grad
     return sum(waiting.values())
 
 
-def test_layers_that_compute_again_keep_little() -> None:
-    assert saved_bytes(keeps=False) < 0.35 * saved_bytes(keeps=True)
+def test_layers_that_compute_again_keep_little_and_as_many_keep_theirs_as_there_is_room_for() -> None:
+    num_tokens = len(pack(samples(12)).ids_N)
+    every, none, half = saved_bytes(None), saved_bytes(0), saved_bytes((num_tokens + 1) // 2)
+    assert none < 0.35 * every
+    assert none < half < 0.75 * every
+    assert saved_bytes(num_tokens) == every
 
 
 def test_a_network_that_cannot_compute_its_activations_again_says_so() -> None:

@@ -96,6 +96,23 @@ def test_ranks_without_memory_in_common_make_the_same_update_bit_for_bit(
         assert values == figures
 
 
+def test_ranks_that_have_masters_and_moments_once_for_all_make_the_same_update_bit_for_bit(
+    tmp_path: Path,
+) -> None:
+    apart, together = (
+        run(2, made, 2, over=f"{over}:bfloat16")[2]
+        for over in ("network", "memory")
+        for made in [tmp_path / over]
+        if not made.mkdir()
+    )
+    for weights, values in together:
+        assert all(torch.equal(weights[name], value) for name, value in apart[0][0].items())
+        assert values == apart[0][1]
+    states = [load_file(tmp_path / over / "state-2-0" / "trainer.tensors") for over in ("network", "memory")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+
+
 def test_a_machine_is_found_by_its_own_address_only() -> None:
     assert interface_of("127.0.0.1") == "lo"
     with pytest.raises(OSError, match=r"no network interface here has the address 192\.0\.2\.1"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from agito.learning.losses.config import CISPOConfig, DecoupledPPOConfig, DPPOConfig, GSPOConfig, LossConfig
 from agito.learning.trainer import LocalTrainer, TrainerConfig
+from agito.learning.trainer.passes import traverse
 from agito.learning.trainer.sharing import Block, plan_blocks, worth_sharing
 from agito.models import Decoder, DecoderConfig, LoraConfig, RopeScaling, adapt
 from agito.types import AttemptId, Sample, span
@@ -238,8 +240,71 @@ def test_layers_that_compute_their_activations_again_share_prefixes_too(family: 
     samples = branching(random.Random(2))
     require_equal(lambda: network(family), samples, keep_activations=False)
     kept, _ = learned(network(family), samples, share_prefixes="always")
-    again, _ = learned(network(family), samples, share_prefixes="always", keep_activations=False)
+    for keeps in (False, 7, 20, 40):
+        again, _ = learned(network(family), samples, share_prefixes="always", keep_activations=keeps)
+        assert all(torch.equal(again[name], gradient) for name, gradient in kept.items()), keeps
+
+
+@pytest.mark.parametrize("targets", [("q_proj",), ("v_proj", "down_proj")], ids=", ".join)
+def test_an_adapter_of_some_projections_learns_the_same_from_activations_that_are_computed_again(
+    targets: tuple[str, ...],
+) -> None:
+    """The first layer's keys then need no gradient."""
+    samples = branching(random.Random(2))
+    kept, again = (
+        learned(
+            adapt(network("llama"), LoraConfig(rank=3, targets=targets), seed=2),
+            samples,
+            share_prefixes="always",
+            keep_activations=keeps,
+        )[0]
+        for keeps in (True, 9)
+    )
+    assert again.keys() == kept.keys()
     assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
+
+
+def most_kept(samples: Sequence[Sample], kept_tokens: int | None) -> int:
+    """The most bytes that wait for the backward pass at once in an update that shares prefixes."""
+    model, count, size, most = network("llama"), Counter[int](), dict[int, int](), 0
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+
+    class Kept:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            nonlocal most
+            self.tensor, self.storage = tensor, tensor.untyped_storage().data_ptr()
+            if self.storage not in own:
+                size[self.storage] = tensor.untyped_storage().nbytes()
+                count[self.storage] += 1
+            most = max(most, sum(size[each] for each in count))
+
+        def __del__(self) -> None:
+            count[self.storage] -= 1
+            if count[self.storage] <= 0:
+                del count[self.storage]
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        traverse(
+            model,
+            plan_blocks(samples, max_tokens=40, worth=1),
+            lambda part, logp_T, entropy_T: -logp_T.sum(),
+            kept_tokens=kept_tokens,
+        )
+    return most
+
+
+def test_an_update_keeps_the_activations_of_no_more_tokens_than_it_may() -> None:
+    """A chain of shared prefixes, whose blocks all wait for the longest sample."""
+    rng = random.Random(0)
+    ids, _ = drawn(rng, 120)
+    samples = [
+        sample(rng, 0, n, ids[:stop], [0] * (stop - 4) + [1] * 4) for n, stop in enumerate((40, 80, 120))
+    ]
+    every = most_kept(samples, None)
+    inputs = 120 * SHAPE["num_layers"] * 4 * (SHAPE["hidden_size"] + 2 * 2 * SHAPE["head_dim"] * 2)
+    for kept_tokens in (10, 20, 40, 60):
+        assert most_kept(samples, kept_tokens) < every * kept_tokens / 120 + every / 4 + inputs, kept_tokens
+    assert most_kept(samples, 120) == every
 
 
 def test_a_shared_sampled_token_earns_the_sum_over_its_descendants() -> None:

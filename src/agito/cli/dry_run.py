@@ -72,7 +72,8 @@ def _print_memory(recipe: Recipe, found: Footprint, free: int) -> None:
     table = plain_table("memory", "each", "processes", "all", "change it by")
     for part in found.parts:
         table.add_row(f"  {part.name}", *_cells(part), part.knob)
-    table.add_row(Text("  together", "bold"), "", "", Text(_bytes(found.total), "bold"), "")
+    turns = "learning and sampling take turns" if found.takes_turns else ""
+    table.add_row(Text("  together", "bold"), "", "", Text(_bytes(found.total), "bold"), Text(turns, "dim"))
     print_table(console, table)
     where = "free here" if recipe.compute.device == "cpu" else "free here; a GPU's own is not looked at"
     show(console, Text(f"  {_bytes(free)} {where}\n", "dim"))

@@ -46,7 +46,8 @@ class Arena:
 
 
 class _Pool:
-    """Pages of one size."""
+    """Pages of one size. Their memory is given back when none is in use: what this process does then, such as
+    learn, may need it."""
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
@@ -60,6 +61,11 @@ class _Pool:
             self._arenas.append(arena)
             self.free = [arena.data_ptr() + number * self.num_bytes for number in reversed(range(count))]
         return Page(self, self.free.pop())
+
+    def release(self, address: int) -> None:
+        self.free.append(address)
+        if len(self.free) * self.num_bytes == self.held_bytes:
+            self.free, self._arenas = [], []
 
     @property
     def held_bytes(self) -> int:
@@ -75,7 +81,7 @@ class Page:
         self._pool, self.address = pool, address
 
     def __del__(self) -> None:
-        self._pool.free.append(self.address)
+        self._pool.release(self.address)
 
 
 class StoredPages(NamedTuple):
@@ -95,6 +101,11 @@ class PageTable:
         self.addresses = np.zeros((slots, self.num_pages), dtype=np.int64)
         self._pool = _Pool(num_bytes)
         self._rows: list[list[Page]] = [[] for _ in range(slots)]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory taken for pages."""
+        return self._pool.held_bytes
 
     @property
     def used_bytes(self) -> int:

@@ -237,6 +237,11 @@ class NativeDecoder:
         """Bytes that rows hold in keys and values."""
         return self._pages.used_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes taken from the system for keys and values; none while there is no row."""
+        return self._pages.held_bytes
+
     def _new_layer(self, shapes: Mapping[str, tuple[int, int]], arena: Arena) -> dict[str, Tensor]:
         config, hidden = self.config, self.config.hidden_size
         has_bias = {

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from agito.models.config import DecoderConfig
 from agito.models.eager import Uninitialised
 from agito.models.prefix import Prefix, attend, attend_masked, has_kernel, joined
 from agito.models.ragged import Ragged, by_length
+from agito.models.recompute import recomputed
 from agito.models.rope import rotary, rotate
 
 KEY_QUERY_CORRELATION = 0.85  # initial correlation of keys with queries
@@ -50,9 +50,6 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.config = config
-        # Keep activations for the backward pass; otherwise each layer recomputes them, which takes a third
-        # longer.
-        self.keeps_activations = True
         filled = Uninitialised() if seed is None else nullcontext()
         with filled, torch.device(device or torch.get_default_device()):
             self.model = _Body(config)
@@ -76,10 +73,18 @@ class Decoder(nn.Module):
         return self.extend(ids_N, lengths_B)[0]
 
     def extend(
-        self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Prefix] = ()
+        self,
+        ids_N: Tensor,
+        lengths_B: Sequence[int],
+        onto: Sequence[Prefix] = (),
+        kept_tokens: int | None = None,
     ) -> tuple[Tensor, Prefix]:
         """As `hidden`, for sequences that each continue `onto`; also returns the prefix that these tokens, of
-        one sequence, form for later ones."""
+        one sequence, form for later ones.
+
+        `kept_tokens`: keep no more activations for the backward pass than those of so many tokens in all
+        layers; the other layers compute theirs again, to the same bits. None: keep all.
+        """
         if sum(lengths_B) != ids_N.shape[0]:
             raise ValueError(f"lengths sum to {sum(lengths_B)}, but there are {ids_N.shape[0]} tokens")
         before = sum(len(prefix) for prefix in onto)
@@ -95,9 +100,10 @@ class Decoder(nn.Module):
             local: [table.to(x_ND.dtype) for table in rotary(positions_N, self.config, local=local)]
             for local in sorted(set(is_sliding))
         }
-        run = _kept if self.keeps_activations or not torch.is_grad_enabled() else _recomputed
+        num_again = self._num_again(ids_N.shape[0], kept_tokens) if torch.is_grad_enabled() else 0
         keys, values = list[Tensor](), list[Tensor]()
         for index, (layer, local) in enumerate(zip(self.model.layers, is_sliding, strict=True)):
+            run = _recomputed if index < num_again else _kept
             x_ND, k_NKE, v_NKE = run(layer, x_ND, *rotations[local], batches, joined(onto, index))
             keys.append(k_NKE)
             values.append(v_NKE)
@@ -105,6 +111,13 @@ class Decoder(nn.Module):
         return torch.zeros_like(x_ND).index_copy(0, order_N, x_ND), Prefix(
             keys=tuple(keys), values=tuple(values)
         )
+
+    def _num_again(self, num_tokens: int, kept_tokens: int | None) -> int:
+        """How many layers compute their activations again: the first, since the backward pass has freed what
+        the others kept when it comes to them."""
+        if kept_tokens is None or kept_tokens >= num_tokens:
+            return 0
+        return self.config.num_layers - self.config.num_layers * kept_tokens // num_tokens
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """`logits_NV` of the given states; a trainer passes only those it needs."""
@@ -356,8 +369,19 @@ def _kept(layer: nn.Module, *inputs: Any) -> Any:
     return layer(*inputs)
 
 
-def _recomputed(layer: nn.Module, *inputs: Any) -> Any:
-    return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+def _recomputed(
+    layer: nn.Module,
+    x_ND: Tensor,
+    cos_NE: Tensor,
+    sin_NE: Tensor,
+    batches: Sequence[Ragged],
+    past: tuple[Tensor, Tensor] | None,
+) -> Any:
+    def run(x_ND: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        return layer(x_ND, cos_NE, sin_NE, batches, past or None)
+
+    weights = [weight for weight in layer.parameters() if weight.requires_grad]
+    return recomputed(run, (x_ND, *(past or ())), weights)
 
 
 class _Body(nn.Module):

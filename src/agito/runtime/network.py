@@ -52,3 +52,9 @@ def adapter_of(spec: ModelSpec) -> Adapter | None:
 def learning(model: Decoder) -> Iterator[tuple[str, Tensor]]:
     """The trained parameters by name: all of them, or an adapter's."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def frozen(model: Decoder) -> Iterator[Tensor]:
+    """The parameters in main memory that stay as they are, in the same order in every process."""
+    parameters = (parameter for _, parameter in model.named_parameters() if not parameter.requires_grad)
+    return (parameter for parameter in parameters if parameter.device.type == "cpu")

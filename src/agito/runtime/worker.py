@@ -17,9 +17,10 @@ from agito.learning.trainer.reducer import OneRank, Reducer, SharedReducer
 from agito.models import Decoder
 from agito.models.eager import without_compiler
 from agito.runtime.fork_server import accepted, forked
+from agito.runtime.freed_memory import give_back
 from agito.runtime.learner import LearnerService
 from agito.runtime.local_process import serve
-from agito.runtime.network import adapter_of, learning, open_model
+from agito.runtime.network import adapter_of, frozen, learning, open_model
 from agito.runtime.sampler import SamplerService
 from agito.runtime.transport import Handler
 from agito.runtime.wire import (
@@ -60,6 +61,12 @@ class WorkerHandler:
         self._reducer: Reducer | None = None  # torch has one process group
 
     def __call__(self, policy: PolicyId, request: WorkerRequest) -> WorkerResponse:
+        answer = self._answer(policy, request)
+        if not isinstance(request, EngineRequest):  # of which there are many, and each needs little
+            give_back()
+        return answer
+
+    def _answer(self, policy: PolicyId, request: WorkerRequest) -> WorkerResponse:
         if isinstance(request, OpenPolicy):
             return self._open(policy, request)
         if isinstance(request, OfferRendezvous):
@@ -84,10 +91,12 @@ class WorkerHandler:
         model = open_model(request.model, request.device)
         learner = None
         if request.learner is not None:
+            reducer = self._reducer_of(request.learner.group)
+            reducer.unite(list(frozen(model)))
             learner = LearnerService(
                 model,
                 request.learner,
-                self._reducer_of(request.learner.group),
+                reducer,
                 adapter=adapter_of(request.model),
                 host=self._host,
             )

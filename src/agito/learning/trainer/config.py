@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -89,10 +89,11 @@ class TrainerConfig(Section):
         description="Compute common prefixes of samples once; auto: where that saves more than another "
         "pass costs.",
     )
-    keep_activations: bool = Field(
+    keep_activations: bool | Annotated[int, Field(ge=1)] = Field(
         default=True,
-        description="Keep activations for the backward pass; false: recompute them, a third slower with "
-        "far less memory.",
+        description="Keep activations for the backward pass. A number: those of at most so many tokens at a "
+        "time, and compute the others again; false: all of them, up to half slower with far less memory. The "
+        "gradient is the same, to the bit.",
     )
     optimizer: Literal["auto", "adamw", "muon"] = Field(
         default="auto",
@@ -108,3 +109,10 @@ class TrainerConfig(Section):
         default="auto",
         description="Precision of the Newton-Schulz iteration; auto: bfloat16 where it is fast.",
     )
+
+    @property
+    def kept_tokens(self) -> int | None:
+        """How many tokens have their activations kept at a time; None: all."""
+        if isinstance(self.keep_activations, bool):
+            return None if self.keep_activations else 0
+        return self.keep_activations

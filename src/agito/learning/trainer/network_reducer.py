@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -36,12 +37,17 @@ def connect_store(address: str) -> Store:
 class NetworkReducer(SharedReducer):
     """Like `SharedReducer`, bit for bit, but without shared memory."""
 
+    shares_memory = False
+
     def __init__(self, rank: int, num_ranks: int, store: Store, *, host: str) -> None:
         """`host`: the address at which other ranks reach this machine."""
         self.rank, self.num_ranks = rank, num_ranks
         # Gloo reads the interface when the group is made and takes no argument for it.
         os.environ["GLOO_SOCKET_IFNAME"] = interface_of(host)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=_WAIT)
+
+    def unite(self, tensors: Sequence[Tensor]) -> None:
+        del tensors
 
     def _exchange(self, mine_N: Tensor) -> Tensor:
         mine_N = mine_N.cpu()

@@ -3,11 +3,13 @@ schedule and one gradient clip.
 
 Half-precision weights learn in float32: each has a master copy that accumulates gradients over micro-batches
 and takes the step; the weight is the rounded master. If other code changes the weight, the master continues
-from it.
+from it. Ranks that share memory have masters and their moments of AdamW once for all of them, and each takes
+the step for its part (arXiv:1910.02054, stage 1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from agito.learning.trainer.config import PhaseConfig
 from agito.learning.trainer.muon import Muon
 from agito.learning.trainer.policy_model import PolicyModel
-from agito.learning.trainer.reducer import Reducer
+from agito.learning.trainer.reducer import OneRank, Reducer
 
 # Embeddings over the vocabulary; thin low-rank factors.
 _NOT_HIDDEN = frozenset({"embed_tokens", "lm_head", "lora_A", "lora_B"})
@@ -78,6 +80,7 @@ class PhaseOptimizer:
     ) -> None:
         self._config = config
         self._total_steps = total_steps
+        self._reducer = reducer or OneRank()
         split = split_parameters(model, has_muon=has_muon)
         weights = dict(model.named_parameters())
         self._weights = {name: weights[name] for part in split for name in part}
@@ -106,6 +109,13 @@ class PhaseOptimizer:
             self._rates.append(
                 (torch.optim.AdamW(groups, lr=config.adam_lr, betas=config.betas, fused=True), config.adam_lr)
             )
+        in_shares = [name for name in self._masters if name not in split.matrices]
+        self._owners = (
+            _owners({name: self._named[name].numel() for name in in_shares}, self._reducer.num_ranks)
+            if self._reducer.shares_memory and not any(each.is_cuda for each in self._named.values())
+            else {}
+        )
+        self._unite()
 
     def accumulate(self) -> None:
         """Adds the gradients of half-precision weights to their masters. Call it after every backward
@@ -140,15 +150,33 @@ class PhaseOptimizer:
                 f"gradient norm is {norm} at step {step} of the phase: lower the learning rate or the "
                 "loss's w_max"
             )
-        for master in self._masters.values():
-            master.reload()
+        for name, master in self._masters.items():
+            if self._steps(name):
+                master.reload()
+            else:
+                master.value.grad = None  # its owner takes the step
         for optimizer, base in self._rates:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate * self.factor(step)
             optimizer.step()
+        if self._owners:
+            self._reducer.sum([])  # all have taken theirs
         for master in self._masters.values():
             master.write_back()
         return norm
+
+    def _steps(self, name: str) -> bool:
+        """Whether this rank takes the step for a parameter."""
+        return self._owners.get(name, self._reducer.rank) == self._reducer.rank
+
+    def _unite(self) -> None:
+        """Puts masters and their moments into shared memory, one by one: they never exist in every rank."""
+        for name in self._owners:
+            value = self._named[name]
+            adam = next(each for each, _ in self._rates if isinstance(each, torch.optim.AdamW))
+            state = {"step": torch.zeros(()), **{moment: torch.zeros_like(value) for moment in _ADAM}}
+            self._reducer.unite([value, *state.values()])
+            adam.state[value] = state
 
     def moments(self) -> dict[str, Tensor]:
         """Optimizer state by `parameter name/moment`; empty before the first step."""
@@ -157,6 +185,8 @@ class PhaseOptimizer:
             for optimizer, _ in self._rates
             for parameter, moments in optimizer.state.items()
         }
+        if any(not each.get("step", 1) for each in state.values()):
+            return {}  # they are in their place, but nothing has been added to them
         found = {
             f"{name}/{moment}": value
             for name, at in self._named.items()
@@ -194,15 +224,20 @@ class PhaseOptimizer:
                 raise ValueError(
                     f"moments: {key} has shape {tuple(value.shape)}, not {tuple(self._named[name].shape)}"
                 )
-        for optimizer, _ in self._rates:
-            optimizer.state.clear()
+        for name, parameter in self._named.items():
+            if name not in self._owners:
+                owner[parameter].state.pop(parameter, None)
         for key, value in moments.items():
             name, _, moment = key.rpartition("/")
             parameter = self._named[name]
             if moment == _MASTER:
                 parameter.detach().copy_(value)
                 continue
-            owner[parameter].state[parameter][moment] = value.to(parameter.device, copy=True)
+            state = owner[parameter].state[parameter]
+            if moment in state:
+                state[moment].copy_(value)  # in shared memory
+            else:
+                state[moment] = value.to(parameter.device, copy=True)
 
 
 class Master:
@@ -236,8 +271,18 @@ def _is_narrow(weight: Tensor) -> bool:
     return weight.dtype in (torch.bfloat16, torch.float16)
 
 
+def _owners(sizes: Mapping[str, int], num_ranks: int) -> dict[str, int]:
+    """Each rank has about as much, by name alone."""
+    loads, owners = [0] * num_ranks, dict[str, int]()
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owners[name] = loads.index(min(loads))
+        loads[owners[name]] += sizes[name]
+    return owners
+
+
 _MASTER = "master"  # beside the moments
+_ADAM = ("exp_avg", "exp_avg_sq")
 _MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     Muon: ("momentum_buffer",),
-    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("step", *_ADAM),
 }

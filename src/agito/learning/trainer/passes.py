@@ -3,8 +3,10 @@ each.
 
 A block hands down keys, values and log-probabilities as leaves of a separate graph. These collect the
 gradients of all continuations, micro-batch by micro-batch; then one backward pass goes through the block's
-own graph. So only the activations of one path from the root and one micro-batch are alive at a time. The loss
-of a sample is computed where the sample ends, over all its tokens.
+own graph. So only the activations of one path from the root and one micro-batch are alive at a time. Where
+these are too many, shared blocks keep none of theirs, since they wait for all that continue them, and the
+micro-batch keeps as many as there is room for. The loss of a sample is computed where the sample ends, over
+all its tokens.
 
 Axes: U predictions of a block, T trained tokens of the samples that end in it.
 """
@@ -49,28 +51,32 @@ def traverse(
     *,
     at_temperature: bool = True,
     has_entropy: bool = True,
+    kept_tokens: int | None = None,
 ) -> None:
     """Visits all samples. While gradients are enabled, accumulates those of the losses and calls
-    `after_backward` after every block."""
+    `after_backward` after every block. `kept_tokens`: how many have their activations kept at a time; None:
+    all."""
 
-    def descend(block: Block, path: _Path) -> None:
-        hidden_ND, made = _computed(model, block, path)
+    def descend(block: Block, path: _Path, room: int | None) -> None:
+        fits = room is None or not block.children or block.deepest <= room
+        hidden_ND, made = _computed(model, block, path, room if fits else 0)
+        left = room - len(block.ids_N) if room is not None and fits else room
         logp_U, entropy_U = _predictions(model, hidden_ND, block, at_temperature, has_entropy)
         del hidden_ND
-        left = made.detached() if made else None
+        handed = made.detached() if made else None
         found_U = logp_U.detach().requires_grad_(logp_U.requires_grad)
-        here = path.then(left, found_U, entropy_U)
+        here = path.then(handed, found_U, entropy_U)
         if block.ended is not None:
             logp_T, entropy_T = (_at(tensors, block.place_T) for tensors in (here.logps, here.entropies))
             loss = visit(block.ended, logp_T, entropy_T)
             if loss is not None and loss.requires_grad:
                 loss.backward()
         for child in block.children:
-            descend(child, here)
+            descend(child, here, left)
         pairs = [(logp_U, found_U.grad)]
         pairs += (
-            [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), left.tensors(), strict=True)]
-            if made and left
+            [(whole, leaf.grad) for whole, leaf in zip(made.tensors(), handed.tensors(), strict=True)]
+            if made and handed
             else []
         )
         roots = [(output, gradient) for output, gradient in pairs if gradient is not None]
@@ -80,14 +86,16 @@ def traverse(
                 after_backward()
 
     for block in blocks:
-        descend(block, _Path())
+        descend(block, _Path(), kept_tokens)
 
 
-def _computed(model: PolicyModel, block: Block, path: _Path) -> tuple[Tensor, Prefix | None]:
-    if not path.prefixes and not block.children:
+def _computed(
+    model: PolicyModel, block: Block, path: _Path, kept_tokens: int | None
+) -> tuple[Tensor, Prefix | None]:
+    if not can_share(model):
+        assert not path.prefixes and not block.children, "a block is shared, but the network cannot"
         return model.hidden(block.ids_N, block.lengths_B), None
-    assert can_share(model), "a block is shared, but the network cannot"
-    hidden_ND, made = model.extend(block.ids_N, block.lengths_B, path.prefixes)
+    hidden_ND, made = model.extend(block.ids_N, block.lengths_B, path.prefixes, kept_tokens)
     return hidden_ND, made if block.children else None
 
 

@@ -42,13 +42,13 @@ class Prefix(Protocol):
 
 
 class SharesPrefixes(PolicyModel, Protocol):
-    """A network that can continue sequences from computed keys and values."""
+    """A network that can continue sequences from computed keys and values, and compute activations again."""
 
     def extend(
-        self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Any], /
+        self, ids_N: Tensor, lengths_B: Sequence[int], onto: Sequence[Any], kept_tokens: int | None, /
     ) -> tuple[Tensor, Prefix]:
         """As `hidden`, for sequences that each continue `onto`; also returns the prefix that these tokens, of
-        one sequence, form for later ones."""
+        one sequence, form for later ones. Keeps no more activations than `kept_tokens` have; None: all."""
         ...
 
 

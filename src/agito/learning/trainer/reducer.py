@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 _SLAB_BYTES = 4 << 20  # sent per rank and exchange; larger tensors are split
+_ALIGN = 64  # bytes
 
 
 class Reducer(Protocol):
@@ -31,11 +32,24 @@ class Reducer(Protocol):
     def sum(self, values: Sequence[float]) -> list[float]: ...
     def max(self, values: Sequence[float]) -> list[float]: ...
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether `unite` spares memory."""
+        ...
+
+    def unite(self, tensors: Sequence[Tensor]) -> None:
+        """Tensors in main memory that every rank has alike become the first rank's, in memory that all share,
+        if they can: what one rank writes, all have."""
+        ...
+
 
 class OneRank:
     """The reducer of a single rank."""
 
-    rank, num_ranks = 0, 1
+    rank, num_ranks, shares_memory = 0, 1, False
+
+    def unite(self, tensors: Sequence[Tensor]) -> None:
+        del tensors
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         del tensors
@@ -55,6 +69,8 @@ class SharedReducer:
     when a rank is gone or has not reached a barrier for `timeout_s`. One per process: torch has one default
     group.
     """
+
+    shares_memory = True
 
     def __init__(
         self,
@@ -82,22 +98,38 @@ class SharedReducer:
         self._turn = 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        if not tensors:
-            return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        for part in flat.split(_SLAB_BYTES // flat.element_size()):
-            first, *others = self._exchange(part)
-            part.copy_(first)
+        flats = [tensor.detach().reshape(-1) for tensor in tensors]
+        for parts in _portions(flats):
+            mine = torch.cat(parts)
+            first, *others = self._exchange(mine)
+            mine.copy_(first)
             for other in others:
-                part.add_(other)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+                mine.add_(other)
+            for part, summed in zip(parts, mine.split([len(part) for part in parts]), strict=True):
+                part.copy_(summed)
+        for tensor, flat in zip(tensors, flats, strict=True):
+            if flat.data_ptr() != tensor.data_ptr():  # its elements are not in order
+                tensor.copy_(flat.view_as(tensor))
 
     def sum(self, values: Sequence[float]) -> list[float]:
         return self._exchange(torch.tensor(values, dtype=torch.float64)).sum(dim=0).tolist()
 
     def max(self, values: Sequence[float]) -> list[float]:
         return self._exchange(torch.tensor(values, dtype=torch.float64)).amax(dim=0).tolist()
+
+    @torch.no_grad()
+    def unite(self, tensors: Sequence[Tensor]) -> None:
+        sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + -(-size // _ALIGN) * _ALIGN)
+        memory = self.share(max(starts[-1], 1))
+        for tensor, start, size in zip(tensors, starts, sizes, strict=False):
+            place = memory[start : start + size].view(tensor.dtype).view(tensor.shape)
+            if self.rank == 0:
+                place.copy_(tensor)
+            tensor.data = place  # its own memory is free at once
+        self._barrier()
 
     def close(self) -> None:
         """Leaves the group. Idempotent."""
@@ -130,3 +162,19 @@ class SharedReducer:
         self._barrier()
         os.close(fd)
         return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def _portions(flats: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """All elements in order, by what fits into a slab."""
+    most = _SLAB_BYTES // max((flat.element_size() for flat in flats), default=1)
+    parts, room = list[Tensor](), most
+    for flat in flats:
+        at = 0
+        while at < len(flat):
+            parts.append(flat[at : at + room])
+            at, room = at + len(parts[-1]), room - len(parts[-1])
+            if not room:
+                yield parts
+                parts, room = [], most
+    if parts:
+        yield parts

@@ -55,6 +55,11 @@ class Block:
         """Trained tokens."""
         return sum(part.num_tokens for part in self.all_ended())
 
+    @property
+    def deepest(self) -> int:
+        """The most tokens, trained or not, in the blocks of one path from here on."""
+        return len(self.ids_N) + max((child.deepest for child in self.children), default=0)
+
 
 def worth_sharing(num_parameters: int) -> int:
     """The fewest tokens that justify another pass: training takes about six operations per parameter and

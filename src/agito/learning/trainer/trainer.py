@@ -69,13 +69,11 @@ class LocalTrainer:
         self._optimizer: PhaseOptimizer | None = None
         self._parameters = [parameter for _, parameter in model.named_parameters()]
         self._bounds = BOUNDS.get(self._parameters[0].dtype) if self.config.check_on_policy else None
-        if not self.config.keep_activations:
-            if not hasattr(model, "keeps_activations"):
-                raise ValueError(
-                    "keep_activations=False: this network cannot compute them again; keep them, and lower "
-                    "micro_tokens"
-                )
-            model.keeps_activations = False  # pyright: ignore[reportAttributeAccessIssue]
+        if self.config.kept_tokens is not None and not can_share(model):
+            raise ValueError(
+                f"keep_activations={self.config.keep_activations}: this network cannot compute them again; "
+                "keep them, and lower micro_tokens"
+            )
         shares = self.config.share_prefixes if can_share(model) else "never"
         size = sum(parameter.numel() for parameter in self._parameters)
         self._worth = {"never": None, "always": 1, "auto": worth_sharing(size)}[shares]
@@ -154,7 +152,13 @@ class LocalTrainer:
             return loss
 
         traverse(
-            self.model, packs, loss_of, self.optimizer.accumulate, at_temperature=False, has_entropy=False
+            self.model,
+            packs,
+            loss_of,
+            self.optimizer.accumulate,
+            at_temperature=False,
+            has_entropy=False,
+            kept_tokens=self.config.kept_tokens,
         )
         sums = torch.tensor([nll, counted], device=self._parameters[0].device)
         figures = self._apply(along=sums)
@@ -254,7 +258,8 @@ class LocalTrainer:
             by_age = by_age + sums_by_age(part.ages_T, log_w_T)
             return loss
 
-        traverse(self.model, packs, visit, self.optimizer.accumulate)
+        kept = self.config.kept_tokens
+        traverse(self.model, packs, visit, self.optimizer.accumulate, kept_tokens=kept)
         ages = by_age.flatten().tolist() if isinstance(by_age, Tensor) else [0.0] * SUMS_BY_AGE
         count = len(meters.sums())
         sums = self.reducer.sum([*meters.sums(), *agreed, *ages])

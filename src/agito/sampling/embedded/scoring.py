@@ -9,7 +9,7 @@ import torch
 from agito.models import Decoder
 from agito.sampling.wire import Scores
 
-_BLOCK = 1 << 25  # logits held at once
+_BLOCK = 1 << 22  # logits held at once
 
 
 def score(model: Decoder, ids: array[int], *, temperature: float = 1.0, num_top: int = 0) -> Scores:

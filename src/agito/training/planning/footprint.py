@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.families import read_config
@@ -14,20 +15,27 @@ from agito.recipe import Recipe
 _FLOAT = 4
 _MUON_BELOW = 20_000_000  # trained parameters; see `trainer.optimizer`
 _CHECKPOINTS = 4  # that a run keeps: the cold start's, two, and the one being written
+_PROCESS = 120 << 20  # Python and torch, of which forked processes share a part
+_LOGITS = 1 << 22  # held at once, by the learner; see `losses.chunked`
+_LIVE = 0.5  # of the positions that a full cache has: rows are at every age, and share their openings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Bytes in each of `num` processes, and what changes them."""
+    """Bytes in each of `num` processes, and what changes them. `when`: only while they learn or sample."""
 
     name: str
     num_bytes: int
     knob: str
     num: int = 1
+    when: Literal["", "learning", "sampling"] = ""
 
     @property
     def total(self) -> int:
         return self.num * self.num_bytes
+
+
+_PHASES = ("", "learning", "sampling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +46,13 @@ class Footprint:
     num_trained: int
     parts: tuple[Part, ...]
     checkpoint_bytes: int
+    takes_turns: bool = False  # the same processes learn and sample, and give back what they needed for it
 
     @property
     def total(self) -> int:
-        """Without what Python and torch themselves take, which the probe measures."""
-        return sum(part.total for part in self.parts)
+        of = {when: sum(part.total for part in self.parts if part.when == when) for when in _PHASES}
+        both = max if self.takes_turns else sum
+        return of[""] + both(of[when] for when in _PHASES if when)
 
     @property
     def disk_bytes(self) -> int:
@@ -65,39 +75,52 @@ def footprint(recipe: Recipe) -> Footprint:
         parts=(
             *_learning(recipe, total * width, trained, moments, is_adapter=is_adapter),
             *_sampling(recipe, config, total * width, width),
+            Part(
+                name="Python and torch",
+                num_bytes=_PROCESS,
+                knob="compute.ranks",
+                num=recipe.compute.ranks + 2,
+            ),
         ),
         checkpoint_bytes=2 * saved + moments,
+        takes_turns=recipe.pipeline.mode != "decoupled",
     )
 
 
 def _learning(
     recipe: Recipe, weights: int, trained: int, moments: int, *, is_adapter: bool
 ) -> tuple[Part, ...]:
-    """In every process, or in the first where it learns alone."""
+    """In every process, or in the first where it learns alone. What processes of one machine have alike is
+    there once, unless each changes it.
+    """
     section = recipe.model
     num = 1 if recipe.pipeline.mode == "decoupled" else recipe.compute.ranks
+    num_shared = 1 if recipe.compute.on == "local" and recipe.compute.device == "cpu" else num
     is_narrow = bool(section.path) and section.dtype == "bfloat16"
-    # an adapter is in float32 itself; bfloat16 weights that learn have a master copy
-    extra = trained * _FLOAT if is_adapter or is_narrow else 0
+    activations = Part(
+        name="activations, about",
+        num_bytes=activation_bytes(read_shape(recipe), recipe, 2 if is_narrow else _FLOAT),
+        knob="trainer.keep_activations=256, trainer.micro_tokens",
+        num=num,
+        when="learning",
+    )
+    smaller, wide = _smaller(recipe), trained * _FLOAT
     if is_adapter:
         knob = "model.lora.rank"
-    else:
-        knob = 'model.adapter="lora"' if section.path else "model.hidden_size"
-    optimizer = moments + trained * _FLOAT + (0 if is_adapter else extra)
+        return (
+            Part(name="weights, to learn", num_bytes=weights, knob=smaller, num=num_shared),
+            Part(name="adapter, its moments and gradients", num_bytes=moments + 2 * wide, knob=knob, num=num),
+            activations,
+        )
+    knob = 'model.adapter="lora"' if section.path else "model.hidden_size"
+    # bfloat16 weights that learn have a master copy
+    masters = (Part(name="masters and moments", num_bytes=moments + wide, knob=knob, num=num_shared),)
+    alone = (Part(name="moments", num_bytes=moments, knob=knob, num=num),)
     return (
-        Part(
-            name="weights, to learn",
-            num_bytes=weights + (extra if is_adapter else 0),
-            knob=_smaller(recipe),
-            num=num,
-        ),
-        Part(name="optimizer and gradients", num_bytes=optimizer, knob=knob, num=num),
-        Part(
-            name="activations, about",
-            num_bytes=activation_bytes(read_shape(recipe), recipe, 2 if is_narrow else _FLOAT),
-            knob="trainer.micro_tokens, trainer.keep_activations=false",
-            num=num,
-        ),
+        Part(name="weights, to learn", num_bytes=weights, knob=smaller, num=num),
+        *(masters if is_narrow else alone),
+        Part(name="gradients", num_bytes=wide, knob=knob, num=num),
+        activations,
     )
 
 
@@ -110,7 +133,13 @@ def _sampling(recipe: Recipe, config: DecoderConfig, weights: int, width: int) -
     cache = cache_bytes(config, sizes.context, sizes.max_num_seqs, width)
     return (
         Part(name="weights, to sample", num_bytes=weights, knob=_smaller(recipe), num=num),
-        Part(name="KV cache, full", num_bytes=cache, knob="compute.max_num_seqs, compute.context", num=num),
+        Part(
+            name="KV cache, about",
+            num_bytes=round(cache * _LIVE),
+            knob="compute.max_num_seqs, compute.context",
+            num=num,
+            when="sampling",
+        ),
     )
 
 
@@ -154,17 +183,32 @@ def cache_bytes(config: DecoderConfig, context: int, rows: int, width: int) -> i
 
 
 def activation_bytes(config: DecoderConfig, recipe: Recipe, width: int) -> int:
-    """What one forward pass leaves for the backward pass, in every layer or, recomputed, at its entry and in
-    one; and the scores of a chunk of tokens over the vocabulary.
+    """Of the longest path of shared prefixes with the micro-batch at its end: what waits for the backward
+    pass, activations and gradients of the layer where that is, and scores of a chunk of tokens over the
+    vocabulary.
     """
     trainer = recipe.trainer
     tokens = max(trainer.micro_tokens, recipe.compute.context)
-    hidden = config.hidden_size
-    mixed = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    inside = 6 * hidden + 2 * mixed + 3 * config.intermediate_size
-    layers = config.num_layers
-    kept = layers * inside if trainer.keep_activations else layers * hidden + inside
-    return tokens * kept * width
+    kept = tokens if trainer.kept_tokens is None else min(tokens, trainer.kept_tokens)
+    scores = min(_LOGITS, tokens * config.vocab_size) * 3 * _FLOAT
+    return waiting_bytes(config, tokens, kept, width) + 2 * tokens * _inside(config, width) + scores
+
+
+def waiting_bytes(config: DecoderConfig, tokens: int, kept: int, width: int) -> int:
+    """What a forward pass leaves for the backward pass if `kept` of its tokens keep their activations: of the
+    others, what enters each layer; keys and values of all; and the last norm.
+    """
+    key = config.num_kv_heads * config.head_dim
+    entering = width * config.hidden_size if kept < tokens else 0
+    found = config.num_layers * (kept * _inside(config, width) + tokens * (entering + 2 * width * key))
+    return found + tokens * (width + _FLOAT) * config.hidden_size
+
+
+def _inside(config: DecoderConfig, width: int) -> int:
+    """Of a token, in one layer; norms are in float32."""
+    mixed = (config.num_heads + config.num_kv_heads) * config.head_dim
+    elements = 2 * config.hidden_size + 2 * mixed + 3 * config.intermediate_size
+    return width * elements + 2 * _FLOAT * config.hidden_size
 
 
 def free_memory() -> int:
