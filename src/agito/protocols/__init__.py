@@ -25,6 +25,7 @@ from agito.protocols.policy import (
     Agent,
     AgentSpec,
     Engine,
+    FirstToken,
     Harness,
     Renderer,
     Row,
@@ -43,6 +44,7 @@ from agito.protocols.sandbox import (
 )
 from agito.protocols.thinking import (
     AsksEffort,
+    ShowsDifficulty,
     ThinkingRenderer,
     Thought,
     Thoughtful,
@@ -71,6 +73,7 @@ __all__ = [
     "Engine",
     "Environment",
     "Finite",
+    "FirstToken",
     "Harness",
     "Informed",
     "Isolated",
@@ -93,6 +96,7 @@ __all__ = [
     "ScriptFactory",
     "Service",
     "Session",
+    "ShowsDifficulty",
     "Sourced",
     "Standing",
     "StepStats",
