@@ -55,8 +55,8 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """A checkpoint's results and the conditions under which they were measured."""
+class Conditions:
+    """What was measured, and how."""
 
     checkpoint: Path
     env: str
@@ -64,10 +64,6 @@ class Evaluation:
     num_tasks: int
     temperature: float
     seed: int
-    isolation_tier: str
-    policy: Scores
-    baselines: Mapping[str, Scores]
-    wall_s: float
 
     def to_json(self) -> dict[str, Json]:
         return {
@@ -78,6 +74,21 @@ class Evaluation:
             "num_tasks": self.num_tasks,
             "temperature": self.temperature,
             "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Conditions):
+    """A checkpoint's results and the conditions under which they were measured."""
+
+    isolation_tier: str
+    policy: Scores
+    baselines: Mapping[str, Scores]
+    wall_s: float
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            **Conditions.to_json(self),
             "isolation_tier": self.isolation_tier,
             "policy": self.policy.to_json(),
             "baselines": {name: each.to_json() for name, each in self.baselines.items()},
