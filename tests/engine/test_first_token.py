@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.engine.test_embedded import CONFIG, finish, network, reference, request, sampled
 
+from agito.models import Qwen3
 from agito.protocols import FirstToken
 from agito.sampling.embedded import EmbeddedEngine
 
@@ -71,3 +73,15 @@ def test_what_cannot_come_first_is_refused() -> None:
     for first, top_p in ((outside, 1.0), (cut, 0.5)):
         done = finish(engine(native=False), request(1, PROMPT, first=first, top_p=top_p))[1]
         assert done.sampled is None and "first" in (done.error or "")
+
+
+def test_it_holds_for_a_vocabulary_that_compiled_code_draws_from() -> None:
+    large = Qwen3(replace(CONFIG, vocab_size=9000), seed=1)
+    for is_wanted in (True, False):
+        of = EmbeddedEngine(large, rows=16, context=256)
+        first = FirstToken(id=8999, is_wanted=is_wanted)
+        asked = [request(key, PROMPT, max_tokens=1, first=first) for key in range(16)]
+        found = [sampled(done) for done in finish(of, *asked).values()]
+        assert [each.ids[0] == 8999 for each in found] == [is_wanted] * 16
+        for each in found:
+            assert each.logprobs[0] == pytest.approx(float(reference(large, PROMPT, each.ids)), abs=1e-4)

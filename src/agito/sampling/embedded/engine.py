@@ -39,7 +39,7 @@ from agito.models import (
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.capabilities import EMBEDDED
 from agito.sampling.embedded.rows import EngineRow, RowBook
-from agito.sampling.embedded.sampling import logprobs_of, sample, steered, uniforms
+from agito.sampling.embedded.sampling import logprobs_of, sample, steer, uniforms
 from agito.sampling.embedded.steps import Batch, LaunchedSteps, RecordedSteps, Steps
 from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowDone, RowRequest
 from agito.types import FinishReason
@@ -338,12 +338,12 @@ class EmbeddedEngine:
         ]
         if not asked:
             return self._sample(batch, logits_RV)
-        is_stopped = self._sample(batch, steered(logits_RV, asked))
         at_R = self._tensor([at for at, _ in asked])
+        whole_RV = logits_RV[at_R]  # a copy
+        steer(logits_RV, asked)
+        is_stopped = self._sample(batch, logits_RV)
         places = batch.lanes_R[at_R], batch.positions_R[at_R]
-        self._logprobs_LC[places] = logprobs_of(
-            logits_RV[at_R], self._ids_LC[places], batch.temperatures_R[at_R]
-        )
+        self._logprobs_LC[places] = logprobs_of(whole_RV, self._ids_LC[places], batch.temperatures_R[at_R])
         return is_stopped
 
     def _decode(self, steps: int) -> tuple[int, list[EngineRow]]:
