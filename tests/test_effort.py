@@ -152,9 +152,12 @@ def test_attempts_pay_for_their_effort_and_a_resumed_run_goes_on_with_its_prices
 DECOUPLED = (
     "pipeline.mode=decoupled",
     "compute.ranks=2",
-    "rl.steps=6",
-    "rl.groups=4",
-    "rl.checkpoint_every=3",
+    "env.levels=[1]",
+    'effort.settings=["low", "high"]',
+    "effort.shares={low=0.1}",
+    "rl.steps=12",
+    "rl.groups=2",
+    "rl.checkpoint_every=6",
 )
 
 
@@ -163,7 +166,7 @@ def test_in_decoupled_mode_and_after_a_resume_a_group_pays_one_price(tmp_path: P
     out = tmp_path / "run"
 
     def stop(event: Event) -> None:
-        if isinstance(event, CheckpointSaved) and event.name == "step-3":
+        if isinstance(event, CheckpointSaved) and event.name == "step-6":
             raise Killed
 
     with pytest.raises(Killed):
