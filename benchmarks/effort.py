@@ -35,7 +35,7 @@ from agito.render import Vocabulary
 from agito.render.vocabulary import END, END_THINK, THINK
 from agito.runtime import load_policy
 from agito.runtime.run_context import environment_of
-from agito.sampling.stretches import whole_turns
+from agito.sampling.thinking_budget import whole_turns
 from agito.types import Attempt, Effort, Mode
 from harness import Json, report
 

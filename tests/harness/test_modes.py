@@ -12,7 +12,7 @@ from tests.render.test_families import TOOLS
 from agito.protocols import Row, Sampled, SampleRequest
 from agito.render.effort import Blocks
 from agito.sampling.capture import Capture
-from agito.sampling.stretches import Stretches, whole_turns
+from agito.sampling.thinking_budget import Stretches, whole_turns
 from agito.types import Call, Dialect, Effort, FinishReason, Mode, Thinking, TokenSource, Turn, span
 
 pytestmark = pytest.mark.anyio

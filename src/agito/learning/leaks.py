@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agito.sampling.stretches import whole_turns
+from agito.sampling.thinking_budget import whole_turns
 from agito.types import Channel, Event, Fault, TokenSource, Trajectory, Turn
 
 _NO_SUCH_COMMAND = 127  # of a shell
