@@ -1,11 +1,12 @@
-"""Success against compute: one checkpoint at four efforts, on the same held-out tasks.
+"""Success against compute: one checkpoint at four efforts and `auto`, on the same held-out tasks.
 
     python benchmarks/effort.py [--seeds 5] [--first-seed 0] [--runs runs/effort] [--short]
 
 Trains `think` for each seed that is not there yet, then asks for each effort. What counts, and how it is
 analysed, is in `docs/decisions/effort.md`, which was committed before. Every turn is counted again from its
-recorded tokens. `--short`: one seed with a fraction of the demonstrations, in two minutes; its curve says
-nothing.
+recorded tokens. What is done is kept in the directory of the run, under `measured/`: killed at any time, the
+same command goes on. `--short`: one seed with a fraction of the demonstrations, in two minutes; its curve
+says nothing.
 """
 
 from __future__ import annotations
@@ -18,37 +19,58 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from agito.concurrency import run
-from agito.evaluation.effort import evaluate_efforts, measures_of
+from agito.evaluation.adaptivity import Paired, adaptivity, by_difficulty, spearman
+from agito.evaluation.effort import PRICE, evaluate_efforts, measures_of
+from agito.learning.modes import mode_of
+from agito.protocols import ShowsDifficulty
+from agito.recipe import Recipe
 from agito.record.events import ignore
 from agito.render import Vocabulary
 from agito.render.vocabulary import END, END_THINK, THINK
 from agito.runtime import load_policy
+from agito.runtime.run_context import environment_of
 from agito.sampling.thinking_budget import whole_turns
-from agito.types import Attempt, Effort
+from agito.types import Attempt, Effort, Mode
 from harness import Json, report
 
-PRICE = 0.002  # λ at which u is reported, in reward a think token
 DRAWS, SLACK = 2000, 0.01
+MEASURES: tuple[str, ...] = ("success", "think_tokens", "cost", "u", "leaked")
 SHORT = ("sft.demos=600", "rl.steps=2", "eval.structural_tasks=20", "eval.baseline_tasks=20", "eval.tasks=40")
 Row = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seed:
-    """One run: a row for each task at each effort, None for a void attempt."""
+class Piece:
+    """One checkpoint at one effort on one split: a row for each task, None for a void attempt."""
 
-    rows: Mapping[Effort, Sequence[Row | None]]
-    structural: Mapping[Effort, float]
+    rows: Sequence[Row | None]
     levels: Sequence[int]
+    shown: Sequence[str]  # what each task's prompt tells
     num_turns: int
     over_budget: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """One run."""
+
+    held_out: Mapping[Effort, Piece]
+    structural: Mapping[Effort, Piece]
     summary: Mapping[str, Any]
+
+    @property
+    def levels(self) -> Sequence[int]:
+        return self.held_out[Effort.HIGH].levels
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [*self.held_out.values(), *self.structural.values()]
 
 
 def main() -> None:
@@ -69,43 +91,58 @@ def one_seed(number: int, runs: Path, changes: Sequence[str]) -> Seed:
     out = runs / f"think{'-short' if changes else ''}-{number}"
     if not (out / "summary.json").exists():
         sets = [word for change in (f"seed={number}", *changes) for word in ("--set", change)]
-        command = [sys.executable, "-m", "agito.cli", "train", "think", *sets, "--out", str(out)]
+        how = ["--resume", str(out)] if out.exists() else ["think", *sets, "--out", str(out)]
+        command = [sys.executable, "-m", "agito.cli", "train", *how]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    recipe = load_policy.recipe_of(load_policy.find(out))
+    sizes = {"heldout": recipe.eval.tasks, "structural": recipe.eval.structural_tasks}
+    found = {
+        split: {effort: piece(out, recipe, split, effort, num) for effort in recipe.effort.settings}
+        for split, num in sizes.items()
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    return Seed(held_out=found["heldout"], structural=found["structural"], summary=summary)
+
+
+def piece(out: Path, recipe: Recipe, split: str, effort: Effort, num_tasks: int) -> Piece:
+    """As it was measured before, or now."""
+    kept = out / "measured" / f"{split}-{effort}-{num_tasks}.json"
+    if kept.exists():
+        return Piece(**json.loads(kept.read_text()))
     directory = load_policy.find(out)
-    recipe = load_policy.recipe_of(directory)
 
-    async def measured(split: str, num_tasks: int) -> dict[Effort, tuple[Attempt, ...]]:
+    async def measured() -> tuple[Attempt, ...]:
         _, attempts = await evaluate_efforts(
-            directory, recipe, ignore, split=split, num_tasks=num_tasks, temperature=1.0
+            directory, recipe, ignore, split=split, num_tasks=num_tasks, temperature=1.0, efforts=(effort,)
         )
-        return attempts
+        return attempts[effort]
 
-    held_out = run(lambda: measured("heldout", recipe.eval.tasks))
-    structural = run(lambda: measured("structural", recipe.eval.structural_tasks))
-    counted = [
-        recount(attempt, directory)
-        for each in (held_out, structural)
-        for own in each.values()
-        for attempt in own
-    ]
-    return Seed(
-        rows={effort: [_row(attempt, recipe) for attempt in own] for effort, own in held_out.items()},
-        structural={
-            effort: fmean(row["success"] for each in own if (row := _row(each, recipe)) is not None)
-            for effort, own in structural.items()
-        },
-        levels=[attempt.trajectory.task.level for attempt in held_out[Effort.HIGH]],
+    attempts, environment = run(measured), environment_of(recipe)
+    tasks = [attempt.trajectory.task for attempt in attempts]
+    counted = [recount(attempt, directory) for attempt in attempts]
+    shows = environment if isinstance(environment, ShowsDifficulty) else None
+    found = Piece(
+        rows=[_row(attempt, recipe) for attempt in attempts],
+        levels=[task.level for task in tasks],
+        shown=[shows.shown(task) if shows else task.cell for task in tasks],
         num_turns=sum(turns for turns, _ in counted),
         over_budget=sum(over for _, over in counted),
-        summary=json.loads((out / "summary.json").read_text()),
     )
+    kept.parent.mkdir(exist_ok=True)
+    partial = kept.with_suffix(".part")
+    partial.write_text(json.dumps(asdict(found)))
+    partial.rename(kept)
+    return found
 
 
-def _row(attempt: Attempt, recipe: Any) -> Row | None:
+def _row(attempt: Attempt, recipe: Recipe) -> Row | None:
+    """C as it was decided beforehand: what leaks is beside it, not in it."""
     if not attempt.is_scored:
         return None
-    found = measures_of(attempt, recipe.effort)
-    return found | {"u": attempt.verdict.reward - PRICE * found["cost"]}
+    found, section = measures_of(attempt, recipe.effort), recipe.effort
+    cost = found["think_tokens"] + section.call_cost * found["calls"] + section.turn_cost * found["turns"]
+    thinks = float(mode_of(attempt.trajectory) is Mode.THINK)
+    return found | {"cost": cost, "u": attempt.verdict.reward - PRICE * cost, "thinks": thinks}
 
 
 def recount(attempt: Attempt, directory: Path) -> tuple[int, int]:
@@ -136,45 +173,53 @@ def _vocabulary(directory: Path) -> Vocabulary:
 
 
 def analysed(name: str, seeds: Sequence[Seed]) -> tuple[dict[str, Json], dict[str, Json]]:
-    efforts = [effort for effort in Effort if effort in seeds[0].rows]
-    measures = ("success", "think_tokens", "cost", "u")
-    draws = [_drawn(seeds, efforts, measures, random.Random(f"effort/{draw}")) for draw in range(DRAWS)]
+    efforts = [effort for effort in Effort if effort in seeds[0].held_out]
+    row = [effort for effort in efforts if effort is not Effort.AUTO]
+    draws = [_drawn(seeds, efforts, random.Random(f"effort/{draw}")) for draw in range(DRAWS)]
     point = {
-        effort: {m: fmean(fmean(_values(seed.rows[effort], m)) for seed in seeds) for m in measures}
+        effort: {m: fmean(fmean(_values(seed.held_out[effort].rows, m)) for seed in seeds) for m in MEASURES}
         for effort in efforts
     }
     table: dict[str, Json] = {
-        effort.value: {m: _interval(point[effort][m], [draw[effort][m] for draw in draws]) for m in measures}
+        effort.value: {m: _interval(point[effort][m], [draw[effort][m] for draw in draws]) for m in MEASURES}
         for effort in efforts
     }
-    falls = [any(two - one < -SLACK for one, two in _pairs(draw, efforts)) for draw in draws]
-    gaps = [draw[efforts[-1]]["success"] - draw[efforts[0]]["success"] for draw in draws]
-    gap = point[efforts[-1]]["success"] - point[efforts[0]]["success"]
+    falls = [any(two - one < -SLACK for one, two in _pairs(draw, row)) for draw in draws]
+    gaps = [draw[row[-1]]["success"] - draw[row[0]]["success"] for draw in draws]
+    gap = point[row[-1]]["success"] - point[row[0]]["success"]
+    capture, auto = _adaptivity(seeds) if Effort.AUTO in efforts else (None, None)
     figures: dict[str, Json] = {
         "environments": {
             name: {
                 "efforts": table,
-                "tau_cost": round(tau_b([point[effort]["cost"] for effort in efforts]), 4),
-                "tau_success": round(tau_b([point[effort]["success"] for effort in efforts]), 4),
+                "tau_cost": round(tau_b([point[effort]["cost"] for effort in row]), 4),
+                "tau_success": round(tau_b([point[effort]["success"] for effort in row]), 4),
                 "violations": round(fmean(falls), 4),
                 "gap": _interval(gap, gaps),
-                "capture": None,  # of `auto`, which is not trained yet
-                "spearman": None,
+                "capture": capture,
+                "spearman": _follows(seeds) if Effort.AUTO in efforts else None,
+                "adaptivity": auto,
             }
         },
-        "over_budget": sum(seed.over_budget for seed in seeds),
-        "turns": sum(seed.num_turns for seed in seeds),
+        "over_budget": sum(each.over_budget for seed in seeds for each in seed.pieces),
+        "turns": sum(each.num_turns for seed in seeds for each in seed.pieces),
         "num_seeds": len(seeds),
     }
-    detail: dict[str, Json] = {
+    return figures, _detail(seeds, efforts, point)
+
+
+def _detail(seeds: Sequence[Seed], efforts: Sequence[Effort], point: Mapping[Effort, Row]) -> dict[str, Json]:
+    full = point[Effort.HIGH]
+    return {
         "by_level": {effort.value: _by_level(seeds, effort) for effort in efforts},
-        "shares": {
-            effort.value: round(point[effort]["cost"] / point[efforts[-1]]["cost"], 4) for effort in efforts
-        },
+        "shares": {effort.value: round(point[effort]["cost"] / full["cost"], 4) for effort in efforts},
         "structural": {
-            effort.value: round(fmean(seed.structural[effort] for seed in seeds), 4) for effort in efforts
+            effort.value: round(
+                fmean(fmean(_values(seed.structural[effort].rows, "success")) for seed in seeds), 4
+            )
+            for effort in efforts
         },
-        "void": sum(row is None for seed in seeds for rows in seed.rows.values() for row in rows),
+        "void": sum(row is None for seed in seeds for each in seed.pieces for row in each.rows),
         "scripts": [
             {script: each["success"] for script, each in seed.summary.get("baselines", {}).items()}
             for seed in seeds
@@ -183,7 +228,49 @@ def analysed(name: str, seeds: Sequence[Seed]) -> tuple[dict[str, Json], dict[st
         "cpu_s": [seed.summary["cpu_s"] for seed in seeds],
         "load": [seed.summary["load"] for seed in seeds],
     }
-    return figures, detail
+
+
+def _adaptivity(seeds: Sequence[Seed]) -> tuple[Json, Json]:
+    """Capture, null where there is too little to adapt to; and what it is made of."""
+    found = adaptivity(
+        [
+            Paired(
+                shown=seed.held_out[Effort.AUTO].shown,
+                fixed={
+                    effort: [math.nan if row is None else row["u"] for row in each.rows]
+                    for effort, each in seed.held_out.items()
+                    if effort is not Effort.AUTO
+                },
+                auto=[math.nan if row is None else row["u"] for row in seed.held_out[Effort.AUTO].rows],
+            )
+            for seed in seeds
+        ],
+        draws=DRAWS,
+    ).to_json()
+    return found["capture"], found
+
+
+def _follows(seeds: Sequence[Seed]) -> Json:
+    """Rank correlations with the level: of how often `auto` thinks, and of its think tokens over `high`'s."""
+    thinks = _mean_by_level(seeds, Effort.AUTO, "thinks")
+    own, full = (_mean_by_level(seeds, each, "think_tokens") for each in (Effort.AUTO, Effort.HIGH))
+    ratios = {level: each / full[level] for level, each in own.items() if full.get(level)}
+    found = {"p_think": thinks, "think_ratio": ratios}
+    return {
+        name: round(rho, 4) if math.isfinite(rho := spearman([*map(float, each)], [*each.values()])) else None
+        for name, each in found.items()
+        if each
+    }
+
+
+def _mean_by_level(seeds: Sequence[Seed], effort: Effort, measure: str) -> dict[int, float]:
+    rows = [
+        (level, row[measure])
+        for seed in seeds
+        for level, row in zip(seed.held_out[effort].levels, seed.held_out[effort].rows, strict=True)
+        if row is not None
+    ]
+    return by_difficulty((level for level, _ in rows), (value for _, value in rows))
 
 
 def _pairs(draw: Mapping[Effort, Row], efforts: Sequence[Effort]) -> list[tuple[float, float]]:
@@ -196,31 +283,27 @@ def _values(rows: Sequence[Row | None], measure: str) -> list[float]:
 
 
 def _drawn(
-    seeds: Sequence[Seed], efforts: Sequence[Effort], measures: Sequence[str], rng: random.Random
+    seeds: Sequence[Seed], efforts: Sequence[Effort], rng: random.Random
 ) -> dict[Effort, dict[str, float]]:
     """Means over seeds drawn anew, and tasks drawn anew in each; efforts share the draw."""
-    sums = {effort: dict.fromkeys(measures, 0.0) for effort in efforts}
+    sums = {effort: dict.fromkeys(MEASURES, 0.0) for effort in efforts}
     for _ in seeds:
         seed = rng.choice(seeds)
         places = rng.choices(range(len(seed.levels)), k=len(seed.levels))
         for effort in efforts:
-            rows = [row for at in places if (row := seed.rows[effort][at]) is not None]
-            for measure in measures:
+            rows = [row for at in places if (row := seed.held_out[effort].rows[at]) is not None]
+            for measure in MEASURES:
                 sums[effort][measure] += fmean(row[measure] for row in rows) / len(seeds)
     return sums
 
 
 def _by_level(seeds: Sequence[Seed], effort: Effort) -> dict[str, Json]:
-    found: dict[str, Json] = {}
-    for level in sorted(set(seeds[0].levels)):
-        own = [
-            row
-            for seed in seeds
-            for at, row in zip(seed.levels, seed.rows[effort], strict=True)
-            if at == level and row is not None
-        ]
-        found[str(level)] = {m: round(fmean(row[m] for row in own), 4) for m in ("success", "cost")}
-    return found
+    names = ("success", "cost", *(("thinks",) if effort is Effort.AUTO else ()))
+    means = {name: _mean_by_level(seeds, effort, name) for name in names}
+    return {
+        str(level): {name: round(means[name][level], 4) for name in names}
+        for level in sorted(means["success"])
+    }
 
 
 def _interval(value: float, draws: Sequence[float]) -> list[Json]:

@@ -1,8 +1,9 @@
-"""A run over efforts, from a cold start to a curve: one effort a group, budgets held, attempts replayed."""
+"""A run over efforts and `auto`, from a cold start to a curve: one effort a group, budgets held, replayed."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from agito.recipe import read
 from agito.record.commits import load_meta
 from agito.record.events import CheckpointSaved, Event
 from agito.record.reading import Recorded, read_trajectories
-from agito.types import Effort, TokenSource
+from agito.types import Effort, Mode, TokenSource
 
 PAGE = Path(__file__).parents[1] / "docs/howto/effort.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -77,6 +78,38 @@ def test_demonstrators_and_policies_alike_keep_their_budgets(run: Path) -> None:
     assert {"demo", "rl", "after"} <= phases and forced > 0
 
 
+def test_at_auto_half_of_a_group_acts_at_once_and_half_thinks_and_evaluations_leave_it_to_the_policy(
+    run: Path,
+) -> None:
+    found = [each for each in recorded(run) if each.attempt.trajectory.turns[0].effort is Effort.AUTO]
+    learned = [each for each in found if each.phase == "rl"]
+    assert learned
+    for each in learned:
+        trajectory = each.attempt.trajectory
+        first, tokens = trajectory.turns[0], trajectory.segments[0].tokens
+        assert first.is_steered and first.mode is (Mode.ACT, Mode.THINK)[trajectory.attempt.slot % 2]
+        assert math.isfinite(tokens.logprobs[first.start]) and tokens.is_sampled[first.start]
+        assert (first.num_thought == 0) or first.mode is Mode.THINK
+    shown = [each.attempt.trajectory.turns[0] for each in found if each.phase == "demo"]
+    assert {turn.mode for turn in shown} == {*Mode} and not any(turn.is_steered for turn in shown)
+
+
+def test_the_choice_is_metered_and_its_price_is_one_for_all_cells(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seen = {key for line in lines if line.get("phase") == "rl" for key in line}
+    assert {
+        "effort/auto_think_probability_mean",
+        "effort/auto_decided_ratio",
+        "effort/auto_act_utility_mean",
+        "effort/auto_think_utility_mean",
+        "effort/high_budget_ratio",
+        "effort/high_leaked_tokens_mean",
+    } <= seen
+    prices = load_meta(run / "checkpoints" / "final")["prices"]
+    assert isinstance(prices, dict) and isinstance(prices["prices"], dict)
+    assert [key for key in prices["prices"] if key.endswith("/auto")] == ["all/auto"]
+
+
 def test_prices_are_metered_and_kept_with_the_checkpoint(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if line.get("phase") == "rl"][-1]
@@ -116,6 +149,37 @@ def test_attempts_pay_for_their_effort_and_a_resumed_run_goes_on_with_its_prices
     assert paid[0] == paid[1] and max(paid[0].values()) > 0
 
 
+DECOUPLED = (
+    "pipeline.mode=decoupled",
+    "compute.ranks=2",
+    "env.levels=[1]",
+    'effort.settings=["low", "high"]',
+    "effort.shares={low=0.1}",
+    "rl.steps=12",
+    "rl.groups=2",
+    "rl.checkpoint_every=6",
+)
+
+
+def test_in_decoupled_mode_and_after_a_resume_a_group_pays_one_price(tmp_path: Path) -> None:
+    """The lowest reward pays the mean cost at the price of the group: the same for all of a group."""
+    out = tmp_path / "run"
+
+    def stop(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.name == "step-6":
+            raise Killed
+
+    with pytest.raises(Killed):
+        agito.train("think", overrides=(*TINY, *DEAR, *DECOUPLED), out=out, admit_anyway=True, on_event=stop)
+    agito.resume(out)
+    paid = dict[int, set[float]]()
+    for each in recorded(out):
+        if each.phase == "rl" and each.attempt.verdict.reward == 0.0:
+            paid.setdefault(each.attempt.trajectory.attempt.group, set()).add(each.attempt.cost)
+    assert all(len(prices) == 1 for prices in paid.values())
+    assert len({price for prices in paid.values() for price in prices}) > 4, "prices move from group to group"
+
+
 def test_an_attempt_at_any_effort_is_replayed_without_a_difference(run: Path) -> None:
     found = [each.attempt.trajectory for each in recorded(run) if each.phase == "rl"]
     first = {trajectory.turns[0].effort: trajectory.attempt for trajectory in found}
@@ -134,7 +198,7 @@ def test_one_checkpoint_is_asked_for_every_effort(
     exec(BLOCK.findall(PAGE.read_text())[0], names)
     assert "high Estimate(value=" in capsys.readouterr().out
     curve: EffortCurve = names["curve"]
-    assert list(curve.efforts) == [Effort.NONE, Effort.LOW, Effort.MEDIUM, Effort.HIGH]
+    assert list(curve.efforts) == [*Effort] and curve.auto is not None
     assert curve.efforts[Effort.NONE].measures["think_tokens"].value == 0.0
     assert all(each.over_budget == 0 and each.num == 40 for each in curve.efforts.values())
 

@@ -20,10 +20,15 @@ from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.sampling.vllm.config import VllmSection
-from agito.types import Dialect
+from agito.types import Dialect, Effort
 
 # defaults of the natural dialect
-_IN_PROSE = {"model": {"vocab_size": 1280}, "compute": {"context": 2048}, "sft": {"batch": 4}}
+_IN_PROSE = {
+    "model": {"vocab_size": 1280},
+    "compute": {"context": 2048},
+    "sft": {"batch": 4},
+    "effort": {"speech_tokens": 16},
+}
 # Defaults of a pre-trained model: it knows how to speak already, is large, and moves little. Rates are those
 # of adapters.
 _PRETRAINED: dict[str, dict[str, Any]] = {
@@ -340,6 +345,22 @@ class Recipe(Section):
         if self.effort.is_on:
             raise ValueError(
                 "rl.credit='by_replay': not with [effort] yet: turns that a budget closed are not forked"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compares_efforts(self) -> Recipe:
+        section = self.effort
+        if section.is_on and self.rl.steps and self.rl.group_size < 4:
+            raise ValueError(
+                f"rl.group_size={self.rl.group_size}: with [effort] a baseline needs 4 attempts at a task at "
+                "one effort"
+            )
+        has_auto = Effort.AUTO in section.settings
+        if has_auto and section.tries_modes and self.compute.sampler == "vllm":
+            raise ValueError(
+                "effort.settings: at auto a vLLM server cannot be told which mode to try; set "
+                "effort.tries_modes=false"
             )
         return self
 

@@ -111,3 +111,33 @@ def test_utility_decides_what_is_learned_and_success_stays_what_it_was() -> None
     gain = max(one.advantages)
     assert gain == pytest.approx(0.2) and min(other.advantages) == pytest.approx(-0.2)
     assert cheap.verdict.reward == dear.verdict.reward == 1.0
+
+
+def test_attempts_of_a_group_pay_one_price_however_it_moves_between_them() -> None:
+    """In overlapped modes a step is learned while a group's last attempts still act."""
+    prices, dear = Prices(SECTION), [group(Effort.HIGH, 40, 40), group(Effort.LOW, 40, 40)]
+    prices.update(dear, is_free=False)
+    first, last = (thinking(Effort.LOW, 10, slot=slot) for slot in (0, 1))
+    failed = [thinking(Effort.LOW, 10, reward=0.0, slot=slot) for slot in (2, 3)]
+    paid = [prices.in_group(first), prices.in_group(failed[0])]
+    prices.update([replace(each, id=99) for each in dear], is_free=False)
+    assert [prices.in_group(last), prices.in_group(failed[1])] == paid
+    assert prices.of(last) > paid[0] > 0, "the price has moved"
+    prices.update([replace(dear[1], id=7)], is_free=False)  # the group is learned from
+    assert prices.in_group(last) > paid[0]
+
+
+def test_a_group_that_is_free_stays_free_when_prices_begin() -> None:
+    prices, dear = Prices(SECTION), [group(Effort.HIGH, 40, 40), group(Effort.LOW, 40, 40)]
+    assert prices.in_group(thinking(Effort.LOW, 10)) == 0.0
+    prices.update(dear, is_free=False)
+    assert prices.in_group(thinking(Effort.LOW, 10, slot=1)) == 0.0 < prices.of(thinking(Effort.LOW, 10))
+
+
+def test_a_resumed_run_quotes_a_group_that_begins_anew_at_the_price_of_its_checkpoint() -> None:
+    prices, again = Prices(SECTION), Prices(SECTION)
+    prices.in_group(thinking(Effort.LOW, 10))
+    prices.update([group(Effort.HIGH, 40, 40), group(Effort.LOW, 40, 40)], is_free=False)
+    again.restore(prices.to_json())
+    one, other = (again.in_group(thinking(Effort.LOW, 10, slot=slot)) for slot in (0, 1))
+    assert one == other == prices.of(thinking(Effort.LOW, 10)) > 0

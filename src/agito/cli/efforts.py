@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.text import Text
@@ -13,11 +15,13 @@ from agito.cli.progress import shown, tell_loading
 from agito.cli.tables import plain_table, print_table
 from agito.cli.terminal import err, out
 from agito.errors import BadRecipe
-from agito.evaluation.effort import EffortCurve, Estimate, evaluate_efforts
+from agito.evaluation.adaptivity import LEAST_GAP
+from agito.evaluation.effort import Auto, EffortCurve, evaluate_efforts
+from agito.evaluation.intervals import Estimate
 from agito.runtime import load_policy
 from agito.training.progress.board import Phase, RunProgress
 
-_COLUMNS = {"success": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
+_COLUMNS = {"success": 2, "u": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
 
 
 def compare_efforts(path: Path, how: How) -> None:
@@ -60,8 +64,43 @@ def _print(curve: EffortCurve) -> None:
     over = sum(each.over_budget for each in curve.efforts.values())
     turns = sum(each.num_turns for each in curve.efforts.values())
     void = sum(each.void for each in curve.efforts.values())
+    if curve.auto:
+        _print_auto(curve.auto)
     console.print()
     console.print(f"{over} of {turns} turns over their budget · {void} void", style="dim")
+
+
+def _print_auto(auto: Auto) -> None:
+    """What it makes of a task, beside the best fixed effort and the oracle."""
+    console, found = out(), auto.adaptivity
+    console.print()
+    if found is not None:
+        named = {
+            "auto": found.auto,
+            "best fixed effort": found.fixed,
+            "oracle": found.oracle,
+            "gap": found.gap,
+        }
+        console.print(Text("u  ", "bold").append_text(_listed(named)))
+        if found.capture is None:
+            console.print(f"capture is not told: the gap is below {LEAST_GAP:g}", style="dim")
+        else:
+            console.print(Text("capture  ", "bold").append_text(_cell(found.capture, 2)))
+    table = plain_table("by level", *map(str, auto.p_think), "follows difficulty (Spearman)")
+    rows = {
+        "P(think)": (auto.p_think, "p_think"),
+        "think tokens over high": (auto.think_ratio, "think_ratio"),
+    }
+    for title, (values, name) in rows.items():
+        cells = [f"{values[level]:.2f}" if level in values else "" for level in auto.p_think]
+        follows = auto.follows[name]
+        table.add_row(title, *cells, f"{follows:.2f}" if math.isfinite(follows) else "constant")
+    print_table(console, table)
+
+
+def _listed(named: Mapping[str, Estimate]) -> Text:
+    parts = [Text(f"{name} ").append_text(_cell(each, 3)) for name, each in named.items()]
+    return Text(" · ").join(parts)
 
 
 def _cell(each: Estimate, digits: int) -> Text:

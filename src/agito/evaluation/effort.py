@@ -1,38 +1,30 @@
-"""Success against compute: the same tasks at every effort, with intervals."""
+"""Success against compute: the same tasks at every effort, with intervals; and how well `auto` adapts."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from agito.evaluation import policies as evaluation
-from agito.evaluation.saved_policy import check
+from agito.evaluation.adaptivity import Adaptivity, Paired, adaptivity, by_difficulty, spearman
+from agito.evaluation.intervals import Estimate, estimate
+from agito.evaluation.saved_policy import Conditions, check
 from agito.learning.effort import EffortSection
+from agito.learning.leaks import leaked
+from agito.learning.modes import mode_of
+from agito.protocols import Environment, ShowsDifficulty
 from agito.recipe import Recipe
 from agito.record.events import EventLog, OnEvent
 from agito.record.trajectories import is_success
 from agito.runtime import load_policy
 from agito.runtime.run_context import environment_of
-from agito.types import Attempt, Effort, Json
+from agito.types import Attempt, Effort, Json, Mode, Trajectory
 
-SCHEMA_VERSION = 1
-_DRAWS = 2000
-MEASURES = ("success", "think_tokens", "cost", "calls", "turns", "leaked", "seconds")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean and its 95 % interval, by bootstrap over tasks."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> list[Json]:
-        return [round(self.value, 4), round(self.low, 4), round(self.high, 4)]
+PRICE = 0.002  # of a think token, in reward, at which utility is reported, whatever prices a run learned
+MEASURES = ("success", "u", "think_tokens", "cost", "calls", "turns", "leaked", "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,25 +50,46 @@ class AtEffort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EffortCurve:
-    """What thinking buys: one checkpoint at several efforts."""
+class Auto:
+    """What `auto` makes of a task: by difficulty, how often it thinks, and how much over `high`. `adaptivity`
+    is None without a fixed effort beside it."""
 
-    checkpoint: Path
-    env: str
-    split: str
-    num_tasks: int
-    temperature: float
-    efforts: Mapping[Effort, AtEffort]
+    adaptivity: Adaptivity | None
+    p_think: Mapping[int, float]
+    think_ratio: Mapping[int, float]
+
+    @property
+    def follows(self) -> dict[str, float]:
+        """Spearman's rank correlation of either with difficulty; NaN where it is constant or unknown."""
+        named = {"p_think": self.p_think, "think_ratio": self.think_ratio}
+        return {
+            name: spearman([*map(float, each)], [*each.values()]) if len(each) > 1 else math.nan
+            for name, each in named.items()
+        }
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "schema_version": SCHEMA_VERSION,
-            "checkpoint": str(self.checkpoint),
-            "env": self.env,
-            "split": self.split,
-            "num_tasks": self.num_tasks,
-            "temperature": self.temperature,
+            **(self.adaptivity.to_json() if self.adaptivity else {}),
+            "p_think": {str(level): round(each, 4) for level, each in self.p_think.items()},
+            "think_ratio": {str(level): round(each, 4) for level, each in self.think_ratio.items()},
+            "spearman": {
+                name: round(each, 4) if math.isfinite(each) else None for name, each in self.follows.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffortCurve(Conditions):
+    """What thinking buys: one checkpoint at several efforts. `auto` is None where it was not asked for."""
+
+    efforts: Mapping[Effort, AtEffort]
+    auto: Auto | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            **Conditions.to_json(self),
             "efforts": {effort.value: each.to_json() for effort, each in self.efforts.items()},
+            "auto": self.auto.to_json() if self.auto else None,
         }
 
 
@@ -92,7 +105,8 @@ async def evaluate_efforts(
 ) -> tuple[EffortCurve, dict[Effort, tuple[Attempt, ...]]]:
     """The curve, and the attempts. `efforts`: by default all that the checkpoint was trained at. Raises as
     `evaluate_checkpoint`."""
-    check(environment_of(recipe), recipe, split)
+    environment = environment_of(recipe)
+    check(environment, recipe, split)
     found, events = dict[Effort, tuple[Attempt, ...]](), EventLog(on_event)
     async with load_policy.open_trained(directory, recipe) as run_context:
         for effort in efforts or recipe.effort.settings:
@@ -112,9 +126,67 @@ async def evaluate_efforts(
         split=split,
         num_tasks=num_tasks,
         temperature=temperature,
+        seed=recipe.seed,
         efforts={effort: at_effort(each, recipe.effort) for effort, each in found.items()},
+        auto=auto_of(found, environment, lambda each: measures_of(each, recipe.effort)["u"]),
     )
     return curve, found
+
+
+def auto_of(
+    found: Mapping[Effort, Sequence[Attempt]],
+    environment: Environment,
+    utility: Callable[[Attempt], float],
+) -> Auto | None:
+    """None without `auto`."""
+    attempts = found.get(Effort.AUTO)
+    if not attempts:
+        return None
+    has_fixed = any(effort is not Effort.AUTO for effort in found)
+    try:
+        adapts = adaptivity([paired(found, environment, utility)]) if has_fixed else None
+    except ValueError:  # every task is void at some effort
+        adapts = None
+    return Auto(adaptivity=adapts, p_think=p_think(attempts), think_ratio=think_ratio(found))
+
+
+def paired(
+    found: Mapping[Effort, Sequence[Attempt]],
+    environment: Environment,
+    utility: Callable[[Attempt], float],
+) -> Paired:
+    tasks = [attempt.trajectory.task for attempt in found[Effort.AUTO]]
+    shows = environment if isinstance(environment, ShowsDifficulty) else None
+    values = {
+        effort: [utility(each) if each.is_scored else math.nan for each in attempts]
+        for effort, attempts in found.items()
+    }
+    return Paired(
+        shown=[shows.shown(task) if shows else task.cell for task in tasks],
+        auto=values.pop(Effort.AUTO),
+        fixed=values,
+    )
+
+
+def p_think(attempts: Sequence[Attempt]) -> dict[int, float]:
+    """How often it thinks first, by level."""
+    scored = [attempt for attempt in attempts if attempt.is_scored]
+    return by_difficulty(
+        (attempt.trajectory.task.level for attempt in scored),
+        (float(mode_of(attempt.trajectory) is Mode.THINK) for attempt in scored),
+    )
+
+
+def think_ratio(found: Mapping[Effort, Sequence[Attempt]]) -> dict[int, float]:
+    """Think tokens at `auto` over those at `high`, by level; empty without both."""
+    means = [
+        by_difficulty(
+            (each.trajectory.task.level for each in own if each.is_scored),
+            (float(num_thought(each.trajectory)) for each in own if each.is_scored),
+        )
+        for own in (found.get(Effort.AUTO, ()), found.get(Effort.HIGH, ()))
+    ]
+    return {level: each / means[1][level] for level, each in means[0].items() if means[1].get(level)}
 
 
 def at_effort(attempts: Sequence[Attempt], section: EffortSection) -> AtEffort:
@@ -141,22 +213,18 @@ def at_effort(attempts: Sequence[Attempt], section: EffortSection) -> AtEffort:
 
 
 def measures_of(attempt: Attempt, section: EffortSection) -> dict[str, float]:
-    trajectory = attempt.trajectory
-    turns = [turn for turn in trajectory.turns if not turn.continues]
+    trajectory, cost = attempt.trajectory, section.cost(attempt.trajectory)
     return {
         "success": float(bool(is_success(attempt))),
-        "think_tokens": float(sum(turn.num_thought for turn in turns)),
-        "cost": section.cost(trajectory),
+        "u": attempt.verdict.reward - PRICE * cost,
+        "think_tokens": float(num_thought(trajectory)),
+        "cost": cost,
         "calls": float(len(trajectory.events)),
-        "turns": float(len(turns)),
-        "leaked": float(sum(turn.num_leaked for turn in turns)),
+        "turns": float(trajectory.num_turns),
+        "leaked": float(leaked(trajectory)),
         "seconds": trajectory.wall_s,
     }
 
 
-def estimate(values: Sequence[float], *, draws: int = _DRAWS) -> Estimate:
-    rng = random.Random(f"effort/{len(values)}")
-    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(draws))
-    return Estimate(
-        value=fmean(values), low=means[round(0.025 * (draws - 1))], high=means[round(0.975 * (draws - 1))]
-    )
+def num_thought(trajectory: Trajectory) -> int:
+    return sum(turn.num_thought for turn in trajectory.turns)

@@ -55,8 +55,8 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """A checkpoint's results, or an endpoint's, and the conditions under which they were measured."""
+class Conditions:
+    """What was measured, and how."""
 
     checkpoint: str  # its path, or where it is served
     env: str
@@ -64,6 +64,23 @@ class Evaluation:
     num_tasks: int
     temperature: float
     seed: int
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoint": self.checkpoint,
+            "env": self.env,
+            "split": self.split,
+            "num_tasks": self.num_tasks,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Conditions):
+    """A checkpoint's results, or an endpoint's, and the conditions under which they were measured."""
+
     isolation_tier: str
     policy: Scores
     baselines: Mapping[str, Scores]
@@ -98,13 +115,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "schema_version": SCHEMA_VERSION,
-            "checkpoint": self.checkpoint,
-            "env": self.env,
-            "split": self.split,
-            "num_tasks": self.num_tasks,
-            "temperature": self.temperature,
-            "seed": self.seed,
+            **Conditions.to_json(self),
             "isolation_tier": self.isolation_tier,
             "policy": self.policy.to_json(),
             "baselines": {name: each.to_json() for name, each in self.baselines.items()},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from agito.config import Section
-from agito.types import Effort, Thinking, Trajectory
+from agito.learning.leaks import of_turns
+from agito.types import Effort, Mode, Thinking, Trajectory
 
 
 class EffortSection(Section):
@@ -31,6 +33,18 @@ class EffortSection(Section):
 
     call_cost: float = Field(default=1.0, ge=0, description="Of a call, in think tokens.")
     turn_cost: float = Field(default=0.5, ge=0, description="Of a turn, in think tokens.")
+    speech_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens of a turn outside think blocks and calls that are free, such as a sentence "
+        "before a call; in the natural dialect 16. What goes beyond costs what thinking costs.",
+    )
+    action_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens outside think blocks that are free in a turn, calls included; what goes beyond "
+        "costs what thinking costs. Left out: whatever calls need.",
+    )
 
     shares: dict[Effort, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict[Effort, float],
@@ -46,6 +60,21 @@ class EffortSection(Section):
         description="How far a price moves in a step in which the cost is double the share.",
     )
     price_most: float = Field(default=0.02, ge=0, description="Highest price of a think token, in reward.")
+    tries_modes: bool = Field(
+        default=True,
+        description="At `auto`, half of a group's attempts act at once and half think first, whatever the "
+        "policy prefers. Off: as it chooses.",
+    )
+    mode_weight: float = Field(
+        default=4.0, ge=0, description="Of the choice between acting and thinking, over that of other tokens."
+    )
+    mode_least: float = Field(
+        default=0.1,
+        ge=0,
+        lt=0.5,
+        description="Probability below which a mode that turns out better is learned as if it had this one, "
+        "so that it can come back.",
+    )
 
     @model_validator(mode="after")
     def _settings_differ(self) -> Self:
@@ -64,9 +93,10 @@ class EffortSection(Section):
         return Thinking(effort=effort, turn_tokens=self.turn_tokens, attempt_tokens=self.attempt_tokens)
 
     def cost(self, trajectory: Trajectory) -> float:
-        """C = think tokens + call_cost · calls + turn_cost · turns."""
+        """C = think tokens, leaked ones too, + call_cost · calls + turn_cost · turns."""
         turns = [turn for turn in trajectory.turns if not turn.continues]
         thought = sum(turn.num_thought for turn in turns)
+        thought += sum(of_turns(trajectory, free=self.speech_tokens, action=self.action_tokens))
         return thought + self.call_cost * len(trajectory.events) + self.turn_cost * len(turns)
 
     def in_turn(self, number: int, *, cell: int) -> Thinking | None:
@@ -77,6 +107,12 @@ class EffortSection(Section):
         block, at = divmod(number, len(self.settings))
         order = random.Random(f"effort/{cell}/{block}").sample(self.settings, len(self.settings))
         return self.thinking(order[at])
+
+    def in_slot(self, thinking: Thinking | None, slot: int) -> Thinking | None:
+        """Of an attempt that is learned from: at `auto` every other one acts at once."""
+        if thinking is None or thinking.effort is not Effort.AUTO or not self.tries_modes:
+            return thinking
+        return replace(thinking, mode=(Mode.ACT, Mode.THINK)[slot % 2])
 
     @property
     def default(self) -> Effort | None:

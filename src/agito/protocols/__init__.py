@@ -6,7 +6,7 @@ the trusted side and is never handed to a harness.
 
 from __future__ import annotations
 
-from agito.protocols.engine import Engine, Row, Sampled, SampleRequest
+from agito.protocols.engine import Engine, FirstToken, Row, Sampled, SampleRequest
 from agito.protocols.harness import MAIN, Agent, AgentSpec, Harness
 from agito.protocols.learning import Credit, StepStats, Trainer
 from agito.protocols.optional import (
@@ -35,6 +35,7 @@ from agito.protocols.sandbox import (
 )
 from agito.protocols.thinking import (
     AsksEffort,
+    ShowsDifficulty,
     ThinkingRenderer,
     Thought,
     Thoughtful,
@@ -63,6 +64,7 @@ __all__ = [
     "Engine",
     "Environment",
     "Finite",
+    "FirstToken",
     "Harness",
     "Informed",
     "Isolated",
@@ -85,6 +87,7 @@ __all__ = [
     "ScriptFactory",
     "Service",
     "Session",
+    "ShowsDifficulty",
     "Sourced",
     "Standing",
     "StepStats",

@@ -13,6 +13,15 @@ from agito.types import FinishReason, VersionSpan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken:
+    """The first token is this one, or any other: drawn from the rest of the distribution. Its log-probability
+    is that of the whole distribution, as if nothing had been asked."""
+
+    id: int
+    is_wanted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
     """Append `extend` to a row, then sample until `stop_ids` or `max_tokens`. Randomness is keyed by (`seed`,
     position)."""
@@ -22,6 +31,7 @@ class SampleRequest:
     stop_ids: tuple[int, ...]
     temperature: float = 1.0  # 0 is greedy, with log-probabilities at temperature 1
     top_p: float = 1.0
+    first: FirstToken | None = None  # what is known of the first token; None: nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ class Thought:
     num_tokens: int  # sampled within blocks; tags and forced tokens are not counted
     is_open: bool  # whether the turn, as it stands, is within a block
     may_reopen: bool = False  # whether it may be about to open another, by tags that are no single token
-    num_leaked: int = 0  # of the sampled tokens: thinking outside the turn's first block, or beside its calls
+    num_leaked: int = 0  # tokens outside blocks that the turn's calls do not need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,4 +73,14 @@ class Thoughtful(Protocol):
     ) -> ScriptFactory:
         """As `Environment.demonstrator`; its script yields `ThoughtfulCall`s where it thinks. For `auto`,
         scripts that think and scripts that do not."""
+        ...
+
+
+@runtime_checkable
+class ShowsDifficulty(Protocol):
+    """An environment that says what its prompts tell of how hard a task is. Optional; without it, that is
+    taken to be the task's family and level."""
+
+    def shown(self, task: Task) -> str:
+        """Equal for tasks that a policy cannot tell apart before it acts."""
         ...

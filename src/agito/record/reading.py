@@ -30,6 +30,7 @@ from agito.types import (
     Flag,
     Limits,
     Lineage,
+    Mode,
     Penalty,
     Segment,
     Status,
@@ -205,6 +206,8 @@ def _turn(turn: Mapping[str, Any]) -> Turn:
         think_budget=turn.get("think_budget"),
         num_thought=turn.get("num_thought") or 0,
         num_leaked=turn.get("num_leaked") or 0,
+        mode=Mode(mode) if (mode := turn.get("mode")) else None,
+        is_steered=bool(turn.get("is_steered")),
     )
 
 

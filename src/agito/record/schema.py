@@ -44,6 +44,8 @@ TURN = pa.struct(
         "think_budget": pa.int32(),  # null: none
         "num_thought": pa.int32(),
         "num_leaked": pa.int32(),
+        "mode": pa.string(),  # chosen at `auto`, on an attempt's first turn
+        "is_steered": pa.bool_(),
     }
 )
 BUDGET = pa.struct({"turns": pa.int64(), "calls": pa.int64(), "tokens": pa.int64()})

@@ -217,6 +217,8 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "think_budget": turn.think_budget,
         "num_thought": turn.num_thought,
         "num_leaked": turn.num_leaked,
+        "mode": turn.mode,
+        "is_steered": turn.is_steered,
     }
 
 

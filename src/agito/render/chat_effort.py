@@ -97,7 +97,7 @@ class ChatBlocks(Blocks):
 
     def thought(self, ids: Sequence[int], tools: Sequence[ToolSpec] = ()) -> Thought:
         where, is_open, may_reopen = self._scan(ids)
-        leaked = self._leaked(ids, where, tools) if tools else 0
+        leaked = self._leaked(ids, where, tools) if tools and not is_open else 0
         return Thought(
             num_tokens=where.count(INSIDE), is_open=is_open, num_leaked=leaked, may_reopen=may_reopen
         )

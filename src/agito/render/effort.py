@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from agito.protocols import Renderer, Thought, ThoughtfulCall
+from agito.render.commentary import CODE_PER_COMMENT, commentary
 from agito.render.messages import Conversing, Said
-from agito.types import Call, Channel, Effort, Event, Task, ToolSpec
+from agito.types import Call, Channel, Effort, Event, Json, Task, ToolSpec
 
 INSIDE, TAG = 1, 2  # of a block; 0 is outside
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list, tuple),
+    "object": (dict,),
+}
 
 
 class Blocks:
@@ -70,29 +80,53 @@ class Blocks:
         return bytes(Channel.THINK if at else _no_thought(next(acted)) for at in where)
 
     def thought(self, ids: Sequence[int], tools: Sequence[ToolSpec] = ()) -> Thought:
-        where = self._where(ids)
+        where, is_open = self._where(ids), self._is_open(ids)
         return Thought(
             num_tokens=where.count(INSIDE),
-            is_open=self._is_open(ids),
-            num_leaked=self._leaked(ids, where, tools) if tools else 0,
+            is_open=is_open,
+            num_leaked=self._leaked(ids, where, tools) if tools and not is_open else 0,
         )
 
     def _leaked(self, ids: Sequence[int], where: bytes, tools: Sequence[ToolSpec]) -> int:
-        """Tokens of further blocks, and those of the action that its calls do not take."""
-        closed = where.find(TAG) if self.effort is not Effort.NONE else -1
-        again = sum(where[at] == INSIDE for at in range(closed + 1, len(where))) if TAG in where else 0
-        if self._is_open(ids):
-            return again
+        """Tokens outside blocks that no call needs: text, calls that no tool takes, arguments that it does
+        not know, commentary in those that it does. What is said where speech is an action has not leaked."""
         acted = self._acted(ids, where)
-        known = {tool.name: tool.parameters.get("properties") for tool in tools}
-        calls = [_bare(call, known) for call in self._inner.parse(acted, tools) if call.problem is None]
-        if not calls or any(call.tool not in known for call in calls):
-            return again
+        said, least = self._outside(acted), (0, 0)
+        taken = self._taken(acted, tools)
+        if any(tool.is_speech for tool in tools if any(call.tool == tool.name for call in taken)):
+            return 0
+        with suppress(Exception):  # calls that the format cannot write are not what any tool asks for
+            least = self._outside([*self._before, *self._inner.action(taken, tools)]) if taken else least
+        beside = sum(max(own - needed, 0) for own, needed in zip(said, least, strict=True))
+        return beside + sum(map(self._commented, taken))
+
+    def _outside(self, acted: Sequence[int]) -> tuple[int, int]:
+        """Tokens of text, and of calls; what ends the turn is neither."""
+        first, counts = len(self._before), [0, 0]
+        for token, channel in zip(acted[first:], self._inner.channels(acted)[first:], strict=True):
+            if token not in self.stop_ids:
+                counts[channel == Channel.CALL] += 1
+        return counts[0], counts[1]
+
+    def _taken(self, acted: Sequence[int], tools: Sequence[ToolSpec]) -> list[Call]:
+        """Calls of these tools, with the arguments that they take."""
         try:
-            needed = len(self._inner.action(calls, tools))
-        except ValueError:  # calls that the format cannot write are not measured
-            return again
-        return again + max(len(acted) - needed, 0)
+            calls = self._inner.parse(acted, tools)
+        except Exception:  # whatever a policy can say must end in an event
+            return []
+        known = {tool.name: tool for tool in tools}
+        return [
+            _bare(call, known[call.tool]) for call in calls if call.problem is None and call.tool in known
+        ]
+
+    def _commented(self, call: Call) -> int:
+        """Tokens of comments beyond what explains the code around them."""
+        found = 0
+        for value in call.arguments.values():
+            if isinstance(value, str) and (said := commentary(value)):
+                num_said, num_all = len(self._encode(said)), len(self._encode(value))
+                found += max(num_said - (num_all - num_said) // CODE_PER_COMMENT, 0)
+        return found
 
     def _acted(self, ids: Sequence[int], where: bytes) -> list[int]:
         return [*self._before, *(token for token, at in zip(ids, where, strict=True) if not at)]
@@ -142,9 +176,27 @@ def _no_thought(channel: int) -> int:
     return Channel.TEXT if channel == Channel.THINK else channel
 
 
-def _bare(call: Call, known: Mapping[str, object]) -> Call:
-    """Without arguments that its tool does not know."""
-    names = known.get(call.tool)
-    if not isinstance(names, dict):
+def _bare(call: Call, tool: ToolSpec) -> Call:
+    """Without arguments that the tool does not know, or not as values of this type."""
+    known = tool.parameters.get("properties")
+    if not isinstance(known, dict):
         return call
-    return replace(call, arguments={name: each for name, each in call.arguments.items() if name in names})
+    return replace(
+        call,
+        arguments={
+            name: value
+            for name, value in call.arguments.items()
+            if name in known and _fits(value, known[name])
+        },
+    )
+
+
+def _fits(value: Json, schema: Json) -> bool:
+    """By type and by the values that are allowed; what the schema does not say is not asked."""
+    if not isinstance(schema, dict):
+        return True
+    kind, allowed = schema.get("type"), schema.get("enum")
+    if isinstance(allowed, list) and value not in allowed:
+        return False
+    types = _TYPES.get(kind) if isinstance(kind, str) else None
+    return types is None or (isinstance(value, types) and (kind == "boolean" or not isinstance(value, bool)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agito import config
@@ -104,7 +104,10 @@ async def _replay(run_context: RunContext, recorded: Recorded) -> EpisodeReplay:
 
 def _thinking(recipe: Recipe, was: Trajectory) -> Thinking | None:
     """As it was asked for."""
-    return recipe.effort.thinking(was.turns[0].effort) if recipe.effort.is_on and was.turns else None
+    if not recipe.effort.is_on or not was.turns:
+        return None
+    first = was.turns[0]
+    return replace(recipe.effort.thinking(first.effort), mode=first.mode if first.is_steered else None)
 
 
 @dataclass(slots=True)

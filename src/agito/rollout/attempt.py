@@ -49,7 +49,7 @@ class Plan:
 
     task: Callable[[int], tuple[Task, Target]]
     script: Callable[[Task, Target, AttemptId], ScriptFactory] | None = None
-    thinking: Callable[[int], Thinking | None] = lambda group: None  # None: as the agents' own
+    thinking: Callable[[AttemptId], Thinking | None] = lambda attempt: None  # None: as the agents' own
     cost: Callable[[Attempt], float] = lambda attempt: 0.0  # in reward
 
 
@@ -89,7 +89,7 @@ class AttemptRunner:
             raise
         except Exception as error:  # the boundary, as for the rest of an environment
             return _without_task(self._environment.name, attempt, what_broke("task", error))
-        task, thinking = task.in_dialect(self._first.renderer.dialect), plan.thinking(attempt.group)
+        task, thinking = task.in_dialect(self._first.renderer.dialect), plan.thinking(attempt)
         specs = {
             role: spec if thinking is None else replace(spec, thinking=thinking)
             for role, spec in self._agents.items()

@@ -137,17 +137,20 @@ class RunContext:
         the recipe's in turn, cell by cell; scripts at others are asked for none."""
         section, num_cells = self.recipe.effort, len(self.cells)
 
-        def thinking(group: int) -> Thinking | None:
+        learns = effort is None and script is None and split == "train"
+
+        def thinking(attempt: AttemptId) -> Thinking | None:
             if effort is not None:
                 return section.thinking(effort)
-            number, cell = divmod(group - base, num_cells)
-            return section.in_turn(number, cell=cell) if split == "train" else None
+            number, cell = divmod(attempt.group - base, num_cells)
+            asked = section.in_turn(number, cell=cell) if split == "train" else None
+            return section.in_slot(asked, attempt.slot) if learns else asked
 
         return Plan(
             task=lambda group: self.task(split, group - base),
             script=script,
             thinking=thinking,
-            cost=self.prices.of if effort is None and script is None and split == "train" else lambda _: 0.0,
+            cost=self.prices.in_group if learns else lambda _: 0.0,
         )
 
     def new_monitor(self) -> Monitor:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Sequence
 from copy import copy
 
-from agito.protocols import MAIN, Engine, Row, Sampled, SampleRequest
+from agito.protocols import MAIN, Engine, FirstToken, Row, Sampled, SampleRequest
 from agito.types import Channel, Effort, Segment, Tokens, TokenSource, Turn, VersionSpan
 
 
@@ -62,16 +62,18 @@ class Capture:
         top_p: float = 1.0,
         effort: Effort = Effort.NONE,
         more_stops: tuple[int, ...] = (),
+        first: FirstToken | None = None,
     ) -> Sampled:
         """Samples one turn, or up to one of `more_stops` in it. `label` sets its channels afterwards. Raises
         as `Row.sample`."""
-        first, start = len(self._ids) - len(self._pending), len(self._ids)
+        sent, start = len(self._ids) - len(self._pending), len(self._ids)
         request = SampleRequest(
             extend=self._pending,
             max_tokens=max_tokens,
             stop_ids=(*self._stop_ids, *more_stops),
             temperature=temperature,
             top_p=top_p,
+            first=first,
         )
         sampled = await self._row.sample(request)
         self._pending = array("i")
@@ -80,7 +82,7 @@ class Capture:
         )
         self._append(sampled.ids, sampled.logprobs, kinds, bytes([Channel.TEXT]) * len(sampled.ids))
         for each in sampled.versions:
-            self._add_version(first + each.start, first + each.stop, each.version)
+            self._add_version(sent + each.start, sent + each.stop, each.version)
         self.turns.append(
             Turn(
                 segment=self._segment,

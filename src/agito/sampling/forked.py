@@ -70,6 +70,7 @@ class ForkedRow:
             stop_ids=request.stop_ids,
             temperature=request.temperature,
             top_p=request.top_p,
+            first=request.first,
         )
         sampled = await self._row.sample(whole)
         self._unsent = array("i")

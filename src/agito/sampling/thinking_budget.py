@@ -3,6 +3,8 @@
 A stretch within a block may be as long as the budget that is left. Where that is used up, forced tokens close
 the block, and sampling goes on in the same turn; nothing is ever trained on them. A policy that opens another
 block finds what is left of the same budget.
+
+At effort `auto` an attempt's first token chooses its mode, and may be chosen for it: see `Thinking.mode`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agito.protocols import Sampled, ThinkingRenderer
+from agito.protocols import FirstToken, Sampled, ThinkingRenderer
 from agito.sampling.capture import Capture
-from agito.types import FinishReason, Thinking, TokenSource, ToolSpec, Turn
+from agito.types import Effort, FinishReason, Mode, Thinking, TokenSource, ToolSpec, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Stretches:
 
     async def next(self, most: int, *, temperature: float, top_p: float) -> Sampled | None:
         """The next stretch, of at most so many tokens; None when there is no room for one."""
+        if self._acts and not self.ids:
+            return await self._act_at_once(temperature, top_p)
         thought = self._renderer.thought(self.ids)
         left = self._left(thought.num_tokens)
         if thought.is_open and left == 0 and self.has_room:
@@ -75,8 +79,24 @@ class Stretches:
             top_p=top_p,
             effort=self._thinking.effort,
             more_stops=() if thought.is_open or left is None else self._renderer.reopeners,
+            first=self._first_token if not self.ids and self._is_steered else None,
         )
         self.ids.extend(sampled.ids)
+        return sampled
+
+    async def _act_at_once(self, temperature: float, top_p: float) -> Sampled:
+        """Closes the block by its first token; where a close is several, the others are forced."""
+        sampled = await self._capture.sample(
+            max_tokens=1,
+            temperature=temperature,
+            top_p=top_p,
+            effort=self._thinking.effort,
+            first=self._first_token,
+        )
+        self.ids.extend(sampled.ids)
+        if rest := self._renderer.closer[1:]:
+            self._capture.extend(rest, TokenSource.FORCED)
+            self.ids.extend(rest)
         return sampled
 
     def end(self, tools: Sequence[ToolSpec]) -> int:
@@ -89,9 +109,33 @@ class Stretches:
                 think_budget=self._left(0),
                 num_thought=thought.num_tokens,
                 num_leaked=thought.num_leaked,
+                mode=self._mode if self._chooses else None,
+                is_steered=self._is_steered,
             )
             turns[self._first + 1 :] = [replace(turn, continues=True) for turn in turns[self._first + 1 :]]
         return thought.num_tokens
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether its first token is the attempt's choice of a mode."""
+        return self._first == 0 and self._thinking.effort is Effort.AUTO
+
+    @property
+    def _is_steered(self) -> bool:
+        return self._chooses and self._thinking.mode is not None
+
+    @property
+    def _acts(self) -> bool:
+        return self._is_steered and self._thinking.mode is Mode.ACT
+
+    @property
+    def _first_token(self) -> FirstToken:
+        return FirstToken(id=self._renderer.closer[0], is_wanted=self._acts)
+
+    @property
+    def _mode(self) -> Mode:
+        closer = self._renderer.closer
+        return Mode.ACT if self.ids[: len(closer)] == closer else Mode.THINK
 
     def _left(self, in_turn: int) -> int | None:
         return self._thinking.left(in_turn=in_turn, in_attempt=self._spent + in_turn)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from agito.learning.credit import RunningMeans, load
+from agito.learning.effort import EffortSection
+from agito.learning.modes import ModeCredit
 from agito.learning.prices import Prices
 from agito.monitor import Monitor
 from agito.protocols import MAIN, StepStats
@@ -68,16 +70,15 @@ class LearnStep:
         cell_of: Callable[[Group], int] = lambda group: 0,
         roll_back: RollBack | None = None,
         teacher: Teacher | None = None,
+        effort: EffortSection | None = None,
         prices: Prices | None = None,
-        free_steps: float = 0.0,
     ) -> None:
-        """`prices` stay at zero in the first of the steps, up to `free_steps`."""
-        self._teacher, self._prices, self._free_steps = teacher, prices, free_steps
-        self._policies, self._recipe, self._credit, self._means = (
-            policies,
-            recipe,
-            load(recipe.credit),
-            means,
+        """`prices` stay at zero in the free part of the steps."""
+        effort = effort or EffortSection()
+        self._teacher, self._prices, self._free_steps = teacher, prices, effort.free_steps * recipe.steps
+        self._policies, self._recipe, self._means = policies, recipe, means
+        self._credit = ModeCredit(
+            credit=load(recipe.credit), weight=effort.mode_weight, least=effort.mode_least
         )
         self._monitor, self._curriculum, self._cell_of, self._roll_back = (
             monitor,

@@ -22,6 +22,7 @@ from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.sync_scheduler import Quota
 from agito.training.branching import fork_metrics, with_forks
 from agito.training.components import score_metrics
+from agito.training.effort_meters import effort_metrics
 from agito.training.learn_step import Learned, LearnStep, RollBack
 from agito.training.teacher import Teacher
 from agito.training.team_meters import team_metrics
@@ -114,8 +115,8 @@ def learn_step(
         cell_of=lambda group: (group.id - RL_BASE) % num_cells,
         roll_back=roll_back,
         teacher=Teacher(run_context.policies, distill) if distill.teacher else None,
+        effort=run_context.recipe.effort,
         prices=run_context.prices if run_context.recipe.effort.is_on else None,
-        free_steps=run_context.recipe.effort.free_steps * run_context.recipe.rl.steps,
     )
 
 
@@ -202,7 +203,7 @@ def metrics_of(
         ),
         "tokens/trained_num": float(sum(sample.num_trainable for sample in samples)),
         **tool_metrics(attempts),
-        **effort_metrics(attempts),
+        **effort_metrics(groups),
         **score_metrics(attempts),
         **team_metrics(attempts),
         **fork_metrics(groups),
@@ -213,24 +214,6 @@ def metrics_of(
         for name, value in each.values.items()
     }
     return metrics | learned
-
-
-def effort_metrics(attempts: tuple[Attempt, ...]) -> dict[str, float]:
-    """Success and thinking at each effort, where it was asked for."""
-    by_effort = dict[str, list[Attempt]]()
-    for attempt in attempts:
-        if attempt.is_scored and any(turn.think_budget is not None for turn in attempt.trajectory.turns):
-            by_effort.setdefault(attempt.trajectory.turns[0].effort.value, []).append(attempt)
-    found = dict[str, float]()
-    for effort, own in sorted(by_effort.items()):
-        turns = [turn for attempt in own for turn in attempt.trajectory.turns]
-        found |= {
-            f"effort/{effort}_success_ratio": mean(float(bool(is_success(attempt))) for attempt in own),
-            f"effort/{effort}_think_tokens_mean": sum(turn.num_thought for turn in turns) / len(own),
-            f"effort/{effort}_leaked_tokens_mean": sum(turn.num_leaked for turn in turns) / len(own),
-            f"effort/{effort}_utility_mean": mean(attempt.utility for attempt in own),
-        }
-    return found
 
 
 def tool_metrics(attempts: tuple[Attempt, ...]) -> dict[str, float]:

@@ -37,6 +37,13 @@ class Effort(StrEnum):
     AUTO = "auto"
 
 
+class Mode(StrEnum):
+    """What a policy chooses at effort `auto`, by the first token that it samples."""
+
+    ACT = "act"  # closes its think block at once
+    THINK = "think"
+
+
 class TokenSource(IntEnum):
     """Where a token came from; only `SAMPLED` and sampled `CONTROL` tokens are trained on."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agito.types.enums import Effort
+from agito.types.enums import Effort, Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,7 @@ class Thinking:
     effort: Effort
     turn_tokens: int | None = None  # None: no budget
     attempt_tokens: int | None = None
+    mode: Mode | None = None  # of an attempt at `auto` whose choice is made for it, so that both are tried
 
     def __post_init__(self) -> None:
         for name, budget in (("turn_tokens", self.turn_tokens), ("attempt_tokens", self.attempt_tokens)):

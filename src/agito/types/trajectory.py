@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
-from agito.types.enums import Effort, Fault, FinishReason, TerminationReason, TokenSource
+from agito.types.enums import Effort, Fault, FinishReason, Mode, TerminationReason, TokenSource
 from agito.types.task import AttemptId, Event, Task
 
 
@@ -77,7 +77,11 @@ class Turn:
     # Of the whole turn, on its first stretch.
     think_budget: int | None = None  # think tokens that might be sampled
     num_thought: int = 0  # think tokens that were
-    num_leaked: int = 0  # of them and of the rest: thinking outside its block
+    num_leaked: int = 0  # tokens outside think blocks that its calls do not need
+    # Of an attempt's first turn at `auto`: what its first token, at `start`, chose, and whether that was
+    # decided for it; the token's log-probability is the policy's own all the same.
+    mode: Mode | None = None
+    is_steered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ from agito.models import (
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.capabilities import EMBEDDED
 from agito.sampling.embedded.rows import EngineRow, RowBook
-from agito.sampling.embedded.sampling import sample, uniforms
+from agito.sampling.embedded.sampling import logprobs_of, sample, steer, uniforms
 from agito.sampling.embedded.steps import Batch, LaunchedSteps, RecordedSteps, Steps
 from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowDone, RowRequest
 from agito.types import FinishReason
@@ -243,6 +243,10 @@ class EmbeddedEngine:
                 f"max_tokens={request.max_tokens}, temperature={request.temperature}, top_p={request.top_p}: "
                 "need at least 1, at least 0, and within (0, 1]"
             )
+        if request.first is not None and not (
+            0 <= request.first.id < self._network.config.vocab_size and request.top_p == 1
+        ):
+            return f"first={request.first}: need a token of the vocabulary, and top_p=1"
         if length + len(extend) == 0:
             return "an empty row cannot be sampled from: extend it with at least one token"
         if extend and not (min(extend) >= 0 and max(extend) < self._network.config.vocab_size):
@@ -318,11 +322,29 @@ class EmbeddedEngine:
         if not rows:
             return []
         self._draw_uniforms(rows)
-        is_stopped = self._sample(Batch.of(rows, self.device), logits_RV[: len(rows)]).tolist()
+        is_stopped = self._sample_first(rows, logits_RV[: len(rows)]).tolist()
         for row in rows:
             row.computed = row.length
             row.length += 1
         return self._retire([row for row, stops in zip(rows, is_stopped, strict=True) if stops])
+
+    def _sample_first(self, rows: Sequence[EngineRow], logits_RV: Tensor) -> Tensor:
+        """The first token of each request, as asked for; returns which rows stop there."""
+        batch = Batch.of(rows, self.device)
+        asked = [
+            (at, row.request.first)
+            for at, row in enumerate(rows)
+            if row.request is not None and row.request.first is not None
+        ]
+        if not asked:
+            return self._sample(batch, logits_RV)
+        at_R = self._tensor([at for at, _ in asked])
+        whole_RV = logits_RV[at_R]  # a copy
+        steer(logits_RV, asked)
+        is_stopped = self._sample(batch, logits_RV)
+        places = batch.lanes_R[at_R], batch.positions_R[at_R]
+        self._logprobs_LC[places] = logprobs_of(whole_RV, self._ids_LC[places], batch.temperatures_R[at_R])
+        return is_stopped
 
     def _decode(self, steps: int) -> tuple[int, list[EngineRow]]:
         """Up to `steps` tokens for every live row; returns the steps run and the rows that stopped."""

@@ -6,12 +6,17 @@ independent of device and summation order; probabilities below 2^-40 are never d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agito.protocols import FirstToken
+
 _UNIT = float(1 << 40)
+_NEVER = -1e30  # of a logit
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -39,6 +44,22 @@ def sample(
     if is_greedy:
         ids_R1 = torch.where(temperatures_R[:, None] > 0, ids_R1, logprobs_RV.argmax(-1, keepdim=True))
     return ids_R1[:, 0], logprobs_RV.gather(1, ids_R1)[:, 0]
+
+
+def steer(logits_RV: Tensor, asked: Sequence[tuple[int, FirstToken]]) -> None:
+    """Leaves only the wanted tokens to be drawn, in the rows that are named. In place: compiled code reads
+    logits where they lie."""
+    for row, first in asked:
+        wanted = logits_RV[row, first.id].clone() if first.is_wanted else _NEVER
+        if first.is_wanted:
+            logits_RV[row] = _NEVER
+        logits_RV[row, first.id] = wanted
+
+
+def logprobs_of(logits_RV: Tensor, ids_R: Tensor, temperatures_R: Tensor) -> Tensor:
+    """Of one token in each row, under the whole distribution; at temperature 1 where it is greedy."""
+    scales_R1 = torch.where(temperatures_R > 0, temperatures_R, 1.0)[:, None]
+    return torch.log_softmax(logits_RV / scales_R1, dim=-1).gather(1, ids_R[:, None])[:, 0]
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[np.float64]:

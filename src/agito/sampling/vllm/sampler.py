@@ -80,6 +80,8 @@ def _require_possible(whole: array[int], request: SampleRequest, context: int) -
             f"max_tokens={request.max_tokens}, temperature={request.temperature}, top_p={request.top_p}: "
             "need at least 1, at least 0, and within (0, 1]"
         )
+    if request.first is not None:
+        raise ValueError(f"first={request.first}: a vLLM server is not told what to begin with")
     if not whole:
         raise ValueError("an empty row cannot be sampled from: extend it with at least one token")
     if len(whole) + request.max_tokens > context:
