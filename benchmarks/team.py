@@ -42,7 +42,6 @@ from agito.render import Vocabulary, renderer
 from agito.rollout import AttemptRunner, Plan
 from agito.runtime import load_policy
 from agito.testing.planted import SAID, planted_group
-from agito.training.team_meters import critical_tokens
 from agito.types import Attempt, AttemptId, Dialect, Trajectory
 from harness import Json, report
 
@@ -136,7 +135,7 @@ def difference(one: Sequence[Attempt], other: Sequence[Attempt]) -> list[Json]:
 
 
 def critical(attempts: Sequence[Attempt]) -> float:
-    return fmean(critical_tokens(attempt.trajectory) for attempt in attempts)
+    return fmean(attempt.trajectory.num_critical for attempt in attempts)
 
 
 def is_shared(trajectory: Trajectory) -> bool:

@@ -209,6 +209,13 @@ class RlSection(Section):
         description="How rewards become advantages: leave_one_out, group_mean, by_replay, per_role, "
         "per_role_spread, own_and_team, or `path.py:Class`.",
     )
+    critical_price: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="In reward, what an attempt pays whose critical path is as long as its cell's mean; see "
+        "[teams](howto/teams.md#a-price-on-the-critical-path).",
+    )
     fork_ratio: float = Field(
         default=0.1,
         gt=0,
@@ -324,21 +331,14 @@ class Recipe(Section):
         return tree
 
     @model_validator(mode="after")
-    def _can_fork(self) -> Recipe:
-        if self.rl.credit != "by_replay":
-            return self
-        if (
-            self.pipeline.mode != "on_policy"
-            or self.harness.name not in ("solo", "team")
-            or self.harness.command
-        ):
+    def _asks_of_a_harness_what_it_can(self) -> Recipe:
+        if self.effort.is_on and self.harness.name == "team":
+            raise ValueError("effort.settings: not with a team yet; its agents are asked for no effort")
+        can_fork = self.harness.name in ("solo", "team") and not self.harness.command
+        if self.rl.credit == "by_replay" and (self.pipeline.mode != "on_policy" or not can_fork):
             raise ValueError(
                 "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
                 "be repeated up to any turn: solo or team"
-            )
-        if self.effort.is_on:
-            raise ValueError(
-                "rl.credit='by_replay': not with [effort] yet: turns that a budget closed are not forked"
             )
         return self
 

@@ -66,7 +66,8 @@ class RunContext:
     prices: Prices = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.recipe.effort, lowest=reward_range(self.environment)[0])
+        lowest, _ = reward_range(self.environment)
+        self.prices = Prices(self.recipe.effort, critical=self.recipe.rl.critical_price, lowest=lowest)
         self.policies = Policies(self.recipe, known_text=self._known_text)
 
     def _known_text(self) -> array[int]:

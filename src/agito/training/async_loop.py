@@ -270,7 +270,8 @@ class _AsyncLoop:
             await self._policies.publish(version)
 
     def _group(self, number: int) -> Group:
-        attempts = tuple(attempt for _, attempt in sorted(self._attempts.pop(number).items()))
+        found = [attempt for _, attempt in sorted(self._attempts.pop(number).items())]
+        attempts = self._run_context.prices.anew(found)  # steps were taken between their ends
         return Group(id=number, task=attempts[0].trajectory.task, attempts=attempts)
 
     def _position(self) -> Position:

@@ -71,7 +71,7 @@ class LearnStep:
         prices: Prices | None = None,
         free_steps: float = 0.0,
     ) -> None:
-        """`prices` stay at zero in the first of the steps, up to `free_steps`."""
+        """In the first of the steps, up to `free_steps`, `prices` leave thinking at zero."""
         self._teacher, self._prices, self._free_steps = teacher, prices, free_steps
         self._policies, self._recipe, self._credit, self._means = (
             policies,
@@ -123,7 +123,7 @@ class LearnStep:
         self._means.add(groups)
         if self._prices is not None and not is_rolled_back:
             self._prices.update(groups, is_free=index < self._free_steps)
-            metrics |= self._prices.metrics()
+            metrics |= self._prices.metrics(groups)
         if self._teacher is not None and samples:
             samples, distilled = await self._teacher.credit(samples)
             metrics |= distilled

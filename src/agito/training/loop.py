@@ -114,7 +114,7 @@ def learn_step(
         cell_of=lambda group: (group.id - RL_BASE) % num_cells,
         roll_back=roll_back,
         teacher=Teacher(run_context.policies, distill) if distill.teacher else None,
-        prices=run_context.prices if run_context.recipe.effort.is_on else None,
+        prices=run_context.prices if run_context.prices.are_on else None,
         free_steps=run_context.recipe.effort.free_steps * run_context.recipe.rl.steps,
     )
 
