@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from agito import config
 from agito.config import FolderName, Section, meant
 from agito.errors import NotFound
-from agito.harness.section import HarnessSection
+from agito.harness.section import AgentSection, HarnessSection
+from agito.harness.team.openings import TEAM_ROLES
 from agito.learning.credit import CREDITS
 from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig
@@ -128,24 +129,6 @@ class ComputeSection(Section):
         if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
             raise ValueError("write cpu, cuda or cuda:0")
         return device
-
-
-class AgentSection(Section):
-    """Who plays a role of the harness."""
-
-    policy: str = Field(default=MAIN, description="`main`, or one of `[policies]`.")
-    temperature: float | None = Field(
-        default=None,
-        ge=0,
-        description="Of a frozen policy's sampling; those that learn have `rl.temperature`.",
-    )
-    tools: tuple[str, ...] | None = Field(
-        default=None, description="Those of the environment that the role may call; by default all."
-    )
-    instructions: str = Field(
-        default="", description="In a team: before the task, or before the brief of a spawned agent."
-    )
-    turns: int | None = Field(default=None, ge=1, description="In a team: at most, of one agent.")
 
 
 class SftSection(Section):
@@ -334,6 +317,10 @@ class Recipe(Section):
     def _asks_of_a_harness_what_it_can(self) -> Recipe:
         if self.effort.is_on and self.harness.name == "team":
             raise ValueError("effort.settings: not with a team yet; its agents are asked for no effort")
+        forked = {role for role, agent in self.agents.items() if agent.world == "fork"}
+        spawned = (self.harness.roles or TEAM_ROLES)[1:] if self.harness.name == "team" else ()
+        if wrong := sorted(forked - {*spawned}):
+            raise ValueError(f"agents.{wrong[0]}.world='fork': only agents that a team spawns have a parent")
         can_fork = self.harness.name in ("solo", "team") and not self.harness.command
         if self.rl.credit == "by_replay" and (self.pipeline.mode != "on_policy" or not can_fork):
             raise ValueError(

@@ -23,8 +23,8 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     The tokens of an agent whose report some forks withheld from its parent are compared with those: V is
     their mean (a difference reward). Where there are prices, those forks pay for everything but this agent's
     work, and those that it spawned: so V is the utility without it, and does not depend on what it said.
-    That is unbiased where it acts on others through its report alone. Such forks count for nothing else and
-    are not trained on, since the policy would not have come there.
+    That is unbiased where it acts on others through its report alone, or the merge of its fork. Such forks
+    count for nothing else and are not trained on, since the policy would not have come there.
 
     A fork from s_t is trained on from turn t on, against the mean of all others that go on from s_t. Where n
     ways lead on from a state, each counts 1/n from there on, so that turns that were gone on from often do
