@@ -57,7 +57,7 @@ PARTS = ("planted", "scripted")
 COMMON = (
     "env.levels=[5]",
     "compute.context=608",
-    "rl.groups=24",
+    "rl.groups=16",
     "rl.critical_price=0.3",
     "rl.checkpoint_every=2",
 )
@@ -76,7 +76,7 @@ SHORT = (
     "eval.structural_tasks=0",
     "eval.baseline_tasks=0",
 )
-STEPS = {False: 30, True: 2}  # of the solo agent; by whether it is the short form
+STEPS = {False: 20, True: 2}  # of the solo agent; by whether it is the short form
 Z = 1.96
 
 
