@@ -1,11 +1,13 @@
 """A team against one agent and against a fixed split, at equal sampled tokens, at every phi of `parallel`.
 
-    python benchmarks/team.py [--seeds 3] [--runs runs/team] [--only ARM]... [--short]
+    python benchmarks/team.py [--seeds 3] [--runs runs/team] [--only ARM]... [--seed SEED] [--short]
 
-Trains what is not in the folder yet, one run after the other, so it can be stopped and begun again; what is
-there is read. `solo` sets the number of tokens; every other arm first takes `PILOT` steps, and then as many
-as those tokens pay for, forks included. `--only`: trains nothing but these arms, and reports nothing.
-`--short`: one seed with a fraction of everything; its figures say nothing.
+Trains what is not in the folder yet, one run after the other. It can be stopped at any time and begun again:
+a run that was not finished is resumed from its last checkpoint, one that was is read. `solo` sets the number
+of tokens; every other arm first takes `PILOT` steps, and then as many as those tokens pay for, forks
+included. All arms pay for their critical path alike. `--only`, `--seed`: these arms, this seed, and no
+report; `planted` and `scripted` are parts that train nothing. `--short`: one seed with a fraction of
+everything; its figures say nothing.
 
 `team`, `solo`, `scripted`: success with its 95 % interval, on held-out tasks of phi >= .5. `scripted` hands
 out two halves of every task, by hands as skilled as the demonstrator's. `critical_tokens_ratio`: tokens one
@@ -42,7 +44,6 @@ from agito.render import Vocabulary, renderer
 from agito.rollout import AttemptRunner, Plan
 from agito.runtime import load_policy
 from agito.testing.planted import SAID, planted_group
-from agito.training.team_meters import critical_tokens
 from agito.types import Attempt, AttemptId, Dialect, Trajectory
 from harness import Json, report
 
@@ -51,20 +52,31 @@ NONE = "phi-0"
 PILOT = 2  # steps that tell what a step costs
 CREDIT = ("leave_one_out", "per_role", "own_and_team", "by_replay")  # `team` is the first of them
 ARMS = ("solo", *CREDIT)
-COMMON = ("rl.groups=24", "env.levels=[1, 2]")
+PARTS = ("planted", "scripted")
+# Parts of six steps: with shorter ones, handing them out costs as much as it saves. Tasks need this context.
+COMMON = (
+    "env.levels=[5]",
+    "compute.context=608",
+    "rl.groups=16",
+    "rl.critical_price=0.3",
+    "rl.checkpoint_every=2",
+)
 SHORT = (
     "env.levels=[1]",
-    "model.hidden_size=64",
-    "sft.demos=240",
+    "compute.context=256",
+    "model.hidden_size=32",
+    "model.num_layers=1",
+    "sft.demos=160",
     "sft.epochs=1",
     "sft.tokenizer_episodes=40",
-    "rl.groups=4",
+    "rl.groups=2",
     "rl.group_size=4",
-    "eval.tasks=25",
+    "rl.checkpoint_every=1",
+    "eval.tasks=20",
     "eval.structural_tasks=0",
     "eval.baseline_tasks=0",
 )
-STEPS = {False: 30, True: 2}  # of the solo agent; by whether it is the short form
+STEPS = {False: 20, True: 2}  # of the solo agent; by whether it is the short form
 Z = 1.96
 
 
@@ -74,9 +86,9 @@ class Bench:
     is_short: bool
 
     def arm(self, name: str, seed: int) -> Path:
-        """The run of an arm, trained if it is not there yet."""
+        """The run of an arm, trained or resumed if it is not finished yet."""
         out = self.runs / f"{name}{'-short' if self.is_short else ''}-{seed}"
-        if not (out / "summary.json").exists():
+        if not is_done(out):
             self._train(name, seed, self._steps(name, seed), out)
         return out
 
@@ -84,7 +96,7 @@ class Bench:
         if name == "solo":
             return STEPS[self.is_short]
         pilot = self.runs / f"{name}{'-short' if self.is_short else ''}-pilot"
-        if not (pilot / "summary.json").exists():
+        if not is_done(pilot):
             few = ("eval.tasks=10", "eval.structural_tasks=0", "eval.baseline_tasks=0")
             self._train(name, 0, PILOT, pilot, few)
         a_step = sampled_tokens(pilot) / PILOT
@@ -95,10 +107,24 @@ class Bench:
         if name != "solo":
             sets.append(f"rl.credit={name}")
         recipe = "parallel" if name == "solo" else "team-parallel"
-        words = [word for each in sets for word in ("--set", each)]
-        command = [sys.executable, "-m", "agito.cli", "train", recipe, *words, "--out", str(out)]
-        print(f"{out.name}: {steps} steps", flush=True)
+        what = [recipe, *(word for each in sets for word in ("--set", each)), "--out", str(out)]
+        if is_begun := (out / "config.toml").exists():
+            what = ["--resume", str(out)]
+        print(f"{out.name}: {'goes on' if is_begun else f'{steps} steps'}", flush=True)
+        command = [sys.executable, "-m", "agito.cli", "train", *what]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        seconds, cpu_s = seconds_of(out)
+        print(f"{out.name}: {seconds:.0f} s, {cpu_s:.0f} CPU-seconds", flush=True)
+
+
+def is_done(run: Path) -> bool:
+    return (run / "summary.json").exists()
+
+
+def seconds_of(run: Path) -> tuple[float, float]:
+    """By the clock and of CPU, over all of its processes and resumptions."""
+    summary = json.loads((run / "summary.json").read_text())
+    return summary["wall_s"], summary["cpu_s"]
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
@@ -129,6 +155,8 @@ def success(attempts: Sequence[Attempt]) -> list[Json]:
 
 def difference(one: Sequence[Attempt], other: Sequence[Attempt]) -> list[Json]:
     """Of success, with its normal interval."""
+    if not (one and other):
+        return [None, None, None]
     rates = [fmean(attempt.verdict.scores["success"] for attempt in each) for each in (one, other)]
     variance = sum(p * (1 - p) / len(each) for p, each in zip(rates, (one, other), strict=True))
     gap, half = rates[0] - rates[1], Z * math.sqrt(variance)
@@ -136,11 +164,19 @@ def difference(one: Sequence[Attempt], other: Sequence[Attempt]) -> list[Json]:
 
 
 def critical(attempts: Sequence[Attempt]) -> float:
-    return fmean(critical_tokens(attempt.trajectory) for attempt in attempts)
+    return fmean([attempt.trajectory.num_critical for attempt in attempts] or [math.nan])
+
+
+def ratio(one: float, other: float) -> Json:
+    return round(one / other, 3) if other and math.isfinite(one / other) else None
 
 
 def is_shared(trajectory: Trajectory) -> bool:
     return any(segment.spawned_by is not None for segment in trajectory.segments)
+
+
+def spawn_share(attempts: Sequence[Attempt]) -> Json:
+    return round(fmean(is_shared(each.trajectory) for each in attempts), 3) if attempts else None
 
 
 def mean_square(run: Path) -> float:
@@ -183,6 +219,17 @@ async def scripted(run: Path, families: Sequence[str], num: int, skill: float) -
     return [await runner.run(plan, AttemptId(group=group, slot=0), None) for group in range(num)]
 
 
+async def by_scripts(bench: Bench, seeds: Sequence[int]) -> list[Attempt]:
+    """The fixed split on as many tasks as the runs are evaluated on, by hands like the demonstrator's."""
+    run = bench.arm(CREDIT[0], seeds[0])
+    num = max(len(scored(run, HIGH)) * len(seeds), 30)
+    return await scripted(run, HIGH, num, load_policy.recipe_of(load_policy.find(run)).sft.skill)
+
+
+async def found_planted(bench: Bench) -> tuple[list[str], dict[str, Json]]:
+    return await planted(1 if bench.is_short else 5, 4 if bench.is_short else 16)
+
+
 async def planted(num_groups: int, forks: int) -> tuple[list[str], dict[str, Json]]:
     """Estimators that put the seer above the idler above the liar, and the mean credit of each by replay."""
     groups = [await planted_group(number, size=4, forks=forks) for number in range(num_groups)]
@@ -223,10 +270,9 @@ def figures_of(bench: Bench, seeds: Sequence[int]) -> tuple[dict[str, Json], dic
         for runs in (solo, team)
     )
     high_solo, high_team = ([each for name in HIGH for each in of[name]] for of in (of_solo, of_team))
-    skill = load_policy.recipe_of(load_policy.find(team[0])).sft.skill
-    fixed = anyio.run(scripted, team[0], HIGH, len(high_team) or 30, skill)
+    fixed = anyio.run(by_scripts, bench, seeds)
     perfect = anyio.run(scripted, team[0], HIGH, 30, 1.0)
-    found, by_agent = run_async(lambda: planted(1 if bench.is_short else 5, 4 if bench.is_short else 16))
+    found, by_agent = run_async(lambda: found_planted(bench))
     leaks = [
         each.attempt.trajectory.detail.startswith(LEAKED)
         for name in CREDIT
@@ -237,9 +283,9 @@ def figures_of(bench: Bench, seeds: Sequence[int]) -> tuple[dict[str, Json], dic
         "team": success(high_team),
         "solo": success(high_solo),
         "scripted": success(fixed),
-        "critical_tokens_ratio": round(critical(high_team) / critical(high_solo), 3),
+        "critical_tokens_ratio": ratio(critical(high_team), critical(high_solo)),
         "phi0_difference": difference(of_team[NONE], of_solo[NONE]),
-        "phi0_spawn_share": round(fmean(is_shared(each.trajectory) for each in of_team[NONE]), 3),
+        "phi0_spawn_share": spawn_share(of_team[NONE]),
         "credit": of_credit(bench, seeds),
         "planted_found": found,
         "canary_leaks": sum(leaks),
@@ -250,7 +296,12 @@ def figures_of(bench: Bench, seeds: Sequence[int]) -> tuple[dict[str, Json], dic
         "by_phi": {name: by_phi(of_solo[name], of_team[name]) for name in PHI},
         "scripted_perfect": {"success": success(perfect), "critical": round(critical(perfect), 1)},
         "planted_credit": by_agent,
+        "scripted_critical": round(critical(fixed), 1),
         "episodes": len(leaks),
+        "seconds": {
+            name: [[round(each) for each in seconds_of(bench.arm(name, seed))] for seed in seeds]
+            for name in ARMS
+        },
     }
     return figures, detail
 
@@ -260,7 +311,7 @@ def by_phi(solo: Sequence[Attempt], team: Sequence[Attempt]) -> Mapping[str, Jso
         "solo": success(solo),
         "team": success(team),
         "critical": [round(critical(solo), 1), round(critical(team), 1)],
-        "spawn_share": round(fmean(is_shared(each.trajectory) for each in team), 3),
+        "spawn_share": spawn_share(team),
     }
 
 
@@ -268,15 +319,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/team"))
-    parser.add_argument("--only", choices=ARMS, action="append", default=[])
+    parser.add_argument("--only", choices=(*ARMS, *PARTS), action="append", default=[])
+    parser.add_argument("--seed", type=int, action="append", default=[])
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
     bench = Bench(runs=options.runs, is_short=options.short)
-    seeds = range(1 if options.short else options.seeds)
+    seeds = options.seed or range(1 if options.short else options.seeds)
     for name in options.only or ARMS:
-        for seed in seeds:
-            bench.arm(name, seed)
-    if not options.only:
+        if name == "planted":
+            print(json.dumps(run_async(lambda: found_planted(bench))))
+        elif name == "scripted":
+            print(json.dumps({"scripted": success(anyio.run(by_scripts, bench, seeds))}))
+        else:
+            for seed in seeds:
+                bench.arm(name, seed)
+    if not options.only and not options.seed:
         report("team-short" if options.short else "team", *figures_of(bench, seeds))
 
 

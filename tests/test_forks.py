@@ -13,6 +13,7 @@ from tests.test_resume import PAYING, agito, finish, kill, train, weights
 from agito.errors import BadRecipe, NotFound
 from agito.recipe import read
 from agito.record import Recorded, read_trajectories
+from agito.record.commits import load_meta
 from agito.replays.episode import replay_episode
 from agito.replays.updates import replay_updates
 from agito.types import Attempt, AttemptId, TokenSource
@@ -25,6 +26,7 @@ REPLAY = (
     "rl.steps=2",
     "rl.credit=by_replay",
     "rl.fork_ratio=0.5",
+    "rl.critical_price=0.3",
 )
 
 
@@ -97,6 +99,25 @@ def test_forks_are_charged_to_the_token_budget_and_do_not_count_as_attempts(run:
     assert sum(line["success/all_num"] for line in rl) == len(found) - len(of_forks)
 
 
+def test_attempts_and_forks_pay_for_their_critical_path_once_there_is_a_mean(run: Path) -> None:
+    prices = load_meta(run / "checkpoints" / "final")["prices"]
+    assert isinstance(prices, dict) and prices["paths"]
+    first, second = (
+        [each.attempt for each in read_trajectories(path)]
+        for path in sorted((run / "trajectories").glob("rl-*.parquet"))
+    )
+    assert {attempt.cost for attempt in first} == {0.0} and max(attempt.cost for attempt in second) > 0.2
+    compared = 0
+    for recorded, parent in forks(run):
+        fork, was, lineage = recorded.attempt, parent.trajectory, recorded.attempt.trajectory.lineage
+        if lineage is not None and fork.cost and fork.verdict.reward == parent.verdict.reward == 1.0:
+            repeated = [turn for turn in was.turns if turn.calls and turn.calls[0] < lineage.event]
+            path = sum(turn.stop - turn.start for turn in (*repeated, *fork.trajectory.turns))
+            assert fork.cost / parent.cost == pytest.approx(path / was.num_critical)
+            compared += 1
+    assert compared, "a fork pays for what it repeated too"
+
+
 def test_updates_with_forks_replay_bit_for_bit_and_a_fork_itself_is_no_episode(run: Path) -> None:
     again = anyio.run(replay_updates, run)
     assert again.differs == "" and "final" in again.checked
@@ -118,7 +139,8 @@ def test_a_recipe_whose_attempts_cannot_be_repeated_cannot_ask_for_credit_by_rep
     for overrides in (
         ("pipeline.mode=decoupled",),
         ('harness.command="true"',),
-        ('effort.settings=["low"]',),
     ):
         with pytest.raises(BadRecipe, match="by_replay"):
             read("quickstart", ("rl.credit=by_replay", *overrides))
+    with pytest.raises(BadRecipe, match="its agents are asked for no effort"):
+        read("team-fanout", ('effort.settings=["low"]',))

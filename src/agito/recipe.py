@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from agito import config
 from agito.config import FolderName, Section, meant
 from agito.errors import NotFound
-from agito.harness.recipe_section import HarnessSection
+from agito.harness.recipe_section import AgentSection, HarnessSection
+from agito.harness.team.openings import TEAM_ROLES
 from agito.learning.credit import CREDITS
 from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig
@@ -136,24 +137,6 @@ class ComputeSection(Section):
         return device
 
 
-class AgentSection(Section):
-    """Who plays a role of the harness."""
-
-    policy: str = Field(default=MAIN, description="`main`, or one of `[policies]`.")
-    temperature: float | None = Field(
-        default=None,
-        ge=0,
-        description="Of a frozen policy's sampling; those that learn have `rl.temperature`.",
-    )
-    tools: tuple[str, ...] | None = Field(
-        default=None, description="Those of the environment that the role may call; by default all."
-    )
-    instructions: str = Field(
-        default="", description="In a team: before the task, or before the brief of a spawned agent."
-    )
-    turns: int | None = Field(default=None, ge=1, description="In a team: at most, of one agent.")
-
-
 class SftSection(Section):
     """Cold start: imitation of an imperfect script."""
 
@@ -214,6 +197,13 @@ class RlSection(Section):
         default="leave_one_out",
         description="How rewards become advantages: leave_one_out, group_mean, by_replay, per_role, "
         "per_role_spread, own_and_team, or `path.py:Class`.",
+    )
+    critical_price: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="In reward, what an attempt pays whose critical path is as long as its cell's mean; see "
+        "[teams](howto/teams.md#a-price-on-the-critical-path).",
     )
     fork_ratio: float = Field(
         default=0.1,
@@ -330,27 +320,26 @@ class Recipe(Section):
         return tree
 
     @model_validator(mode="after")
-    def _can_fork(self) -> Recipe:
-        if self.rl.credit != "by_replay":
-            return self
-        if (
-            self.pipeline.mode != "on_policy"
-            or self.harness.name not in ("solo", "team")
-            or self.harness.command
-        ):
+    def _asks_of_a_harness_what_it_can(self) -> Recipe:
+        if self.effort.is_on and self.harness.name == "team":
+            raise ValueError("effort.settings: not with a team yet; its agents are asked for no effort")
+        forked = {role for role, agent in self.agents.items() if agent.world == "fork"}
+        spawned = (self.harness.roles or TEAM_ROLES)[1:] if self.harness.name == "team" else ()
+        if wrong := sorted(forked - {*spawned}):
+            raise ValueError(f"agents.{wrong[0]}.world='fork': only agents that a team spawns have a parent")
+        can_fork = self.harness.name in ("solo", "team") and not self.harness.command
+        if self.rl.credit == "by_replay" and (self.pipeline.mode != "on_policy" or not can_fork):
             raise ValueError(
                 "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
                 "be repeated up to any turn: solo or team"
-            )
-        if self.effort.is_on:
-            raise ValueError(
-                "rl.credit='by_replay': not with [effort] yet: turns that a budget closed are not forked"
             )
         return self
 
     @model_validator(mode="after")
     def _compares_efforts(self) -> Recipe:
         section = self.effort
+        if self.rl.credit == "by_replay" and Effort.AUTO in section.settings:
+            raise ValueError("rl.credit='by_replay': not at effort auto; its attempts are compared by mode")
         if section.is_on and self.rl.steps and self.rl.group_size < 4:
             raise ValueError(
                 f"rl.group_size={self.rl.group_size}: with [effort] a baseline needs 4 attempts at a task at "

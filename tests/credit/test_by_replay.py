@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -163,15 +163,15 @@ def gradient(credit: Credit, group: Group) -> list[float]:
     return found
 
 
-def exact() -> list[float]:
-    """The gradient of the expected reward of two attempts."""
+def exact(cost: Callable[[Path], float] = lambda path: 0.0) -> list[float]:
+    """The gradient of the expected reward of two attempts, less what they pay."""
     found = [0.0] * 8
     for path, chance in endings(()):
         for turn, taken in enumerate(path):
             state = state_of(path[:turn])
             for action in (0, 1):
                 slope = (taken == action) - probability(state, action)
-                found[2 * STATES.index(state) + action] += 2 * chance * REWARDS[path] * slope
+                found[2 * STATES.index(state) + action] += 2 * chance * (REWARDS[path] - cost(path)) * slope
     return found
 
 
@@ -203,6 +203,52 @@ def test_credit_against_withheld_reports_is_unbiased() -> None:
     found, variance = moments(by_replay, {2: 1}, withholds=True)
     assert found == pytest.approx(exact(), abs=1e-6)
     assert variance < moments(leave_one_out, {})[1]
+
+
+def of_worker(path: Path) -> float:
+    """Its first way of acting is the longer one, and so is the critical path."""
+    return 0.3 if path[1:2] == (0,) else 0.0
+
+
+def paying(group: Group, *, of_whom_is_withheld: bool) -> Group:
+    """The same, where attempts and forks pay for what the worker did; those that withhold its report pay for
+    it too, or do not.
+    """
+    paths = {2: (1, 0), 3: (1, 1)}
+
+    def cost(attempt: Attempt) -> float:
+        lineage = attempt.trajectory.lineage
+        if lineage is not None and lineage.without:
+            if not of_whom_is_withheld:
+                return 0.0
+            attempt = group.attempts[lineage.parent.slot]
+        ids = [segment.tokens.ids[1] for segment in attempt.trajectory.segments if segment.role == "worker"]
+        return of_worker(paths[ids[0]]) if ids else 0.0
+
+    attempts, forks = (
+        tuple(replace(each, cost=cost(each)) for each in several) for several in (group.attempts, group.forks)
+    )
+    return replace(group, attempts=attempts, forks=forks)
+
+
+def test_with_prices_credit_by_replay_is_unbiased_where_a_fork_does_not_pay_for_whom_it_withholds() -> None:
+    for places, withholds in (({1: 1, 2: 1}, False), ({2: 1}, True)):
+        found, _ = moments(
+            lambda group, *, running_mean: by_replay(
+                paying(group, of_whom_is_withheld=False), running_mean=running_mean
+            ),
+            places,
+            withholds=withholds,
+        )
+        assert found == pytest.approx(exact(of_worker), abs=1e-6)
+    biased, _ = moments(
+        lambda group, *, running_mean: by_replay(
+            paying(group, of_whom_is_withheld=True), running_mean=running_mean
+        ),
+        {2: 1},
+        withholds=True,
+    )
+    assert max(abs(a - b) for a, b in zip(biased, exact(of_worker), strict=True)) > 0.05
 
 
 def test_the_credit_of_an_agent_is_the_difference_that_its_report_makes() -> None:

@@ -20,7 +20,6 @@ from agito.render import learn, renderer, texts_of
 from agito.rollout import AttemptRunner, Plan
 from agito.testing.environment import EnvironmentContract
 from agito.testing.episodes import play
-from agito.training.team_meters import critical_tokens
 from agito.types import Attempt, AttemptId, Dialect, Target, Task
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +90,7 @@ async def test_a_team_shortens_the_critical_path_by_what_phi_allows(phi: float) 
         alone, team = await both(phi, 5, index)
         assert alone.verdict.reward == team.verdict.reward == 1.0, team.verdict.evidence
         assert len(alone.trajectory.events) == 8 * 6 + 1
-        ratio = critical_tokens(team.trajectory) / critical_tokens(alone.trajectory)
+        ratio = team.trajectory.num_critical / alone.trajectory.num_critical
         assert 1 - phi < ratio < 1 - phi + 0.45, ratio
         assert (ratio > 1) == (phi == 0), "at phi = 0 a team must not help"
         assert (ratio < 0.6) == (phi >= 0.75), ratio

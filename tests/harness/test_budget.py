@@ -11,9 +11,10 @@ import torch
 from agito.harness import SOLO, SoloHarness
 from agito.learning.credit.segments import trainable_mask
 from agito.models import Qwen3, Qwen3Config
-from agito.protocols import Agent, AgentSpec
+from agito.protocols import Agent, AgentSpec, Engine
 from agito.sampling.continuous_batching import Freerun
 from agito.sampling.embedded import EmbeddedEngine
+from agito.sampling.forked import ForkedEngine
 from agito.sampling.thinking_budget import whole_turns
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import FakeEnvironment, FakeSession
@@ -55,7 +56,10 @@ def new_engine(rows: int) -> EmbeddedEngine:
     return EmbeddedEngine(model, rows=rows, context=CONTEXT, native=True)
 
 
-async def attempts(num: int, thinking: Thinking) -> list[Trajectory]:
+async def attempts(
+    num: int, thinking: Thinking, forks: tuple[Trajectory, int] | None = None
+) -> list[Trajectory]:
+    """`forks`: an attempt that they repeat, up to its turn of this number."""
     engine = new_engine(64)
 
     async def advance(exchange: EngineRequest) -> EngineResponse:
@@ -66,7 +70,10 @@ async def attempts(num: int, thinking: Thinking) -> list[Trajectory]:
     task = replace(TASK, limits=LIMITS)
 
     async def run(slot: int) -> None:
-        agents = {SOLO: Agent(spec=spec, engine=free)}
+        acts: Engine = free
+        if forks is not None:
+            acts = ForkedEngine(free, forks[0], {0: forks[1]}, "main", seed=1)
+        agents = {SOLO: Agent(spec=spec, engine=acts)}
         attempt = AttemptId(group=1, slot=slot)
         found.append(await SoloHarness().run(task, FakeSession(), agents, attempt, seed=slot))
 

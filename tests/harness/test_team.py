@@ -19,7 +19,6 @@ from agito.rollout.guarded_session import GuardedSession
 from agito.testing import ByteRenderer, FakeSession, HarnessContract
 from agito.testing.fakes import TOOLS
 from agito.testing.renderers import END
-from agito.training.team_meters import critical_tokens
 from agito.types import (
     AttemptId,
     Call,
@@ -176,8 +175,8 @@ async def test_the_critical_path_counts_the_longest_of_those_that_work_side_by_s
     ends = [spawn("a | b"), say("submit", box="b")]
     found, _ = await play(Programs({"root": ends, "a": short, "b": long}))
     num = {text: len(text.encode()) + 1 for text in (*ends, *short, *long)}
-    assert critical_tokens(found) == sum(num[text] for text in (*ends, *long))
-    assert found.num_sampled == critical_tokens(found) + num[short[0]]
+    assert found.num_critical == sum(num[text] for text in (*ends, *long))
+    assert found.num_sampled == found.num_critical + num[short[0]]
 
 
 async def test_calls_to_spawn_in_one_turn_work_side_by_side_too() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from tests.harness.test_budget import attempts as thinking_attempts
 
 from agito.harness import SoloHarness, TeamHarness, solo
 from agito.harness.team import TeamRules
@@ -21,11 +22,13 @@ from agito.types import (
     AttemptId,
     Call,
     Dialect,
+    Effort,
     Fault,
     FinishReason,
     Group,
     Json,
     TerminationReason,
+    Thinking,
     Trajectory,
     Verdict,
     span,
@@ -136,3 +139,28 @@ async def test_whether_an_attempt_is_forked_does_not_depend_on_how_it_ended() ->
     assert [(point.turn, point.event) for point in points[1]] == [
         (point.turn, point.event) for point in points[0]
     ]
+
+
+async def test_a_turn_whose_thinking_a_budget_closed_is_drawn_afresh_whole() -> None:
+    """Its thinking and its action are one decision: a fork keeps neither stretch of it."""
+    thinking = Thinking(effort=Effort.HIGH, turn_tokens=4, attempt_tokens=50)
+    verdict, num_broken = Verdict.scored(1.0, evidence="", grade_seed=0), 0
+    for was in await thinking_attempts(4, thinking):
+        group = Group(id=1, task=TASK, attempts=(Attempt(trajectory=was, verdict=verdict),))
+        points = fork_points([group], ratio=0.3, seed=1)
+        assert len(points) > 3
+        for point in points:
+            own = next(turn for turn in was.turns[point.turn :] if turn.calls)
+            first = was.turns[point.turn]
+            assert not first.continues and point.event == own.calls[0]
+            num_broken += own is not first
+        (again,) = await thinking_attempts(1, thinking, forks=(was, points[-1].turn))
+        assert again.fault is None, again.detail
+        tokens, stop = again.segments[0].tokens, was.turns[points[-1].turn].start
+        assert tokens.ids[:stop] == was.segments[0].tokens.ids[:stop]
+        assert tokens.kinds[:stop] == was.segments[0].tokens.kinds[:stop]
+        assert tokens.ids != was.segments[0].tokens.ids
+        assert [turn.calls for turn in again.turns[: points[-1].turn]] == [
+            turn.calls for turn in was.turns[: points[-1].turn]
+        ]
+    assert num_broken > 10, "turns of several stretches are forked"

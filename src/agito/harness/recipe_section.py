@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from agito.config import Section
 from agito.plugins import absolute
+from agito.protocols import MAIN
 
 _ROLE = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -89,3 +90,26 @@ class HarnessSection(Section):
             raise ValueError(f"name={self.name!r} and command={self.command!r}: give one of them")
         folder = str(Path(self.folder or ".").expanduser().absolute())
         return self if folder == self.folder else self.model_copy(update={"folder": folder})
+
+
+class AgentSection(Section):
+    """Who plays a role of the harness."""
+
+    policy: str = Field(default=MAIN, description="`main`, or one of `[policies]`.")
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        description="Of a frozen policy's sampling; those that learn have `rl.temperature`.",
+    )
+    tools: tuple[str, ...] | None = Field(
+        default=None, description="Those of the environment that the role may call; by default all."
+    )
+    instructions: str = Field(
+        default="", description="In a team: before the task, or before the brief of a spawned agent."
+    )
+    turns: int | None = Field(default=None, ge=1, description="In a team: at most, of one agent.")
+    world: Literal["shared", "fork"] = Field(
+        default="shared",
+        description="In a team, of a spawned agent: its parent's world, or a `fork` of it, which the parent "
+        "may merge; only worlds that are one file workspace. See [teams](howto/teams.md#forks-of-the-world).",
+    )

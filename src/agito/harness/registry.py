@@ -37,10 +37,12 @@ def load(
     depth: int = 1,
     breadth: int = 8,
     notes: bool = False,
+    forked: Sequence[str] = (),
     **settings: Unpack[CommandSettings],
 ) -> Harness:
     """`command`: instead of a name, somebody's own agent; `settings`: of `foreign.CommandHarness`. `sandbox`:
-    it runs in one of a pool that `open_pool` opens. `roles`, `depth`, `breadth`, `notes`: of `team`.
+    it runs in one of a pool that `open_pool` opens. `roles`, `depth`, `breadth`, `notes`, `forked`: of
+    `team`.
 
     Raises `NotFound` for an unknown name, a missing file or class; `BadHarness` for a class that is no
     harness, for a file or class that fails, and for a command that cannot be started.
@@ -52,8 +54,15 @@ def load(
             raise BadHarness("harness.sandbox: there are no sandboxes here")
         return CommandHarness(command, sandbox=open_pool if sandbox else None, **settings)
     if name == _TEAM:
-        rules = TeamRules(roles=tuple(roles) or TEAM_ROLES, depth=depth, breadth=breadth, has_notes=notes)
-        return TeamHarness(rules)
+        return TeamHarness(
+            TeamRules(
+                roles=tuple(roles) or TEAM_ROLES,
+                depth=depth,
+                breadth=breadth,
+                has_notes=notes,
+                forked=tuple(forked),
+            )
+        )
     harness = cast("Harness", plugins.make("harness", name, _BUNDLED, _MEMBERS, BadHarness))
     if not harness.roles:
         raise BadHarness(f"harness {name!r}: it asks agents for no role, so there is no policy to train")

@@ -55,6 +55,37 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class ForkingSession(Session, Protocol):
+    """A session whose world may be forked, so that another agent works on a copy of it."""
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether its world is one that can be merged again."""
+        ...
+
+    async def fork(self) -> ForkedSession:
+        """A world that goes its own way from this state on; processes are not carried over. Raises
+        `Uncapturable` where the policy left something that cannot be copied.
+        """
+        ...
+
+
+class ForkedSession(ForkingSession, Protocol):
+    """The session of a fork. It has the world's tools, but cannot end the episode."""
+
+    async def merge(self, call: Call, left: Budget, *, overwrite: bool) -> Event:
+        """Takes over into the world that was forked what was changed in this one since: all of it or nothing.
+        Where both changed the same, nothing is merged unless `overwrite`; the event of `call` names the
+        paths, which are all that it tells of the fork.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Destroys the fork. Idempotent; never raises."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldSnapshot:
     """A frozen live world. `token` is the environment's own handle."""

@@ -105,7 +105,7 @@ SCHEMA = pa.schema(
         "status": pa.string(),  # scored, void
         "success": pa.bool_(),  # full marks, and no penalty; null when void
         "reward": pa.float64(),  # null when void
-        "cost": pa.float64(),  # of thinking, calls and turns at their prices
+        "cost": pa.float64(),  # of thinking and the critical path, at their prices
         "scores": pa.string(),  # JSON
         "evidence": pa.string(),
         "grade_seed": pa.int64(),

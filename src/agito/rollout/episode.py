@@ -19,7 +19,8 @@ import anyio
 from agito.grading.judge import Grade, ask, judge
 from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
 from agito.rollout.deadline_log import DeadlineLog, Observed
-from agito.rollout.guarded_session import ENDS_EVERYTHING, Batch, Failure, GuardedSession, what_broke, within
+from agito.rollout.guarded_session import ENDS_EVERYTHING, Failure, GuardedSession, Step, what_broke, within
+from agito.rollout.repeated import repeat
 from agito.rollout.scripts import act_out
 from agito.types import (
     AttemptId,
@@ -96,14 +97,16 @@ class EpisodeDriver:
         try:
             trajectory = await _acted(guarded, act, task, attempt)
             failure = guarded.failure or _of_harness(trajectory)
+            await self._close_forks(guarded)
             if failure is None or (failure.fault is Fault.BUDGET and not failure.is_world_gone):
                 sealed = await self._seal(control)
         finally:
+            await self._close_forks(guarded)
             await self._close(control)
         if isinstance(sealed, Failure):
             failure, sealed = sealed, None
         if failure is not None and failure.is_world_gone and failure.fault is Fault.INFRA:
-            failure = await self._attribute(failure, task, target, attempt, guarded.batches)
+            failure = await self._attribute(failure, task, target, attempt, guarded.steps)
         trajectory = trajectory if failure is None else _ended(trajectory, failure, guarded.failure)
         if failure is not None and failure.fault is not Fault.BUDGET:
             return _void(trajectory, failure)
@@ -170,6 +173,10 @@ class EpisodeDriver:
     async def _seal(self, control: Control) -> EpisodeArtifacts | Failure:
         return await within("seal", self._deadlines.seal_s, control.seal)
 
+    async def _close_forks(self, guarded: GuardedSession) -> None:
+        with anyio.move_on_after(self._deadlines.close_s, shield=True):
+            await guarded.close_forks()
+
     async def _close(self, control: Control) -> None:
         with anyio.move_on_after(self._deadlines.close_s, shield=True):
             try:
@@ -180,13 +187,13 @@ class EpisodeDriver:
                 pass
 
     async def _attribute(
-        self, failure: Failure, task: Task, target: Target, attempt: AttemptId, batches: Sequence[Batch]
+        self, failure: Failure, task: Task, target: Target, attempt: AttemptId, steps: Sequence[Step]
     ) -> Failure:
         """For a world that failed within its resource limits: replays the attempt's calls in a fresh world,
         and a bundled solution in another. The attempt is at fault if only its own calls end the world.
         """
         async with self._checking:
-            if not await self._dies(task, target, attempt, partial(_repeat, batches)):
+            if not await self._dies(task, target, attempt, partial(repeat, steps)):
                 return failure
             solutions = self.environment.solutions(task, target)
             solve = partial(_solve, solutions[0], task) if solutions else _idle
@@ -197,7 +204,7 @@ class EpisodeDriver:
         )
 
     async def _dies(
-        self, task: Task, target: Target, attempt: AttemptId, act: Callable[[Session], Awaitable[None]]
+        self, task: Task, target: Target, attempt: AttemptId, act: Callable[[GuardedSession], Awaitable[None]]
     ) -> bool | None:
         """Whether a fresh world fails under these calls, or cannot be sealed after them; None where none can
         be opened.
@@ -205,8 +212,8 @@ class EpisodeDriver:
         control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
             return None
+        guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
         try:
-            guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
             await act(guarded)
             failure = guarded.failure
             if failure is None or not failure.is_world_gone:
@@ -217,6 +224,7 @@ class EpisodeDriver:
         except Exception:  # a solution that breaks tells nothing about the world
             return None
         finally:
+            await self._close_forks(guarded)
             await self._close(control)
         return failure is not None and failure.fault in (Fault.INFRA, Fault.BUDGET)
 
@@ -275,13 +283,6 @@ def _ended(trajectory: Trajectory, failure: Failure, in_acting: Failure | None) 
 def _void(trajectory: Trajectory, failure: Failure) -> Finished:
     trajectory = replace(trajectory, fault=failure.fault, detail=failure.detail)
     return Finished(trajectory=trajectory, verdict=Verdict.void(f"{failure.fault}: {failure.detail}"))
-
-
-async def _repeat(batches: Sequence[Batch], session: Session) -> None:
-    for batch in batches:
-        events = await session.act(batch.calls, batch.left)
-        if events and events[-1].ended:
-            return
 
 
 async def _solve(solution: ScriptFactory, task: Task, session: Session) -> None:

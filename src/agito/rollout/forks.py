@@ -1,8 +1,9 @@
 """Forks of attempts: a recorded attempt, repeated up to a turn and then gone on with, to its own verdict.
 
 The world is opened again with the attempt's own noise and comes to the same state by the same calls, which
-works wherever an environment is deterministic. Where one is not, the fork is void. In a team, forks begin at
-turns of the agent that begins: while it acts, nobody else does.
+works wherever an environment is deterministic. Where one is not, the fork is void. A turn is drawn afresh
+whole, thinking and action, also where a budget closed its thinking. In a team, forks begin at turns of the
+agent that begins: while it acts, nobody else does.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from agito.types import Attempt, AttemptId, Group, Lineage, Tokens, TokenSource,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkPoint:
-    """The state of an attempt before its turn number `turn`."""
+    """The state of an attempt before one of its turns."""
 
     parent: Trajectory
-    turn: int
+    turn: int  # number of the turn's first stretch
     without: str = ""  # the agent whose report is withheld
 
     @property
     def event(self) -> int:
         """The first call that is made live."""
-        return self.parent.turns[self.turn].calls[0]
+        turns = self.parent.turns[self.turn :]
+        return next(turn.calls[0] for turn in turns if turn.calls)
 
 
 def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[ForkPoint]:
@@ -50,9 +52,7 @@ def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[For
         was = attempt.trajectory
         if not was.segments:
             continue
-        places = [
-            at for at, turn in enumerate(was.turns) if turn.segment == was.segments[0].id and turn.calls
-        ]
+        places = _places(was)
         drawn = {at for at in places if is_drawn(was, at)}
         ends = {name: at for name, at in ends_of_work(was).items() if is_drawn(was, name)}
         points += [
@@ -66,13 +66,18 @@ def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[For
 
 def ends_of_work(was: Trajectory) -> dict[str, int]:
     """By agent that the first one spawned, the first one's turn that follows; none where it took no more."""
-    first = was.segments[0]
-    own = [at for at, turn in enumerate(was.turns) if turn.segment == first.id and turn.calls]
     found: dict[str, int] = {}
-    for before, after in pairwise(own):
-        calls = was.turns[before].calls
+    for before, after in pairwise(_places(was)):
+        own = [turn for turn in was.turns[before:after] if turn.segment == was.segments[0].id]
+        calls = {at for turn in own for at in turn.calls}
         found |= {segment.agent: after for segment in was.segments if segment.spawned_by in calls}
     return found
+
+
+def _places(was: Trajectory) -> list[int]:
+    """Where turns of the first agent begin that made calls."""
+    own = was.segments[0].id
+    return [was.begin_of(at) for at, turn in enumerate(was.turns) if turn.segment == own and turn.calls]
 
 
 class ForkRunner:
@@ -100,8 +105,19 @@ class ForkRunner:
             )
             for policy, engine in engines.items()
         }
-        found = await self._runners[point.without].run(plan, was.attempt, forked)
+
+        def cost(whole: Attempt) -> float:
+            return plan.cost(_charged(whole, point.without))
+
+        found = await self._runners[point.without].run(replace(plan, cost=cost), was.attempt, forked)
         return replace(found, trajectory=_as_fork(found.trajectory, point, attempt))
+
+
+def _charged(attempt: Attempt, without: str) -> Attempt:
+    """What a fork pays for: not for the work of the agent whose report it withholds, since that agent is
+    compared with it.
+    """
+    return replace(attempt, trajectory=attempt.trajectory.without(without)) if without else attempt
 
 
 def numbered(forks: Sequence[Attempt], groups: Sequence[Group]) -> tuple[Group, ...]:

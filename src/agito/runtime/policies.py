@@ -16,11 +16,12 @@ from anyio import to_thread
 from agito.concurrency import first_error
 from agito.errors import BadRecipe, NotFound
 from agito.harness import asked
+from agito.harness.recipe_section import AgentSection
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
 from agito.models.recipe_sections import ModelSection, PolicySection
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
-from agito.recipe import AgentSection, Recipe
+from agito.recipe import Recipe
 from agito.render import Vocabulary, renderer
 from agito.render.vocabulary import is_own
 from agito.runtime.placement import launcher

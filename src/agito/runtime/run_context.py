@@ -17,6 +17,7 @@ from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness, TeamHarness
 from agito.harness import load as load_harness
+from agito.harness.recipe_section import AgentSection
 from agito.harness.team import first_task
 from agito.learning.prices import Prices
 from agito.monitor import Monitor
@@ -25,13 +26,14 @@ from agito.protocols import (
     AgentSpec,
     Engine,
     Environment,
+    ForkingSession,
     Harness,
     Renderer,
     ScriptFactory,
     Session,
     Validated,
 )
-from agito.recipe import AgentSection, Recipe
+from agito.recipe import Recipe
 from agito.render import Vocabulary, learn, texts_of
 from agito.rollout import (
     AttemptRunner,
@@ -66,7 +68,8 @@ class RunContext:
     prices: Prices = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.recipe.effort, lowest=reward_range(self.environment)[0])
+        lowest, _ = reward_range(self.environment)
+        self.prices = Prices(self.recipe.effort, critical=self.recipe.rl.critical_price, lowest=lowest)
         self.policies = Policies(self.recipe, known_text=self._known_text)
 
     def _known_text(self) -> array[int]:
@@ -241,6 +244,21 @@ class RunContext:
             for renderer in self.policies.renderers.values():
                 self._require_room(task, len(renderer.opening(self._as_told(task, renderer))))
 
+    async def require_forks(self) -> None:
+        """Raises `BadRecipe` where agents shall work on forks of worlds that cannot be merged."""
+        if not isinstance(self.harness, TeamHarness) or not self.harness.rules.forked:
+            return
+        for number in range(len(self.cells)):
+            task, target = self._whole_task("train", number)
+            control = await self.environment.open(task, target, AttemptId(group=0, slot=0), noise_seed=0)
+            can_fork = isinstance(control.session, ForkingSession) and control.session.can_fork
+            await control.close()
+            if not can_fork:
+                raise BadRecipe(
+                    f"agents.{self.harness.rules.forked[0]}.world='fork': a world of {task.env} cannot be "
+                    "merged; only one that is a single file workspace can, such as those of shell and code"
+                )
+
     def _as_told(self, task: Task, renderer: Renderer) -> Task:
         """What the agent that begins is told, which in a team is more than the task."""
         if not isinstance(self.harness, TeamHarness):
@@ -329,7 +347,8 @@ class RunContext:
 
 def harness_of(recipe: Recipe) -> Harness:
     """Raises `NotFound`, `BadHarness`."""
-    return load_harness(**recipe.harness.model_dump(), open_pool=Pool.open)
+    forked = [role for role, agent in recipe.agents.items() if agent.world == "fork"]
+    return load_harness(**recipe.harness.model_dump(), open_pool=Pool.open, forked=forked)
 
 
 def environment_of(recipe: Recipe) -> Environment:
@@ -349,6 +368,7 @@ def _cells_of(name: str, families: tuple[str, ...], levels: tuple[int, ...]) -> 
 async def open_run_context(recipe: Recipe) -> AsyncGenerator[RunContext]:
     run_context = RunContext(recipe, environment_of(recipe), harness_of(recipe))
     try:
+        await run_context.require_forks()
         yield run_context
     finally:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 
 from agito.harness import TeamHarness
@@ -18,6 +19,7 @@ from agito.rollout import AttemptRunner, ForkRunner, Plan, fork_points, numbered
 from agito.testing.fakes import FakeEnvironment
 from agito.testing.renderers import END, OBS, ByteRenderer
 from agito.types import (
+    Attempt,
     AttemptId,
     Dialect,
     EpisodeArtifacts,
@@ -47,12 +49,14 @@ class Planted(FakeEnvironment):
         return Verdict.scored(float(sealed.submitted == "right"), evidence="", grade_seed=grade_seed)
 
 
-async def planted_group(number: int, *, size: int, forks: int) -> Group:
-    """A group whose attempts are forked at every place, `forks` times each."""
+async def planted_group(
+    number: int, *, size: int, forks: int, cost: Callable[[Attempt], float] = lambda attempt: 0.0
+) -> Group:
+    """A group whose attempts are forked at every place, `forks` times each; all of them pay."""
     environment, harness = Planted(), TeamHarness(TeamRules(roles=("root", "worker")))
     specs = dict.fromkeys(harness.roles, AgentSpec(renderer=ByteRenderer(Dialect.NATURAL)))
     both = environment.task(split="train", index=number, seed=0)
-    plan, engines = Plan(task=lambda _: both), {"main": _Deciding()}
+    plan, engines = Plan(task=lambda _: both, cost=cost), {"main": _Deciding()}
 
     def runner_of(harness: Harness) -> AttemptRunner:
         return AttemptRunner(environment, harness, specs, seed=number)

@@ -73,7 +73,7 @@ class LearnStep:
         effort: EffortSection | None = None,
         prices: Prices | None = None,
     ) -> None:
-        """`prices` stay at zero in the free part of the steps."""
+        """In the free part of the steps, `prices` leave thinking at zero."""
         effort = effort or EffortSection()
         self._teacher, self._prices, self._free_steps = teacher, prices, effort.free_steps * recipe.steps
         self._policies, self._recipe, self._means = policies, recipe, means
@@ -124,7 +124,7 @@ class LearnStep:
         self._means.add(groups)
         if self._prices is not None and not is_rolled_back:
             self._prices.update(groups, is_free=index < self._free_steps)
-            metrics |= self._prices.metrics()
+            metrics |= self._prices.metrics(groups)
         if self._teacher is not None and samples:
             samples, distilled = await self._teacher.credit(samples)
             metrics |= distilled

@@ -116,7 +116,7 @@ def learn_step(
         roll_back=roll_back,
         teacher=Teacher(run_context.policies, distill) if distill.teacher else None,
         effort=run_context.recipe.effort,
-        prices=run_context.prices if run_context.recipe.effort.is_on else None,
+        prices=run_context.prices if run_context.prices.are_on else None,
     )
 
 

@@ -332,7 +332,7 @@ class TrainingRun:
             "position": self._position.to_json(),
             "monitor": self._watched,
             "running_means": self._means.to_json(),
-            **({"prices": self._run_context.prices.to_json()} if self._recipe.effort.is_on else {}),
+            **({"prices": self._run_context.prices.to_json()} if self._run_context.prices.are_on else {}),
         }
         target = self._run.checkpoints / name
         if target.exists():  # saved before the resume

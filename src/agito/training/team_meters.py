@@ -18,28 +18,9 @@ def team_metrics(attempts: Iterable[Attempt]) -> dict[str, float]:
     return {
         "team/spawn_ratio": mean(float(number > 0) for number in spawned),
         "team/spawned_mean": mean(map(float, spawned)),
-        "team/critical_tokens_mean": mean(float(critical_tokens(trajectory)) for trajectory in spoken),
+        "team/critical_tokens_mean": mean(float(trajectory.num_critical) for trajectory in spoken),
         "team/leaks_num": float(sum(trajectory.detail.startswith(LEAKED) for trajectory in listed)),
     }
-
-
-def critical_tokens(trajectory: Trajectory) -> int:
-    """Tokens that were sampled one after the other, where agents that work side by side count as long as the
-    one that samples most.
-    """
-    turns = {
-        segment.id: [turn for turn in trajectory.turns if turn.segment == segment.id]
-        for segment in trajectory.segments
-    }
-
-    def of(segment: Segment) -> int:
-        total = 0
-        for turn in turns[segment.id]:
-            children = [child for child in trajectory.segments if child.spawned_by in turn.calls]
-            total += turn.stop - turn.start + max(map(of, children), default=0)
-        return total
-
-    return sum(of(segment) for segment in trajectory.segments if not _is_spawned(segment))
 
 
 def _is_of_team(trajectory: Trajectory) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from agito.types.enums import Effort, Fault, FinishReason, Mode, TerminationReason, TokenSource
 from agito.types.task import AttemptId, Event, Task
@@ -132,6 +134,53 @@ class Trajectory:
     @property
     def num_sampled(self) -> int:
         return sum(turn.stop - turn.start for turn in self.turns)
+
+    def begin_of(self, turn: int) -> int:
+        """Number of the first stretch of a turn, given that of any of its stretches."""
+        while self.turns[turn].continues:
+            turn -= 1
+        return turn
+
+    @property
+    def num_critical(self) -> int:
+        """Sampled tokens on the critical path: of agents that worked side by side, only those of the one
+        whose own path is longest count. One agent's are all of its tokens.
+        """
+        return self._longest(segment for segment in self.segments if segment.spawned_by is None)
+
+    def without(self, agent: str) -> Trajectory:
+        """The same without the turns of this agent and of those below it; events stay as they are."""
+        gone = {segment.id for segment in self.segments if segment.agent == agent}
+        while True:
+            calls = {at for turn in self.turns if turn.segment in gone for at in turn.calls}
+            below = {segment.id for segment in self.segments if segment.spawned_by in calls}
+            if below <= gone:
+                break
+            gone |= below
+        return replace(self, turns=tuple(turn for turn in self.turns if turn.segment not in gone))
+
+    def _longest(self, segments: Iterable[Segment]) -> int:
+        """Tokens on the path of these segments, which were sampled one after the other."""
+        ids, total = {segment.id for segment in segments}, 0
+        for turn in self.turns:
+            if turn.segment in ids:
+                total += turn.stop - turn.start + sum(map(self._longest_of, self._spawns(turn)))
+        return total
+
+    def _spawns(self, turn: Turn) -> Iterator[frozenset[int]]:
+        """Calls of the turn whose agents worked side by side: those to one tool without another between."""
+        for _, run in groupby(
+            turn.calls, lambda at: (self.events[at].call.tool, self.events[at].call.problem)
+        ):
+            yield frozenset(run)
+
+    def _longest_of(self, spawns: frozenset[int]) -> int:
+        """Of the paths of the agents that these calls spawned."""
+        agents: dict[str, list[Segment]] = {}
+        for segment in self.segments:
+            if segment.spawned_by in spawns:
+                agents.setdefault(segment.agent, []).append(segment)
+        return max(map(self._longest, agents.values()), default=0)
 
 
 def span(version: int, length: int) -> tuple[VersionSpan, ...]:

@@ -95,7 +95,7 @@ class Attempt:
     # probability in (0, 1] that it was asked; weights the attempt by 1 / gold_chance
     gold_chance: float = 1.0
 
-    cost: float = 0.0  # of its thinking, calls and turns, at their prices
+    cost: float = 0.0  # of its thinking and its critical path, at their prices
 
     @property
     def utility(self) -> float:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Result, Sandbox
@@ -80,6 +80,28 @@ class Component(Protocol):
     async def close(self) -> None:
         """Idempotent; never raises."""
         ...
+
+
+@runtime_checkable
+class Mergeable(Component, Protocol):
+    """A component whose copy can be merged into it again."""
+
+    async def branch(self) -> Mergeable:
+        """A copy that goes its own way from now on. Raises `Uncapturable`."""
+        ...
+
+    async def merge(self, branch: Mergeable, *, overwrite: bool) -> Merged:
+        """Takes over what a branch of this one changed since, all of it or nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What came of a merge: how many paths were taken over, or why none was."""
+
+    num: int = 0
+    conflicts: tuple[str, ...] = ()  # own paths that clash with the branch's
+    problem: str = ""
 
 
 class Machine:

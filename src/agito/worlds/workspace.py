@@ -6,13 +6,25 @@ The task decides which of them a policy may use: a world refuses tools that its 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agito.errors import NotFound
+from agito.errors import NotFound, SandboxExhausted, Uncapturable
 from agito.protocols import Sandbox, SandboxPool, SandboxSpec
 from agito.types import Call, Exactness, ToolSpec
-from agito.worlds.component import Answer, Component, answer_of, captured, spec, text_of, wrong
+from agito.worlds.component import (
+    Answer,
+    Component,
+    Mergeable,
+    Merged,
+    answer_of,
+    captured,
+    spec,
+    text_of,
+    wrong,
+)
+from agito.worlds.merging import Changes, changes, conflicts
 
 SH = spec(
     "sh",
@@ -25,6 +37,19 @@ EDIT = spec(
     ["path", "old", "new"],
 )
 _DIGESTED_BYTES = 1 << 24
+# Folders that this empties go too, so that a file can take their place.
+_REMOVE = """
+import os
+for path in {paths!r}:
+    path = os.path.join(b"/work", path)
+    try:
+        os.unlink(path)
+        while (path := os.path.dirname(path)) != b"/work":
+            os.rmdir(path)
+    except OSError:
+        pass
+"""
+_REMOVE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +94,7 @@ class LiveWorkspace:
         self.tools = workspace.tools
         self._snippets = {snippet.tool.name: snippet.code for snippet in workspace.snippets}
         self._captured: Mapping[str, bytes] | None = None
+        self._base: Mapping[str, bytes] = {}  # of a branch: the files that it began with
 
     async def call(self, call: Call, *, timeout_s: float) -> Answer:
         if call.tool == SH.name:
@@ -104,6 +130,46 @@ class LiveWorkspace:
         assert token is None or isinstance(token, str)
         return LiveWorkspace(self._workspace, self._pool, await self._pool.fork(token) if token else None)
 
+    async def branch(self) -> LiveWorkspace:
+        """Its directory and variables are the same; no process runs in it."""
+        twin = LiveWorkspace(self._workspace, self._pool)
+        if self._sandbox is not None:
+            layer = await self._sandbox.snapshot()
+            try:
+                twin._sandbox = await self._pool.fork(layer)
+            finally:
+                await self._pool.drop(layer)
+        try:
+            twin._base = await twin._tree()
+        except BaseException:
+            await twin.close()
+            raise
+        return twin
+
+    async def merge(self, branch: Mergeable, *, overwrite: bool) -> Merged:
+        """Ends what runs in the branch. Should the workspace not take every file, it is put back."""
+        assert isinstance(branch, LiveWorkspace)
+        if branch._sandbox is None:
+            return Merged()
+        await branch._sandbox.kill()
+        try:
+            ours, theirs = await self._tree(), changes(branch._base, await branch._tree())
+        except Uncapturable as error:
+            return Merged(problem=str(error))
+        if clashes := conflicts(branch._base, ours, theirs, overwrite=overwrite):
+            return Merged(conflicts=clashes)
+        sandbox, wanted = (
+            await self._open(),
+            {path: theirs[path] for path in theirs if theirs[path] != ours.get(path)},
+        )
+        if await _put(sandbox, wanted):
+            return Merged(num=len(theirs))
+        if not await _put(sandbox, {path: ours.get(path) for path in wanted}):
+            raise SandboxExhausted("a merge that the workspace had no room for could not be undone")
+        return Merged(
+            problem="the workspace cannot take the files: it has no room, or something is in the way"
+        )
+
     async def digest(self) -> str:
         whole = hashlib.blake2b(digest_size=16)
         files, workspace = await self._files(), self._workspace
@@ -130,6 +196,14 @@ class LiveWorkspace:
             return self._workspace.tree
         return await captured(self._sandbox, limit_bytes=self._workspace.capture_bytes or _DIGESTED_BYTES)
 
+    async def _tree(self) -> Mapping[str, bytes]:
+        """Raises `Uncapturable`."""
+        return (
+            self._workspace.tree
+            if self._sandbox is None
+            else await self._sandbox.files(limit_bytes=_DIGESTED_BYTES)
+        )
+
     async def close(self) -> None:
         if self._sandbox is not None:
             await self._sandbox.close()
@@ -140,3 +214,16 @@ class LiveWorkspace:
             self._sandbox = sandbox
             await sandbox.write(self._workspace.tree, executable=self._workspace.executable)
         return self._sandbox
+
+
+async def _put(sandbox: Sandbox, wanted: Changes) -> bool:
+    """Writes and removes files. Whether all of them are now as they should be."""
+    gone = [path for path, content in wanted.items() if content is None]
+    try:
+        if gone:
+            await sandbox.py(_REMOVE.format(paths=[os.fsencode(path) for path in gone]), timeout_s=_REMOVE_S)
+        await sandbox.write({path: content for path, content in wanted.items() if content is not None})
+        now = await sandbox.files(limit_bytes=_DIGESTED_BYTES)
+    except (ValueError, OSError):  # a link in the way, a full disk, a folder that is locked
+        return False
+    return all(now.get(path) == content for path, content in wanted.items())

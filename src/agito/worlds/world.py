@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,17 @@ import anyio
 from agito.errors import InvalidArguments, Uncapturable
 from agito.protocols import Control, Session, WorldSnapshot
 from agito.types import AttemptId, Budget, Call, EpisodeArtifacts, Event, Exactness, Fault, Task, ToolSpec
-from agito.worlds.component import NO_FAULTS, Answer, Component, FaultProfile, clip, spec, text_of, wrong
+from agito.worlds.component import (
+    NO_FAULTS,
+    Answer,
+    Component,
+    FaultProfile,
+    Mergeable,
+    clip,
+    spec,
+    text_of,
+    wrong,
+)
 
 SUBMIT = spec("submit", "End the episode with this answer.", ["answer"])
 _ORDER = (Exactness.REPLAY, Exactness.FILESYSTEM, Exactness.EXACT)
@@ -21,8 +32,6 @@ _ORDER = (Exactness.REPLAY, Exactness.FILESYSTEM, Exactness.EXACT)
 
 class WorldSession:
     """The harness's handle on a world."""
-
-    __slots__ = ("_world",)
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -38,6 +47,27 @@ class WorldSession:
             if events[-1].ended:
                 break
         return tuple(events)
+
+    @property
+    def can_fork(self) -> bool:
+        return self._world.can_branch
+
+    async def fork(self) -> WorldFork:
+        return WorldFork(await self._world.branch(), of=self._world)
+
+
+class WorldFork(WorldSession):
+    """Implements `ForkedSession`."""
+
+    def __init__(self, world: World, *, of: World) -> None:
+        super().__init__(world)
+        self._of = of
+
+    async def merge(self, call: Call, left: Budget, *, overwrite: bool) -> Event:
+        return await self._of.merge(call, left, self._world, overwrite=overwrite)
+
+    async def close(self) -> None:
+        await self._world.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +111,9 @@ class World:
         )
         self._offers = {tool.name: component for component in self._components for tool in component.tools}
         self._known = {tool.name for tool in task.tools}
-        self._num_calls, self._had_fault = 0, False
+        self._num_calls, self._num_branches, self._had_fault = 0, 0, False
         self._submitted: str | None = None
+        self._is_branch = False
         self._sealed: EpisodeArtifacts | None = None
 
     @property
@@ -96,9 +127,47 @@ class World:
 
     async def act(self, call: Call, left: Budget) -> Event:
         """Raises `RuntimeError` after the end of the episode."""
+        self._require_live()
+        return self._event(call, await self._answer(call), left)
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether a fork of it can be merged again: it is one workspace and nothing else."""
+        return len(self._components) == 1 and isinstance(self._components[0], Mergeable)
+
+    async def branch(self) -> World:
+        """A world that goes its own way from this state on, in which the episode cannot be ended; faults are
+        drawn anew. Raises `Uncapturable`.
+        """
+        self._require_live()
+        (component,) = self._components
+        assert isinstance(component, Mergeable)
+        self._num_branches += 1
+        noise_seed = zlib.crc32(f"{self._noise_seed}/branch/{self._num_calls}/{self._num_branches}".encode())
+        branch = await component.branch()
+        child = World(self.task, [branch], self._attempt, noise_seed=noise_seed, faults=self._faults)
+        child._is_branch = True
+        return child
+
+    async def merge(self, call: Call, left: Budget, branch: World, *, overwrite: bool) -> Event:
+        """Takes over what a branch changed, as the answer to `call`."""
+        self._require_live()
+        (own,), (other,) = self._components, branch.components
+        assert isinstance(own, Mergeable) and isinstance(other, Mergeable)
+        found = await own.merge(other, overwrite=overwrite)
+        if found.problem:
+            answer = Answer(text=f"error: {found.problem}", fault=Fault.TOOL)
+        elif found.conflicts:
+            answer = Answer(text=f"conflict: {' '.join(found.conflicts)}", fault=Fault.TOOL)
+        else:
+            answer = Answer(text="merged" if found.num else "nothing to merge")
+        return self._event(call, answer, left)
+
+    def _require_live(self) -> None:
         if self._submitted is not None or self._sealed is not None:
             raise RuntimeError(f"{self.task.id}: the episode has ended; no call can follow")
-        answer = await self._answer(call)
+
+    def _event(self, call: Call, answer: Answer, left: Budget) -> Event:
         text, cut = _readable(answer.text), 0
         if len(text) * 4 > self.task.limits.observation_bytes:
             text, cut = clip(text.encode(), self.task.limits.observation_bytes)
@@ -124,6 +193,8 @@ class World:
             return wrong(f"{call.tool}: the tools are {', '.join(tool.name for tool in self.task.tools)}")
         try:
             component = self._offers.get(call.tool)
+            if component is None and self._is_branch:
+                return wrong(f"{SUBMIT.name}: only the world that this one was forked from can end")
             if component is None:
                 return Answer(text="", submitted=text_of(call, "answer").strip())
             return await self._with_faults(component, call)

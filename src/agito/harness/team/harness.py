@@ -2,7 +2,8 @@
 
 Children of one turn work side by side: all of them sample, then all act in order, and so on. So what happens
 depends on tokens and events, never on who was faster. They act on the world of the attempt, in which they can
-see what others left there; a world of their own is not offered.
+see what others left there; or, where their role says so, each on a fork of its parent's world, from which the
+parent may take over what was changed.
 
 A child that fails or runs out of its budget is a result that its parent reads. Only what breaks the attempt's
 world or its engine ends the attempt.
@@ -19,13 +20,14 @@ from itertools import groupby
 import anyio
 
 from agito.concurrency import first_error
-from agito.errors import Diverged, WorkerDied
+from agito.errors import Diverged, Uncapturable, WorkerDied
 from agito.harness.role_tools import session_of
+from agito.harness.team import forking
 from agito.harness.team import tools as own_calls
-from agito.harness.team.member import Member
+from agito.harness.team.member import Child, Member
 from agito.harness.team.openings import TeamRules, brief_task, first_task, limits_of
-from agito.harness.team.tools import NOTE, NOTES, OWN, REPORT, SPAWN, Order
-from agito.protocols import Agent, Session
+from agito.harness.team.tools import MERGE, NOTE, NOTES, OWN, REPORT, SPAWN, Order
+from agito.protocols import Agent, ForkedSession, Session
 from agito.types import (
     AttemptId,
     Budget,
@@ -53,7 +55,8 @@ class TeamHarness:
     @property
     def words(self) -> tuple[str, ...]:
         """What agents say to one another beside words of the task, for a vocabulary to be learned from."""
-        return (f"{SPAWN} {REPORT} {NOTE} {NOTES}", own_calls.BETWEEN, ": ", *self.roles)
+        merging = (f"{MERGE} true",) if self.rules.forked else ()
+        return (f"{SPAWN} {REPORT} {NOTE} {NOTES}", own_calls.BETWEEN, ": ", *merging, *self.roles)
 
     async def run(
         self, task: Task, session: Session, agents: Mapping[str, Agent], attempt: AttemptId, *, seed: int
@@ -99,6 +102,7 @@ class Course:
             with anyio.CancelScope(shield=True):
                 for member in self.members:
                     await member.capture.close()
+                    await forking.close(member)
         spoken = [member for member in self.members if member.turns]
         turns = [turn for member in spoken for turn in member.turns]
         return Trajectory(
@@ -116,8 +120,10 @@ class Course:
     def _first(self) -> Member:
         role = self.rules.roles[0]
         spec = self.agents[role].spec
-        if clash := sorted(OWN & {tool.name for tool in self.task.tools}):
+        if clash := sorted({*OWN, MERGE} & {tool.name for tool in self.task.tools}):
             raise _NoFit(f"the task has a tool {clash[0]!r}, which a team has too")
+        if self.rules.forked and not forking.can_fork(self.session):
+            raise _NoFit(f"agents in the role {self.rules.forked[0]!r} need a fork of a world that has none")
         member = Member(
             name=role,
             role=role,
@@ -128,6 +134,7 @@ class Course:
             turns_left=limits_of(spec, self.task.limits),
             seed=self.seed,
             segment_id=0,
+            world=self.session,
         )
         if not member.open():
             raise _NoFit(f"the opening leaves no room in a context of {self.task.limits.tokens} tokens")
@@ -165,6 +172,9 @@ class Course:
             calls = tuple(run)[: self._calls_left]
             if name == SPAWN:
                 at += await self._spawn(member, calls)
+            elif name == MERGE:
+                for call in calls:
+                    at += await self._merge(member, call) if not self.has_ended else []
             elif name:
                 at += [self._alone(member, name, call) for call in calls]
             else:
@@ -185,15 +195,34 @@ class Course:
         """The team's tool that a call is for; empty: the world answers."""
         if call.problem or call.tool not in {tool.name for tool in member.task.tools}:
             return ""
-        return call.tool if call.tool in OWN else ""
+        return call.tool if call.tool in OWN or call.tool == MERGE else ""
 
     async def _in_world(self, member: Member, calls: tuple[Call, ...]) -> list[int]:
+        session = session_of(member.agent.spec, member.world)
+        return self._answered(await session.act(calls, self._left(member, len(calls))))
+
+    def _answered(self, events: Sequence[Event]) -> list[int]:
+        """What a world said, among the attempt's events."""
         first = len(self.events)
-        session = session_of(member.agent.spec, self.session)
-        events = await session.act(calls, self._left(member, len(calls)))
         self.events += [replace(event, index=first + at) for at, event in enumerate(events)]
         self.has_ended = bool(events) and events[-1].ended
         return list(range(first, first + len(events)))
+
+    async def _merge(self, member: Member, call: Call) -> list[int]:
+        """Takes over what a child changed; of one whose report is withheld, nothing."""
+        child = forking.child_of(member, call)
+        if isinstance(child, str):
+            return self._answered(
+                await member.world.act([replace(call, problem=child)], self._left(member, 1))
+            )
+        assert child.fork is not None
+        fork = await forking.fork(member.world) if child.name == self.withheld else child.fork
+        overwrite = call.arguments.get("overwrite") is True
+        event = await fork.merge(call, self._left(member, 1), overwrite=overwrite)
+        if event.fault is None:
+            child.is_merged = True
+            await child.fork.close()
+        return self._answered([event])
 
     def _alone(self, member: Member, name: str, call: Call) -> int:
         """A call that concerns nobody else."""
@@ -227,7 +256,10 @@ class Course:
             elif turns < 1:
                 refused[indices[-1]] = own_calls.NO_TURNS
             else:
-                children[indices[-1]] = self._children(parent, order, turns, indices[-1])
+                try:
+                    children[indices[-1]] = await self._children(parent, order, turns, indices[-1])
+                except Uncapturable:
+                    refused[indices[-1]] = own_calls.NO_FORK
         await self._side_by_side([child for several in children.values() for child in several])
         for index, call in zip(indices, calls, strict=True):
             several = children.get(index, [])
@@ -235,13 +267,21 @@ class Course:
             self.events[index] = self._answer(parent, index, call, several, refused.get(index, ""))
         return indices
 
-    def _children(self, parent: Member, order: Order, turns: int, index: int) -> list[Member]:
-        return [
-            self._child(parent, order, brief, turns, index, number)
-            for number, brief in enumerate(order.briefs)
-        ]
+    async def _children(self, parent: Member, order: Order, turns: int, index: int) -> list[Member]:
+        """Raises `Uncapturable` where the parent's world cannot be forked as it is."""
+        is_forked, forks = order.role in self.rules.forked, list[ForkedSession | None]()
+        for _ in order.briefs:
+            forks.append(await forking.fork(parent.world) if is_forked else None)
+        found = list[Member]()
+        for number, (brief, fork) in enumerate(zip(order.briefs, forks, strict=True)):
+            found.append(self._child(parent, order, brief, turns, index, number, fork or parent.world))
+            parent.children.append(Child(name=found[-1].name, fork=fork))
+        await forking.close(parent, keep=self.rules.breadth)
+        return found
 
-    def _child(self, parent: Member, order: Order, brief: str, turns: int, index: int, number: int) -> Member:
+    def _child(
+        self, parent: Member, order: Order, brief: str, turns: int, index: int, number: int, world: Session
+    ) -> Member:
         """Named after its role, the event of its spawning, and its place among those spawned there."""
         parent.turns_left -= turns
         agent, name = self.agents[order.role], f"{order.role}-{index}.{number}"
@@ -257,6 +297,7 @@ class Course:
             turns_left=own,
             seed=zlib.crc32(f"{self.seed}/{name}".encode()),
             segment_id=len(self.members),
+            world=world,
             brief=brief,
             spawned_by=index,
         )

@@ -14,7 +14,7 @@ from itertools import pairwise
 from agito.harness.team import tools as own_calls
 from agito.harness.team.openings import TeamRules, brief_task, first_task, own
 from agito.harness.team.tools import NO_REPORTS, NOTE, NOTES, OWN, REPORT, SPAWN
-from agito.protocols import AgentSpec, Session
+from agito.protocols import AgentSpec, ForkedSession, ForkingSession, Session
 from agito.types import Budget, Call, Event, FinishReason, Segment, ToolSpec, Trajectory
 
 LEAKED = "a context was not kept apart"  # how the detail of an attempt with a leak begins
@@ -38,10 +38,10 @@ def of_world(trajectory: Trajectory) -> tuple[Event, ...]:
 
 
 class Heard:
-    """Wraps a session, and remembers what it answered."""
+    """Wraps a session, and remembers what it and its forks answered, in one list."""
 
-    def __init__(self, session: Session) -> None:
-        self._session, self.events = session, list[Event]()
+    def __init__(self, session: Session, events: list[Event] | None = None) -> None:
+        self._session, self.events = session, list[Event]() if events is None else events
 
     @property
     def tools(self) -> tuple[ToolSpec, ...]:
@@ -52,6 +52,29 @@ class Heard:
         events = await self._session.act(calls, left)
         self.events += events
         return events
+
+    @property
+    def can_fork(self) -> bool:
+        return isinstance(self._session, ForkingSession) and self._session.can_fork
+
+    async def fork(self) -> ForkedSession:
+        """As `ForkingSession.fork`."""
+        assert isinstance(self._session, ForkingSession)
+        return _HeardFork(await self._session.fork(), self.events)
+
+
+class _HeardFork(Heard):
+    def __init__(self, session: ForkedSession, events: list[Event]) -> None:
+        super().__init__(session, events)
+        self._fork = session
+
+    async def merge(self, call: Call, left: Budget, *, overwrite: bool) -> Event:
+        event = await self._fork.merge(call, left, overwrite=overwrite)
+        self.events.append(event)
+        return event
+
+    async def close(self) -> None:
+        await self._fork.close()
 
 
 class _Record:

@@ -8,9 +8,18 @@ from dataclasses import dataclass, field, replace
 from agito.harness.solo import calls_of
 from agito.harness.team.openings import parsed_by
 from agito.harness.team.scripted import ScriptedSeat, ScriptedTeam
-from agito.protocols import Agent, Sampled
+from agito.protocols import Agent, ForkedSession, Sampled, Session
 from agito.sampling.capture import Capture
 from agito.types import Call, Event, FinishReason, Segment, Task, TokenSource, ToolSpec, Turn
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """What a parent may still do with an agent that it spawned: take over what it changed."""
+
+    name: str
+    fork: ForkedSession | None  # None: it works on its parent's world
+    is_merged: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +35,8 @@ class Member:
     turns_left: int
     seed: int
     segment_id: int
+    world: Session
+    children: list[Child] = field(default_factory=list["Child"])  # in the order of their briefs
     brief: str = ""
     spawned_by: int | None = None
     notes: list[str] = field(default_factory=list[str])

@@ -20,6 +20,7 @@ class TeamRules:
     depth: int = 1  # of agents below the first
     breadth: int = 8  # agents side by side under one parent
     has_notes: bool = False
+    forked: tuple[str, ...] = ()  # roles whose agents work on a fork of their parent's world
 
     def spawnable(self, depth: int) -> tuple[str, ...]:
         """Roles that an agent at this depth may spawn; the first agent's depth is 0."""
@@ -33,7 +34,9 @@ def granted(spec: AgentSpec, task: Task) -> tuple[ToolSpec, ...]:
 
 def own(rules: TeamRules, depth: int) -> tuple[ToolSpec, ...]:
     """The team's tools of an agent at this depth."""
-    return own_tools(rules.spawnable(depth), is_root=depth == 0, has_notes=rules.has_notes)
+    roles = rules.spawnable(depth)
+    merges = not set(roles).isdisjoint(rules.forked)
+    return own_tools(roles, is_root=depth == 0, has_notes=rules.has_notes, merges=merges)
 
 
 def first_task(task: Task, spec: AgentSpec, rules: TeamRules) -> Task:

@@ -1,6 +1,7 @@
 """A team's own tools, which the harness answers and no world sees: `spawn`, `report`, `note`, `notes`.
 
-`spawn` and `report` are the only way from one context into another.
+`spawn` and `report` are the only way from one context into another. `merge`, which takes over what a child
+did on its fork of the world, is answered by the world.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from agito.types import Call, Json, ToolSpec
 
 SPAWN, REPORT, NOTE, NOTES = "spawn", "report", "note", "notes"
 OWN = frozenset((SPAWN, REPORT, NOTE, NOTES))
+MERGE = "merge"
 BETWEEN = " | "  # briefs of one call, and what came back from each
 FAILED = "(it failed)"
 OUT_OF_TURNS, OUT_OF_CALLS, OUT_OF_TOKENS = "(out of turns)", "(out of calls)", "(out of tokens)"
 TOO_LONG = "(its brief is too long)"
 NO_REPORTS = frozenset((FAILED, OUT_OF_TURNS, OUT_OF_CALLS, OUT_OF_TOKENS, TOO_LONG))
 NO_TURNS = "no turns are left for it"
+NO_FORK = "what is in the world cannot be copied"
 _LONGEST = 4096  # bytes of a note that an agent keeps
 
 
-def own_tools(roles: Sequence[str], *, is_root: bool, has_notes: bool) -> tuple[ToolSpec, ...]:
-    """Of one agent. `roles`: those that it may spawn."""
+def own_tools(
+    roles: Sequence[str], *, is_root: bool, has_notes: bool, merges: bool = False
+) -> tuple[ToolSpec, ...]:
+    """Of one agent. `roles`: those that it may spawn; `merges`: some of them work on forks."""
     tools: list[ToolSpec] = []
     if roles:
         what = (
@@ -30,6 +35,12 @@ def own_tools(roles: Sequence[str], *, is_root: bool, has_notes: bool) -> tuple[
             f"of each. Several briefs, with{BETWEEN}between them, are worked on side by side."
         )
         tools.append(_tool(SPAWN, what, {"role": "string", "budget": "integer", "brief": "string"}))
+    if merges:
+        what = (
+            "Take over what an agent changed in its copy of the world: all of it, or nothing where you "
+            "changed the same, unless `overwrite`. `child`: its number, counted from 1 over all your briefs."
+        )
+        tools.append(_tool(MERGE, what, {"child": "integer", "overwrite": "boolean"}, optional=1))
     if not is_root:
         what = "End your work; whoever gave it to you reads this text and nothing else."
         tools.append(_tool(REPORT, what, {"text": "string"}))
@@ -100,11 +111,13 @@ def clipped(text: str, limit_bytes: int) -> str:
     return text.encode()[:limit_bytes].decode("utf-8", "ignore")
 
 
-def _tool(name: str, description: str, parameters: dict[str, str]) -> ToolSpec:
+def _tool(name: str, description: str, parameters: dict[str, str], *, optional: int = 0) -> ToolSpec:
+    """`optional`: how many of the last parameters may be left out."""
     properties: dict[str, Json] = {key: {"type": kind} for key, kind in parameters.items()}
+    required: list[Json] = [*parameters]
     schema: dict[str, Json] = {
         "type": "object",
         "properties": properties,
-        "required": list(parameters),
+        "required": required[: len(required) - optional],
     }
     return ToolSpec(name=name, description=description, parameters=schema)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from agito.learning.credit.leave_one_out import leave_one_out, leave_one_out_advantages, penalised
 from agito.learning.credit.segments import samples_of
@@ -20,8 +21,10 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     With both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
 
     The tokens of an agent whose report some forks withheld from its parent are compared with those: V is
-    their mean (a difference reward). That is unbiased where it acts on others through its report alone. Such
-    forks count for nothing else and are not trained on, since the policy would not have come there.
+    their mean (a difference reward). Where there are prices, those forks pay for everything but this agent's
+    work, and those that it spawned: so V is the utility without it, and does not depend on what it said.
+    That is unbiased where it acts on others through its report alone, or the merge of its fork. Such forks
+    count for nothing else and are not trained on, since the policy would not have come there.
 
     A fork from s_t is trained on from turn t on, against the mean of all others that go on from s_t. Where n
     ways lead on from a state, each counts 1/n from there on, so that turns that were gone on from often do
@@ -46,9 +49,10 @@ def turn_credits(attempt: Attempt, group: Group) -> dict[int, float]:
     """By turn, the difference of the mean outcomes after it and of fresh draws of it; of those turns that
     forks measure on both sides.
     """
-    found = _Replayed.of(attempt, group.forks, 0.0)
-    last = len(attempt.trajectory.turns) - 1
-    return {turn: found.advantage(turn) for turn in found.forks if turn == last or turn + 1 in found.forks}
+    found, was = _Replayed.of(attempt, group.forks, 0.0), attempt.trajectory
+    begins = [at for at, turn in enumerate(was.turns) if not turn.continues]
+    after = dict(pairwise([*begins, None]))
+    return {turn: found.advantage(turn) for turn in found.forks if after[turn] in (None, *found.forks)}
 
 
 def agent_credits(attempt: Attempt, group: Group) -> dict[str, float]:
@@ -150,8 +154,9 @@ def _utilities(attempts: Sequence[Attempt]) -> list[float]:
 
 
 def _turn_at(trajectory: Trajectory, event: int) -> int:
-    """The turn that made this call."""
-    return next(number for number, turn in enumerate(trajectory.turns) if event in turn.calls)
+    """Where the turn begins that made this call."""
+    turns = enumerate(trajectory.turns)
+    return trajectory.begin_of(next(number for number, turn in turns if event in turn.calls))
 
 
 def _require_one_version(group: Group) -> None:

@@ -11,7 +11,7 @@ from agito.types import Attempt, Group, Sample, mean
 
 def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Sample, ...]:
     """A_i = u_i - mean(u_j, j != i) over the n trusted attempts, on every trainable token of attempt i;
-    u, the utility, is the reward where thinking has no price.
+    u, the utility, is the reward where nothing has a price.
 
     The baseline does not depend on attempt i, so the gradient is unbiased (RLOO, arXiv:2402.14740). There is
     no division by the standard deviation, which would give more weight to easy and hard tasks
