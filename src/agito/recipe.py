@@ -16,7 +16,7 @@ from agito.harness.team.openings import TEAM_ROLES
 from agito.learning.credit import CREDITS
 from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig
-from agito.models.recipe_sections import DistillSection, ModelSection, PolicySection
+from agito.models.recipe_sections import PRETRAINED, DistillSection, ModelSection, PolicySection
 from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
@@ -29,22 +29,6 @@ _IN_PROSE = {
     "compute": {"context": 2048},
     "sft": {"batch": 4},
     "effort": {"speech_tokens": 16},
-}
-# Defaults of a pre-trained model: it knows how to speak already, is large, and moves little. Rates are those
-# of adapters.
-_PRETRAINED: dict[str, dict[str, Any]] = {
-    "model": {"dtype": "bfloat16"},
-    "compute": {"max_num_seqs": 16},
-    "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
-    "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
-    "trainer": {
-        "micro_tokens": 512,
-        "keep_activations": 512,
-        "minibatches": 1,
-        "sft": {"lr": 1e-3, "adam_lr": 1e-3, "decay": 1.0, "warmup": 0.05},
-        "rl": {"lr": 2e-4, "adam_lr": 2e-4, "warmup": 0.0, "decay": 0.7},
-    },
-    "eval": {"tasks": 200, "structural_tasks": 0, "baseline_tasks": 40},
 }
 # Of prompts with a reward function: nobody demonstrates, and free text is rounded far in bfloat16.
 _OF_PROMPTS: dict[str, Any] = {"sft": {"demos": 0}, "model": {"dtype": "float32"}}
@@ -311,7 +295,7 @@ class Recipe(Section):
             if any(PromptSet.parse(name) for name in _named(tree)):
                 tree = _under(_OF_PROMPTS, tree)
             tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
-            tree = _under(_PRETRAINED, tree)
+            tree = _under(PRETRAINED, tree)
         if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
             return tree
         for name, wider in _IN_PROSE.items():

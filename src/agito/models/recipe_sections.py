@@ -31,6 +31,23 @@ ToolFormatName: TypeAlias = Literal[
     "llama3_json",
 ]
 
+# Defaults of a recipe with a pre-trained model: it knows how to speak already, is large, and moves little.
+# Rates are those of adapters.
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "model": {"dtype": "bfloat16"},
+    "compute": {"max_num_seqs": 16},
+    "sft": {"demos": 256, "epochs": 1, "batch": 8, "skill": 0.9},
+    "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
+    "trainer": {
+        "micro_tokens": 512,
+        "keep_activations": 512,
+        "minibatches": 1,
+        "sft": {"lr": 1e-3, "adam_lr": 1e-3, "decay": 1.0, "warmup": 0.05},
+        "rl": {"lr": 2e-4, "adam_lr": 2e-4, "warmup": 0.0, "decay": 0.7},
+    },
+    "eval": {"tasks": 200, "structural_tasks": 0, "baseline_tasks": 40},
+}
+
 
 class LoraSection(Section):
     """Low-rank adapters (arXiv:2106.09685), in peft's layout: only they learn, the model itself stays as it
