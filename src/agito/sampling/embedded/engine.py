@@ -36,9 +36,9 @@ from agito.models import (
     merged_weights,
     num_params,
 )
-from agito.protocols import Sampled, SampleRequest
+from agito.protocols import Sampled
 from agito.sampling.capabilities import EMBEDDED
-from agito.sampling.embedded.rows import EngineRow, RowBook
+from agito.sampling.embedded.rows import EngineRow, RowBook, problem_of
 from agito.sampling.embedded.sampling import logprobs_of, sample, steer, uniforms
 from agito.sampling.embedded.steps import Batch, LaunchedSteps, RecordedSteps, Steps
 from agito.sampling.wire import EngineRequest, EngineResponse, RowBranch, RowDone, RowRequest
@@ -205,12 +205,13 @@ class EmbeddedEngine:
     def _admit(self, requests: Sequence[RowRequest]) -> list[RowDone]:
         """Gives slots to requests that can start now, without computing their extension; returns the refused
         ones."""
-        book = self._book
+        book, size = self._book, self._network.config.vocab_size
         admitted: list[tuple[EngineRow, RowRequest]] = []
         refused: list[RowDone] = []
         for request in requests:
             row = book.rows.get(request.key)
-            problem = self._problem(request.request, 0 if row is None else row.length)
+            length = 0 if row is None else row.length
+            problem = problem_of(request.request, length, context=self.context, vocab_size=size)
             if problem is not None:
                 refused.append(RowDone(key=request.key, sampled=None, error=problem))
             elif row is not None and row.slot >= 0:
@@ -235,28 +236,6 @@ class EmbeddedEngine:
             row.length = row.first = row.start + len(request.request.extend)
             book.reading.append(row)
         return refused
-
-    def _problem(self, request: SampleRequest, length: int) -> str | None:
-        extend = request.extend
-        if not (request.max_tokens >= 1 and request.temperature >= 0 and 0 < request.top_p <= 1):
-            return (
-                f"max_tokens={request.max_tokens}, temperature={request.temperature}, top_p={request.top_p}: "
-                "need at least 1, at least 0, and within (0, 1]"
-            )
-        if request.first is not None and not (
-            0 <= request.first.id < self._network.config.vocab_size and request.top_p == 1
-        ):
-            return f"first={request.first}: need a token of the vocabulary, and top_p=1"
-        if length + len(extend) == 0:
-            return "an empty row cannot be sampled from: extend it with at least one token"
-        if extend and not (min(extend) >= 0 and max(extend) < self._network.config.vocab_size):
-            return f"a token id is outside the vocabulary of {self._network.config.vocab_size}"
-        if length + len(extend) + request.max_tokens > self.context:
-            return (
-                f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the "
-                f"context is {self.context}"
-            )
-        return None
 
     def _read(self) -> list[EngineRow]:
         """Computes extensions, first come first served, up to a chunk in total, and samples the first token

@@ -142,3 +142,25 @@ class RowBook:
         heapq.heapify(self._free_slots)
         self.live.sort(key=lambda row: row.slot)
         return [move for move in moves if move.length]
+
+
+def problem_of(request: SampleRequest, length: int, *, context: int, vocab_size: int) -> str | None:
+    """Why a row of `length` tokens cannot be sampled from so, if it cannot."""
+    extend, first = request.extend, request.first
+    if not (request.max_tokens >= 1 and request.temperature >= 0 and 0 < request.top_p <= 1):
+        return (
+            f"max_tokens={request.max_tokens}, temperature={request.temperature}, top_p={request.top_p}: "
+            "need at least 1, at least 0, and within (0, 1]"
+        )
+    if first is not None and not (0 <= first.id < vocab_size and request.top_p == 1):
+        return f"first={first}: need a token of the vocabulary, and top_p=1"
+    if length + len(extend) == 0:
+        return "an empty row cannot be sampled from: extend it with at least one token"
+    if extend and not (min(extend) >= 0 and max(extend) < vocab_size):
+        return f"a token id is outside the vocabulary of {vocab_size}"
+    if length + len(extend) + request.max_tokens > context:
+        return (
+            f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the "
+            f"context is {context}"
+        )
+    return None
