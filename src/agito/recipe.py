@@ -20,7 +20,7 @@ from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.sampling.vllm.config import VllmSection
-from agito.types import Dialect, Effort
+from agito.types import Dialect
 
 # defaults of the natural dialect
 _IN_PROSE = {
@@ -344,22 +344,6 @@ class Recipe(Section):
         if self.effort.is_on:
             raise ValueError(
                 "rl.credit='by_replay': not with [effort] yet: turns that a budget closed are not forked"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _compares_efforts(self) -> Recipe:
-        section = self.effort
-        if section.is_on and self.rl.steps and self.rl.group_size < 4:
-            raise ValueError(
-                f"rl.group_size={self.rl.group_size}: with [effort] a baseline needs 4 attempts at a task at "
-                "one effort"
-            )
-        has_auto = Effort.AUTO in section.settings
-        if has_auto and section.tries_modes and self.compute.sampler == "vllm":
-            raise ValueError(
-                "effort.settings: at auto a vLLM server cannot be told which mode to try; set "
-                "effort.tries_modes=false"
             )
         return self
 

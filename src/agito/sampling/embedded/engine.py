@@ -243,14 +243,13 @@ class EmbeddedEngine:
                 f"max_tokens={request.max_tokens}, temperature={request.temperature}, top_p={request.top_p}: "
                 "need at least 1, at least 0, and within (0, 1]"
             )
-        if request.first is not None and not (
-            0 <= request.first.id < self._network.config.vocab_size and request.top_p == 1
-        ):
-            return f"first={request.first}: need a token of the vocabulary, and top_p=1"
+        first, size = request.first, self._network.config.vocab_size
+        if first is not None and not (0 <= first.id < size and request.top_p == 1):
+            return f"first={first}: need a token of the vocabulary, and top_p=1"
         if length + len(extend) == 0:
             return "an empty row cannot be sampled from: extend it with at least one token"
-        if extend and not (min(extend) >= 0 and max(extend) < self._network.config.vocab_size):
-            return f"a token id is outside the vocabulary of {self._network.config.vocab_size}"
+        if extend and not (min(extend) >= 0 and max(extend) < size):
+            return f"a token id is outside the vocabulary of {size}"
         if length + len(extend) + request.max_tokens > self.context:
             return (
                 f"{length} tokens + {len(extend)} to extend + {request.max_tokens} to sample: the "
@@ -331,19 +330,12 @@ class EmbeddedEngine:
     def _sample_first(self, rows: Sequence[EngineRow], logits_RV: Tensor) -> Tensor:
         """The first token of each request, as asked for; returns which rows stop there."""
         batch = Batch.of(rows, self.device)
-        asked = [
-            (at, row.request.first)
-            for at, row in enumerate(rows)
-            if row.request is not None and row.request.first is not None
-        ]
-        if not asked:
-            return self._sample(batch, logits_RV)
-        at_R = self._tensor([at for at, _ in asked])
-        whole_RV = logits_RV[at_R]  # a copy
-        steer(logits_RV, asked)
+        at, whole_RV = steer(logits_RV, [row.request.first if row.request else None for row in rows])
         is_stopped = self._sample(batch, logits_RV)
-        places = batch.lanes_R[at_R], batch.positions_R[at_R]
-        self._logprobs_LC[places] = logprobs_of(whole_RV, self._ids_LC[places], batch.temperatures_R[at_R])
+        if at:
+            places = batch.lanes_R[at], batch.positions_R[at]
+            found_R = logprobs_of(whole_RV, self._ids_LC[places], batch.temperatures_R[at])
+            self._logprobs_LC[places] = found_R
         return is_stopped
 
     def _decode(self, steps: int) -> tuple[int, list[EngineRow]]:
