@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
+from tests.credit.test_prices import thinking
 
 from agito.evaluation.adaptivity import Paired, adaptivity, by_difficulty, spearman
-from agito.types import Effort
+from agito.evaluation.effort import auto_of, paired
+from agito.testing import FakeEnvironment
+from agito.types import Effort, Task
 
 SHOWN = ("1", "2", "3", "4")
 # Success at each effort by what the prompt shows, and what the effort costs: thinking pays on two of four.
@@ -113,3 +117,31 @@ def test_rank_correlation_agrees_with_its_hand_worked_values() -> None:
     assert spearman([1, 2, 3, 4], [0, 0, 1, 1]) == pytest.approx(2 / math.sqrt(5))
     assert math.isnan(spearman([1, 2, 3], [1, 1, 1]))
     assert by_difficulty([2, 1, 2], [0.0, 1.0, 1.0]) == {1: 1.0, 2: 0.5}
+
+
+def test_an_environment_says_what_its_prompts_show_and_otherwise_it_is_family_and_level() -> None:
+    class Hides(FakeEnvironment):
+        def shown(self, task: Task) -> str:
+            return "all"
+
+    class Closed(FakeEnvironment):
+        """Says nothing of it."""
+
+    task, _ = FakeEnvironment().task(split="train", index=0, seed=0)
+    found = {
+        effort: [
+            replace(
+                thinking(Effort.HIGH, 1), trajectory=replace(thinking(Effort.HIGH, 1).trajectory, task=each)
+            )
+            for each in (replace(task, level=1), replace(task, level=2))
+        ]
+        for effort in (Effort.NONE, Effort.HIGH, Effort.AUTO)
+    }
+    assert paired(found, Hides(), lambda _: 1.0).shown == ["all", "all"]
+    assert paired(found, Closed(), lambda _: 1.0).shown == [f"{task.family}-1", f"{task.family}-2"]
+    auto = auto_of(found, Closed(), lambda _: 1.0)
+    assert auto is not None and auto.think_ratio == {1: 1.0, 2: 1.0} and auto.p_think == {1: 0.0, 2: 0.0}
+    assert auto.to_json()["capture"] is None and auto.to_json()["spearman"] == {
+        "p_think": None,
+        "think_ratio": None,
+    }

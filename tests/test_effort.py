@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import agito
-from agito.errors import BadRecipe
+from agito.errors import AgitoError, BadRecipe
 from agito.evaluation.effort import EffortCurve
 from agito.recipe import read
 from agito.record.commits import load_meta
@@ -208,6 +208,12 @@ def test_what_cannot_be_asked_for_is_refused_with_the_remedy(tmp_path: Path) -> 
         agito.train(
             "smoke", overrides=['effort.settings=["low"]', *TINY[:3], "rl.steps=0"], out=tmp_path / "shell"
         )
+    for changes, why in (
+        (("rl.group_size=3",), "needs 4 attempts at a task at one effort"),
+        (("compute.sampler=vllm", "model.path=x"), "a vLLM server"),
+    ):
+        with pytest.raises(AgitoError, match=why):
+            agito.train("think", overrides=(*TINY, *changes), out=tmp_path / "bad", admit_anyway=True)
     with pytest.raises(BadRecipe, match="name each once"):
         read("think", ('effort.settings=["low", "low"]',))
     with pytest.raises(BadRecipe, match="a share is of high's cost"):

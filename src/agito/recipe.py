@@ -21,7 +21,7 @@ from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.sampling.vllm.config import VllmSection
-from agito.types import Dialect, Effort
+from agito.types import Dialect
 
 # defaults of the natural dialect
 _IN_PROSE = {
@@ -312,28 +312,12 @@ class Recipe(Section):
         if wrong := sorted(forked - {*spawned}):
             raise ValueError(f"agents.{wrong[0]}.world='fork': only agents that a team spawns have a parent")
         can_fork = self.harness.name in ("solo", "team") and not self.harness.command
+        if self.rl.credit == "by_replay" and Effort.AUTO in self.effort.settings:
+            raise ValueError("rl.credit='by_replay': not at effort auto; its attempts are compared by mode")
         if self.rl.credit == "by_replay" and (self.pipeline.mode != "on_policy" or not can_fork):
             raise ValueError(
                 "rl.credit='by_replay': needs pipeline.mode='on_policy', and a harness whose attempts can "
                 "be repeated up to any turn: solo or team"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _compares_efforts(self) -> Recipe:
-        section = self.effort
-        if self.rl.credit == "by_replay" and Effort.AUTO in section.settings:
-            raise ValueError("rl.credit='by_replay': not at effort auto; its attempts are compared by mode")
-        if section.is_on and self.rl.steps and self.rl.group_size < 4:
-            raise ValueError(
-                f"rl.group_size={self.rl.group_size}: with [effort] a baseline needs 4 attempts at a task at "
-                "one effort"
-            )
-        has_auto = Effort.AUTO in section.settings
-        if has_auto and section.tries_modes and self.compute.sampler == "vllm":
-            raise ValueError(
-                "effort.settings: at auto a vLLM server cannot be told which mode to try; set "
-                "effort.tries_modes=false"
             )
         return self
 

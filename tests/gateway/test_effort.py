@@ -17,7 +17,7 @@ from agito.protocols import Agent, AgentSpec, Row, Sampled, SampleRequest
 from agito.render.messages import Message, Speaker
 from agito.testing import FakeEngine
 from agito.testing.renderers import END, END_THINK, THINK, ThinkingByteRenderer
-from agito.types import Dialect, Effort, FinishReason, Json, Thinking, TokenSource, span
+from agito.types import Dialect, Effort, FinishReason, Json, Thinking, TokenSource, ToolSpec, span
 
 pytestmark = pytest.mark.anyio
 HI = [{"role": "user", "content": "hi"}]
@@ -148,3 +148,46 @@ async def test_a_turn_that_must_be_a_call_is_no_way_around_a_budget(choice: str)
         inside = token == THINK or (inside and token != END_THINK)
     assert num == 0 and answer.num_thinking == 0
     assert TokenSource.FORCED in segment.tokens.kinds[turn.start : turn.stop], "blocks were closed again"
+
+
+class Begun:
+    """Goes on with a call that was begun for it."""
+
+    context = 1 << 12
+
+    def __init__(self, said: str) -> None:
+        self._said = said
+
+    def open(self, seed: int) -> Row:
+        return _GoesOn(self._said)
+
+
+class _GoesOn(_Dwells):
+    def __init__(self, said: str) -> None:
+        self._said = said
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        ids = array("i", [*self._said.encode(), END])
+        return Sampled(
+            ids=ids,
+            logprobs=array("f", [-1.0] * len(ids)),
+            stopped=FinishReason.END,
+            versions=span(1, len(request.extend) + len(ids)),
+        )
+
+
+@pytest.mark.parametrize(("said", "num"), [('{"path": "a"}}', 0), ('{"path": "a", "why": "so"}}', 13)])
+async def test_a_call_that_was_begun_for_a_policy_has_leaked_what_it_does_not_need(
+    said: str, num: int
+) -> None:
+    spec = AgentSpec(
+        renderer=ThinkingByteRenderer(Dialect.NATURAL), thinking=Thinking(effort=Effort.HIGH, turn_tokens=5)
+    )
+    tool = ToolSpec(
+        name="look", description="", parameters={"type": "object", "properties": {"path": {"type": "string"}}}
+    )
+    found = Conversations(Agent(spec=spec, engine=Begun(said)), seed=1, terms=Terms())
+    go = Message(speaker=Speaker.USER, text="go")
+    await found.answer(Ask(model="policy", messages=(go,), tools=(tool,), choice="look", max_tokens=60))
+    _, (turn,) = found.record()
+    assert turn.num_leaked == num

@@ -21,7 +21,7 @@ from agito.evaluation.intervals import Estimate
 from agito.runtime import load_policy
 from agito.training.progress.board import Phase, RunProgress
 
-_COLUMNS = {"success": 2, "u": 2, "think_tokens": 1, "cost": 1, "calls": 1, "turns": 1, "leaked": 1}
+_COLUMNS = {"success": 2, "u": 2, "think_tokens": 1, "cost": 1, "calls": 1, "leaked": 1}
 
 
 def compare_efforts(path: Path, how: How) -> None:

@@ -218,10 +218,10 @@ class Conversations:
         try:
             said, stop, stopped = await self._drawn(turn, forced, ask, on_said)
         except BaseException:
-            turn.end(FinishReason.CANCELLED)
+            turn.end(FinishReason.CANCELLED, ask.tools, forced)
             self._book(turn)
             raise
-        turn.end(stopped, ask.tools)
+        turn.end(stopped, ask.tools, forced)
         renderer = self._renderer if turn.stretches is None else turn.stretches.renderer
         channels = renderer.channels(forced + turn.ids)[len(forced) :]
         capture.label(channels)
@@ -287,6 +287,8 @@ class Conversations:
             renderer = spec.renderer.asking(Effort.NONE if is_begun else thinking.effort)
         except ValueError:
             return None
+        if self._turns:  # the choice of a mode is an attempt's first
+            thinking = replace(thinking, mode=None)
         thinking = replace(thinking, turn_tokens=0) if is_begun else thinking
         return _Thinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
 
@@ -397,10 +399,10 @@ class _Turn:
             return FinishReason.LENGTH
         return FinishReason.END if found.ids[-1] in self.stretches.renderer.stop_ids else FinishReason.LENGTH
 
-    def end(self, stopped: FinishReason, tools: Sequence[ToolSpec] = ()) -> None:
+    def end(self, stopped: FinishReason, tools: Sequence[ToolSpec], begun: Sequence[int]) -> None:
         turns = self.line.capture.turns
         if self.stretches is not None:
-            self.num_thought = self.stretches.end(tools)
+            self.num_thought = self.stretches.end(tools, begun)
         pieces = turns[self._first :]
         if pieces:
             turns[self._first :] = [

@@ -66,7 +66,7 @@ class EffortSection(Section):
         "policy prefers. Off: as it chooses.",
     )
     mode_weight: float = Field(
-        default=4.0, ge=0, description="Of the choice between acting and thinking, over that of other tokens."
+        default=1.0, ge=0, description="Of the choice between acting and thinking, over that of other tokens."
     )
     mode_least: float = Field(
         default=0.1,

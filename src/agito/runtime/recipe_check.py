@@ -21,9 +21,11 @@ from agito.runtime.placement import require_installed
 from agito.runtime.policy_sources import find, positions_of
 from agito.runtime.run_context import RunContext, environment_of, harness_of
 from agito.sampling.vllm import installed
+from agito.types import Effort
 
 _NEEDED = ("train", "heldout")
 _STRUCTURAL = "structural"
+_PEERS = 4  # attempts at one effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ def fit(recipe: Recipe) -> Fit:
     """
     require_installed(recipe.compute.on)
     tracking.require(recipe.track.to)
+    _require_peers(recipe)
     _require_server(recipe)
     parts = recipe.env.mix or (recipe.env,)
     environments = [load(part.name) for part in parts]
@@ -102,6 +105,21 @@ def _with_prompts(recipe: Recipe, environments: Sequence[Environment]) -> tuple[
         changes["tasks"] = sum(sizes)
         notes = (f"each evaluation is on all {sum(sizes)} held-out prompts",)
     return recipe.model_copy(update={"eval": recipe.eval.model_copy(update=changes)}), notes
+
+
+def _require_peers(recipe: Recipe) -> None:
+    """Raises `BadRecipe` where efforts cannot be compared."""
+    section = recipe.effort
+    if section.is_on and recipe.rl.steps and recipe.rl.group_size < _PEERS:
+        raise BadRecipe(
+            f"rl.group_size={recipe.rl.group_size}: with [effort] a baseline needs {_PEERS} attempts at a "
+            "task at one effort"
+        )
+    if Effort.AUTO in section.settings and section.tries_modes and recipe.compute.sampler == "vllm":
+        raise BadRecipe(
+            "effort.settings: a vLLM server cannot be told which mode to try at auto; set "
+            "effort.tries_modes=false"
+        )
 
 
 def _require_server(recipe: Recipe) -> None:

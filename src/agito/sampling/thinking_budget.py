@@ -99,9 +99,10 @@ class Stretches:
             self.ids.extend(rest)
         return sampled
 
-    def end(self, tools: Sequence[ToolSpec]) -> int:
-        """Labels the turn's tokens, and marks its stretches as one turn. Returns its think tokens."""
-        turns, thought = self._capture.turns, self._renderer.thought(self.ids, tools)
+    def end(self, tools: Sequence[ToolSpec], begun: Sequence[int] = ()) -> int:
+        """Labels the turn's tokens, and marks its stretches as one turn. Returns its think tokens. `begun`:
+        tokens of a call that was begun for it."""
+        turns, thought = self._capture.turns, self._renderer.thought([*begun, *self.ids], tools)
         if len(turns) > self._first:
             self._capture.label(self._renderer.channels(self.ids))
             turns[self._first] = replace(

@@ -17,7 +17,7 @@ from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.envs.thinking import chain
 from agito.envs.thinking.chain import Chain
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, Effort, EpisodeArtifacts, Status, Target, Task, Verdict
+from agito.types import AttemptId, Effort, EpisodeArtifacts, Status, Target, Task, Verdict
 from agito.worlds.world import World
 
 _FAMILIES = {"chain": Family(draw=chain.draw, open_loop=chain.open_loop, anything=chain.anything)}
@@ -66,10 +66,6 @@ class ThinkingEnvironment(ProceduralEnvironment):
             evidence=outcome.evidence,
             grade_seed=grade_seed,
         )
-
-    def shown(self, task: Task) -> str:
-        """How many pages there are; the moves on them are not known before they are read."""
-        return f"{task.family}, {task.prompt[Dialect.COMPACT].split()[-1]} pages"
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (lambda: _of(target).agent(Hand(1.0, random.Random(0))),)

@@ -310,19 +310,12 @@ class EmbeddedEngine:
     def _sample_first(self, rows: Sequence[EngineRow], logits_RV: Tensor) -> Tensor:
         """The first token of each request, as asked for; returns which rows stop there."""
         batch = Batch.of(rows, self.device)
-        asked = [
-            (at, row.request.first)
-            for at, row in enumerate(rows)
-            if row.request is not None and row.request.first is not None
-        ]
-        if not asked:
-            return self._sample(batch, logits_RV)
-        at_R = self._tensor([at for at, _ in asked])
-        whole_RV = logits_RV[at_R]  # a copy
-        steer(logits_RV, asked)
+        at, whole_RV = steer(logits_RV, [row.request.first if row.request else None for row in rows])
         is_stopped = self._sample(batch, logits_RV)
-        places = batch.lanes_R[at_R], batch.positions_R[at_R]
-        self._logprobs_LC[places] = logprobs_of(whole_RV, self._ids_LC[places], batch.temperatures_R[at_R])
+        if at:
+            places = batch.lanes_R[at], batch.positions_R[at]
+            found_R = logprobs_of(whole_RV, self._ids_LC[places], batch.temperatures_R[at])
+            self._logprobs_LC[places] = found_R
         return is_stopped
 
     def _decode(self, steps: int) -> tuple[int, list[EngineRow]]:

@@ -46,14 +46,17 @@ def sample(
     return ids_R1[:, 0], logprobs_RV.gather(1, ids_R1)[:, 0]
 
 
-def steer(logits_RV: Tensor, asked: Sequence[tuple[int, FirstToken]]) -> None:
-    """Leaves only the wanted tokens to be drawn, in the rows that are named. In place: compiled code reads
-    logits where they lie."""
-    for row, first in asked:
-        wanted = logits_RV[row, first.id].clone() if first.is_wanted else _NEVER
+def steer(logits_RV: Tensor, firsts: Sequence[FirstToken | None]) -> tuple[list[int], Tensor]:
+    """Leaves only the tokens that may be drawn. Returns which rows that concerned, and what they were. In
+    place: compiled code reads logits where they lie."""
+    asked = [(row, first) for row, first in enumerate(firsts) if first is not None]
+    rows = [row for row, _ in asked]
+    was_RV = logits_RV[rows]
+    for at, (row, first) in enumerate(asked):
         if first.is_wanted:
             logits_RV[row] = _NEVER
-        logits_RV[row, first.id] = wanted
+        logits_RV[row, first.id] = was_RV[at, first.id] if first.is_wanted else _NEVER
+    return rows, was_RV
 
 
 def logprobs_of(logits_RV: Tensor, ids_R: Tensor, temperatures_R: Tensor) -> Tensor:
