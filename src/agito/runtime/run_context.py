@@ -45,7 +45,7 @@ from agito.rollout import (
     scripted,
 )
 from agito.runtime.policies import Policies
-from agito.sampling.freerun import Freerun
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.sync_scheduler import Quota
