@@ -21,7 +21,7 @@ from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.sampling.vllm.config import VllmSection
-from agito.types import Dialect
+from agito.types import Dialect, Effort
 
 # defaults of the natural dialect
 _IN_PROSE = {

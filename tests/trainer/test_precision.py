@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from array import array
 from pathlib import Path
 from typing import Any
@@ -230,3 +232,15 @@ def test_a_network_that_cannot_compute_its_activations_again_says_so() -> None:
 
     with pytest.raises(ValueError, match="keep_activations"):
         LocalTrainer(Plain(Decoder(SHAPE, seed=1)), TrainerConfig(keep_activations=False))
+
+
+def test_a_new_phase_frees_masters_and_moments_of_the_last() -> None:
+    trainer = trainer_of(torch.bfloat16)
+    trainer.sft_step(samples())
+    gone = [weakref.ref(value) for value in trainer.optimizer.moments().values()]
+    gc.disable()  # which would find them some time
+    try:
+        trainer.begin_phase("rl", 10)
+        assert gone and not any(each() is not None for each in gone)
+    finally:
+        gc.enable()

@@ -369,14 +369,9 @@ def _kept(layer: nn.Module, *inputs: Any) -> Any:
     return layer(*inputs)
 
 
-def _recomputed(
-    layer: nn.Module,
-    x_ND: Tensor,
-    cos_NE: Tensor,
-    sin_NE: Tensor,
-    batches: Sequence[Ragged],
-    past: tuple[Tensor, Tensor] | None,
-) -> Any:
+def _recomputed(layer: nn.Module, *inputs: Any) -> Any:
+    x_ND, cos_NE, sin_NE, batches, past = inputs
+
     def run(x_ND: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         return layer(x_ND, cos_NE, sin_NE, batches, past or None)
 

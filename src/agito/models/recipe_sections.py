@@ -40,7 +40,7 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "rl": {"steps": 20, "groups": 8, "checkpoint_every": 5},
     "trainer": {
         "micro_tokens": 512,
-        "keep_activations": 512,
+        "keep_activations": 384,
         "minibatches": 1,
         "sft": {"lr": 1e-3, "adam_lr": 1e-3, "decay": 1.0, "warmup": 0.05},
         "rl": {"lr": 2e-4, "adam_lr": 2e-4, "warmup": 0.0, "decay": 0.7},

@@ -117,6 +117,15 @@ class PhaseOptimizer:
         )
         self._unite()
 
+    def discard(self) -> None:
+        """Frees masters and moments at once: PyTorch's optimizers are in cycles of references, and would keep
+        them until somebody looks for these."""
+        for optimizer, _ in self._rates:
+            optimizer.state.clear()
+            optimizer.param_groups.clear()
+        self._masters.clear()
+        self._named.clear()
+
     def accumulate(self) -> None:
         """Adds the gradients of half-precision weights to their masters. Call it after every backward
         pass."""

@@ -87,6 +87,9 @@ class LocalTrainer:
 
     def begin_phase(self, phase: Phase, total_steps: int) -> None:
         """Discards the optimizer's moments and starts the phase's schedule over `total_steps` calls."""
+        _check_phase(phase, total_steps)
+        if self._optimizer is not None:
+            self._optimizer.discard()
         self._optimizer = self._new_optimizer(phase, total_steps)
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
 
@@ -109,14 +112,13 @@ class LocalTrainer:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
+        if self._optimizer is not None:
+            self._optimizer.discard()
         self._optimizer, self.phase, self.total_steps = optimizer, counters.phase, counters.total_steps
         self.phase_step, self.version = counters.phase_step, counters.version
 
     def _new_optimizer(self, phase: Phase, total_steps: int) -> PhaseOptimizer:
-        if phase not in ("sft", "rl"):
-            raise ValueError(f"phase={phase!r}: write 'sft' or 'rl'")
-        if total_steps < 1:
-            raise ValueError(f"total_steps={total_steps}: need at least 1")
+        _check_phase(phase, total_steps)
         config = self.config.sft if phase == "sft" else self.config.rl
         wanted = self.config.muon_dtype
         dtype = iteration_dtype(self._parameters[0].device) if wanted == "auto" else getattr(torch, wanted)
@@ -306,6 +308,13 @@ class LocalTrainer:
                 raise ValueError(
                     f"sample {sample.attempt}: version {newest} is newer than the trainer's {self.version}"
                 )
+
+
+def _check_phase(phase: str, total_steps: int) -> None:
+    if phase not in ("sft", "rl"):
+        raise ValueError(f"phase={phase!r}: write 'sft' or 'rl'")
+    if total_steps < 1:
+        raise ValueError(f"total_steps={total_steps}: need at least 1")
 
 
 def _trained(samples: Sequence[Sample]) -> list[Sample]:
