@@ -54,6 +54,7 @@ from agito.types import (
     Event,
     Fault,
     FinishReason,
+    Limits,
     Task,
     TerminationReason,
     Trajectory,
@@ -65,6 +66,7 @@ AGITO = (sys.executable, "-m", "agito.cli")
 LOOP = Path(__file__).parent / "peers" / "sdk_loop.py"
 NAME = "policy"
 START_S, ANSWER_S, LINE_BYTES = 600.0, 300.0, 1 << 22
+SLACK = 256  # tokens of context for prompts that are longer than in training
 _LOOK_S = 1.0
 
 
@@ -148,16 +150,16 @@ class SdkLoop:
                 )
             )
             events.extend(new)
-            is_over = new[-1].ended or len(events) >= limits.calls or turn + 1 == limits.turns
-            await self._say({"id": number, "results": None if is_over else [answered(each) for each in new]})
-            if is_over:
-                break
             end = array("i", self._renderer.stop_ids[:1] if answer["cut"] else ())
             ids = array("i", answer["prompt_ids"] + answer["ids"])
             expected, before = ids + end + self._renderer.observation(new), _kind(answer)
-        if events[-1].ended:
-            return TerminationReason.SUBMITTED
-        return TerminationReason.CALLS if len(events) >= limits.calls else TerminationReason.TURNS
+            over = _over(limits, events, turn + 1, len(expected))
+            results = None if over else [answered(each) for each in new]
+            room = min(limits.turn_tokens, limits.tokens - len(expected))
+            await self._say({"id": number, "results": results, "max_tokens": room})
+            if over:
+                return over
+        raise AssertionError("the last turn ends it")
 
     def _compare(self, seen: Sequence[int], expected: array[int], before: str) -> None:
         if list(seen) == list(expected):
@@ -168,6 +170,19 @@ class SdkLoop:
     async def _say(self, line: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         await self._process.stdin.send(json.dumps(line).encode() + b"\n")
+
+
+def _over(
+    limits: Limits, events: Sequence[Event], num_turns: int, num_tokens: int
+) -> TerminationReason | None:
+    """Why an attempt goes no further, as in training."""
+    if events[-1].ended:
+        return TerminationReason.SUBMITTED
+    if len(events) >= limits.calls:
+        return TerminationReason.CALLS
+    if num_turns >= limits.turns:
+        return TerminationReason.TURNS
+    return TerminationReason.TOKENS if num_tokens >= limits.tokens else None
 
 
 def _calls(answer: dict[str, Any]) -> list[Call]:
@@ -273,7 +288,9 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Json], dict[str, Js
     with tempfile.TemporaryDirectory(prefix="agito-") as room:
         exported, log = export(options.run, Path(room) / "exported"), Path(room) / "vllm.log"
         began = time.monotonic()
-        with served(exported.folder, exported.serve, recipe.compute.context, log) as url:
+        positions = json.loads((exported.folder / "config.json").read_text())["max_position_embeddings"]
+        context = min(recipe.compute.context + SLACK, positions)
+        with served(exported.folder, exported.serve, context, log) as url:
             up_s, began = time.monotonic() - began, time.monotonic()
             attempts, client = anyio.run(played, checkpoint, recipe, url, options.sdk, options.tasks)
             played_s = time.monotonic() - began

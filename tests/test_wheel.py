@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from email import message_from_string
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import TypeAlias
 from zipfile import ZipFile
 
 import pytest
 from tests.cli.conftest import TINY, sets
+from tests.cli.test_prompts import REWARD, given, small_model
 
 ROOT = Path(__file__).parents[1]
-Installed: TypeAlias = Callable[..., str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The command as installed in `home`, in the folder `work`."""
+
+    home: Path
+
+    @property
+    def work(self) -> Path:
+        return self.home / "work"
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        env = {
+            "PATH": f"{self.home / 'env' / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+        }
+        done = subprocess.run(
+            [str(self.home / "env/bin/agito"), *words],
+            cwd=self.work,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +79,9 @@ def agito(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Installed:
     (packages,) = (home / "env").glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
     pip(home, "--python", str(python), "install", "--no-compile", str(wheel))
-    work = home / "work"
-    work.mkdir()
-
-    def run(*words: str) -> str:
-        env = {
-            "PATH": f"{home / 'env' / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(home),
-            "LANG": "C.UTF-8",
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [str(home / "env/bin/agito"), *words],
-            cwd=work,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
+    installed = Installed(home=home)
+    installed.work.mkdir()
+    return installed
 
 
 def pip(folder: Path, *words: str) -> None:
@@ -95,6 +106,30 @@ def test_the_wheel_outside_of_a_clone_lists_checks_and_trains(agito: Installed) 
     agito("envs", "new", "hidden_number")
     assert "keeps the standard" in agito("envs", "check", "hidden_number.py:HiddenNumber")
     assert "success on held-out tasks" in agito("train", "smoke", *sets(*TINY, "rl.steps=1"))
+    assert agito("export", "runs/smoke", "mine") == "mine\n"
+    assert (agito.work / "mine" / "model.safetensors").is_file()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+def test_a_model_is_trained_killed_gone_on_with_and_exported_from_the_wheel_in_an_empty_folder(
+    agito: Installed,
+) -> None:
+    """What remains is to serve the folder, which takes vLLM: `benchmarks/serve_parity.py`."""
+    home = agito.work
+    small_model(home / "model")
+    rows = [{"prompt": f"find kev {at}", "kind": "a"} for at in range(40)]
+    (home / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (home / "mine.py").write_text(REWARD.format(after=18, home=home))
+    (home / "die").touch()
+    agito(*given("mine"), code=9)
+    (home / "die").unlink()
+    assert not (home / "runs/mine/summary.json").exists()
+    agito("train", "--resume", "runs/mine")
+    assert agito("export", "runs/mine", "served") == "served\n"
+    kept = {path.name for path in (home / "served").iterdir()}
+    assert kept >= {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+    assert not kept & {"adapter_config.json", "trainer.tensors", "meta.json"}
 
 
 def test_what_the_commands_import_at_once_is_required_by_the_package_itself(wheel: Path) -> None:

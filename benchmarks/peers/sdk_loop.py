@@ -4,8 +4,9 @@
 
 A line of standard input begins an episode: {"id", "messages", "tools", "temperature", "max_tokens"}. After
 each answer a line of standard output says which tools it calls: {"id", "calls": [{"name", "arguments"}],
-"text", "cut", "prompt_ids", "ids"}. The next line with that id brings what they said: {"id", "results"}, or
-null at the end of the episode. Messages are kept here, as the package gives and takes them.
+"text", "cut", "prompt_ids", "ids"}. The next line with that id brings what they said: {"id", "results",
+"max_tokens"}; no results at the end of the episode. Messages are kept here, as the package gives and takes
+them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def episode(client: Any, model: str, given: dict[str, Any], heard: queue.Queue[d
                 "ids": choice.model_extra.get("token_ids"),
             }
         )
-        results = heard.get()["results"]
+        line = heard.get()
+        results, settings["max_tokens"] = line["results"], line["max_tokens"]
         if results is None:
             return
         if not uses:

@@ -175,6 +175,10 @@ def sequences(attempts: Sequence[Attempt]) -> dict[str, list[Any]]:
         name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "reward")
     }
     for attempt in attempts:
+        if not attempt.trajectory.turns:  # void before anything was sampled: one token, which is not trained
+            for name, value in zip(told, ([0], [0], [0.0], [0], None), strict=True):
+                told[name].append(value)
+            continue
         tokens, turns = attempt.trajectory.segments[0].tokens, attempt.trajectory.turns
         opening = turns[0].start
         mask = [0] * len(tokens.ids)
