@@ -1,10 +1,10 @@
-"""Did RL do it? Compares it with imitation from the same cold start, in the same time.
+"""Did RL do it? Compares it with imitation from the same cold start, at equal CPU seconds.
 
     python benchmarks/controls.py RUN [--only NAME]
 
 The controls: more imitation, imitation of successes only, and expert iteration. RUN is a finished run; each
-control starts from its cold start (`checkpoints/step-0`) and gets as many seconds as its RL took. Wall time,
-not CPU time, is equal, on the same machine; both are printed.
+control starts from its cold start (`checkpoints/step-0`) and gets as many CPU seconds, of all its processes,
+as RL took. Both times are printed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -23,6 +24,7 @@ from agito.evaluation import policies
 from agito.learning.credit import demonstrations
 from agito.recipe import Recipe
 from agito.record import rate
+from agito.record.usage import UsageCounters
 from agito.runtime.roles import Learner
 from agito.runtime.run_context import RunContext, open_run_context
 from agito.scheduling.curriculum import draw
@@ -87,13 +89,13 @@ CONTROLS: dict[str, Callable[[RunContext, int], Awaitable[tuple[Attempt, ...]]]]
 
 
 async def run_control(run: Path, name: str) -> dict[str, float]:
-    """Success on the run's held-out tasks after the control has run for as long as the run's RL.
+    """Success on the run's held-out tasks after the control has used as many CPU seconds as the run's RL.
 
     The next demonstrations are made while the last are imitated, as in the cold start; the policy's own
     attempts are not, because they must be its latest.
     """
     recipe = _with_rates_of_rl(config.read(Recipe, run / "config.toml"))
-    budget_s = json.loads((run / "summary.json").read_text())["phase_wall_s"]["rl"]
+    budget_s = cpu_s_of_rl(json.loads((run / "summary.json").read_text()))
     checkpoint = run / "checkpoints" / "step-0"
     async with open_run_context(recipe) as run_context:
         run_context.policies.use_tokenizer_of(checkpoint)
@@ -101,9 +103,9 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         policy = run_context.policies.main
         await policy.learner.load(checkpoint, weights_only=True)
         await policy.publish(1_000_000)
-        began = time.monotonic()
-        rounds, steps = await _imitate_until(run_context, name, began + budget_s)
-        spent_s = time.monotonic() - began
+        began, began_cpu_s = time.monotonic(), _cpu_s()
+        rounds, steps = await _imitate_until(run_context, name, began_cpu_s + budget_s)
+        spent_s, spent_cpu_s = time.monotonic() - began, _cpu_s() - began_cpu_s
         await policy.learner.sync()
         await policy.publish(2_000_000)
         after = rate(
@@ -116,6 +118,8 @@ async def run_control(run: Path, name: str) -> dict[str, float]:
         "low": after.low,
         "high": after.high,
         "wall_s": spent_s,
+        "cpu_s": spent_cpu_s,
+        "cpu_s_of_rl": budget_s,
         "rounds": rounds,
         "steps": steps,
     }
@@ -136,21 +140,32 @@ def _with_rates_of_rl(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"sft": sft})})
 
 
+def cpu_s_of_rl(summary: Mapping[str, Any]) -> float:
+    """For a run of before phases had CPU seconds: RL's share of its wall time."""
+    phases, walls = summary.get("phase_cpu_s", {}), summary["phase_wall_s"]
+    return float(phases.get("rl") or summary["cpu_s"] * walls["rl"] / sum(walls.values()))
+
+
+def _cpu_s() -> float:
+    return UsageCounters().cpu_s()
+
+
 async def _imitate_until(run_context: RunContext, name: str, ends_at: float) -> tuple[int, int]:
-    """Rounds and steps of the control `name`."""
+    """Rounds and steps of the control `name`; `ends_at` counts CPU seconds."""
     recipe, policy = run_context.recipe, run_context.policies.main
-    rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, time.monotonic()
+    rng, rounds, steps, began = random.Random(f"{name}/{recipe.seed}"), 0, 0, _cpu_s()
+    is_alone = not recipe.model.path  # as in the cold start
     made = await CONTROLS[name](run_context, 0)
-    while time.monotonic() < ends_at:
+    while _cpu_s() < ends_at:
         kept = [sample for attempt in made for sample in demonstrations(attempt.trajectory)]
         rng.shuffle(kept)
         size = recipe.sft.batch
         batches = [kept[at : at + size] for at in range(0, len(kept) - size + 1, size)]
         # one round to measure its duration, then the phase decays over the time left
         if rounds < 2:
-            pace_s = (time.monotonic() - began) / max(rounds, 1)
+            pace_s = (_cpu_s() - began) / max(rounds, 1)
             left = 1_000_000 if rounds == 0 else len(batches) * ((ends_at - began) / pace_s - 1)
-            await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=True)
+            await policy.learner.begin_phase("sft", max(int(left), 1), is_alone=is_alone)
         rounds += 1
         if name == "expert_iteration":
             await _run_sft(policy.learner, batches)
@@ -182,7 +197,7 @@ def main() -> None:
     for name, figures in found.items():
         print(
             f"{name:18} {figures['success']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}] after "
-            f"{figures['wall_s']:.0f} s"
+            f"{figures['wall_s']:.0f} s, {figures['cpu_s']:.0f} CPU seconds"
         )
     print(json.dumps(found))
 

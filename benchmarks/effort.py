@@ -29,7 +29,7 @@ from agito.record.events import ignore
 from agito.render import Vocabulary
 from agito.render.vocabulary import END, END_THINK, THINK
 from agito.runtime import load_policy
-from agito.sampling.stretches import whole_turns
+from agito.sampling.thinking_budget import whole_turns
 from agito.types import Attempt, Effort
 from harness import Json, report
 

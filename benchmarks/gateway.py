@@ -49,8 +49,8 @@ from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Agent, AgentSpec, Engine, Renderer, Row, Sampled, SampleRequest
 from agito.render import NaturalRenderer, learn
 from agito.render.messages import answered
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.embedded import EmbeddedEngine
-from agito.sampling.freerun import Freerun
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import FakeEnvironment, FakeSession
 from agito.testing.fakes import TOOLS, call

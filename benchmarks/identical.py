@@ -67,6 +67,7 @@ OF_THE_MACHINE = frozenset(  # entries of a summary that depend on the machine o
         "load",
         "stolen_ratio",
         "phase_wall_s",
+        "phase_cpu_s",
         "tool_cpu_ms_p50",
     }
 )

@@ -6,7 +6,8 @@ controls that spend as long on imitation.
 Every part is a process of its own and is kept in DIR, so that a benchmark that was stopped goes on where it
 was; a run that was killed is resumed. `wall_s` and `cpu_s` cover the whole run, evaluations included;
 `rss_mb` is the peak of all its processes together (shared pages counted once). `--controls` says for how many
-seeds the controls run: more imitation, imitation of successes only, expert iteration, as long as RL took.
+seeds the controls run: more imitation, imitation of successes only, expert iteration, each with the CPU
+seconds of RL.
 Use an idle machine.
 """
 
@@ -157,7 +158,10 @@ def main() -> None:
             }
         )
         details.append(
-            {key: summary[key] for key in ("by_cell", "phase_wall_s", "cpu_s", "load", "stolen_ratio")}
+            {
+                key: summary.get(key)
+                for key in ("by_cell", "phase_wall_s", "phase_cpu_s", "cpu_s", "load", "stolen_ratio")
+            }
         )
         print(f"{seed}: {seeds[-1]}, in {time.monotonic() - began:.0f} s", flush=True)
     name = "real_model" if options.recipe == "smollm2-shell" else f"real_model-{options.recipe}"

@@ -11,6 +11,7 @@ from agito.errors import BadRecipe
 from agito.evaluation.saved_policy import Changes
 from agito.plugins import absolute, label, shown
 from agito.recipe import Recipe, read
+from agito.runtime.load_policy import recipe_of
 from agito.runtime.recipe_check import fit
 
 COIN = "agito.testing:FakeEnvironment"
@@ -148,3 +149,19 @@ def test_conversations_are_for_a_pre_trained_model(tmp_path: Path) -> None:
 def test_efforts_are_not_asked_of_a_team() -> None:
     with pytest.raises(BadRecipe, match=r"effort\.settings: the agents of a team"):
         fit(read("team-fanout", ("effort.settings=['none', 'high']",)))
+
+
+def test_a_model_that_holds_fewer_tokens_than_the_recipe_asks_for_is_served_with_what_it_holds(
+    tmp_path: Path,
+) -> None:
+    model, adapter = tmp_path / "models" / "short", tmp_path / "models" / "adapter"
+    for folder in (model, adapter):
+        folder.mkdir(parents=True)
+        (folder / "tokenizer.json").write_text('{"added_tokens": []}')
+    (model / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 512}')
+    (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model}"}}')
+    for folder in (model, adapter):
+        assert recipe_of(folder).compute.context == 512
+        with pytest.raises(BadRecipe, match=r"holds 512 tokens; set compute\.context=512 or less"):
+            fit(read("shell", (f"model.path={folder}", "compute.context=1024")))
+        fit(read("shell", (f"model.path={folder}", "compute.context=512")))

@@ -20,7 +20,7 @@ from agito.scheduling.curriculum import Curriculum
 from agito.scheduling.sync_scheduler import Quota
 from agito.testing import ByteRenderer, FakeEnvironment
 from agito.testing.fakes import call
-from agito.training.learn import LearnStep
+from agito.training.learn_step import LearnStep
 from agito.types import Attempt, AttemptId, Flag, Group, Penalty, Sample, Verdict
 
 pytestmark = pytest.mark.anyio

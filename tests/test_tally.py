@@ -124,6 +124,17 @@ def test_a_checkpoint_in_the_middle_of_a_phase_carries_the_time_that_the_phase_h
     assert again.phase_wall_s["rl"] >= 0.02
 
 
+def test_a_phase_counts_the_cpu_time_of_child_processes_and_not_that_of_other_phases() -> None:
+    tally = UsageCounters()
+    burn = "import time\nwhile time.process_time() < 0.25: pass"
+    with tally.phase("sft"):
+        subprocess.run([sys.executable, "-c", burn], check=True, timeout=60)
+    with tally.phase("rl"):
+        pass
+    again = UsageCounters.from_json(json.loads(json.dumps(tally.to_json())))
+    assert again.phase_cpu_s["sft"] >= 0.2 > again.phase_cpu_s["rl"]
+
+
 @pytest.mark.parametrize(
     ("damaged", "where"),
     [({"tool_calls": "many"}, "tool_calls"), ({"tool_cpu": 3}, "tool_cpu"), ({"x": 1}, "x")],

@@ -9,7 +9,7 @@ import anyio
 from workload import TOOL_S, Turn  # type: ignore[import-not-found]
 
 from agito.protocols import SampleRequest
-from agito.sampling.freerun import Freerun
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.wire import EngineClient
 
 _STEPS = 4  # decode steps between two exchanges

@@ -12,8 +12,8 @@ from agito import plugins
 from agito.concurrency import run
 from agito.config import build
 from agito.config import read as read_config
-from agito.envs.prompts.given import Function, Prompts
-from agito.envs.prompts.given import named as prompts_named
+from agito.envs.prompts.saved_prompts import Function, Prompts
+from agito.envs.prompts.saved_prompts import named as prompts_named
 from agito.errors import BadRecipe, NotFound
 from agito.evaluation.effort import EffortCurve, evaluate_efforts
 from agito.evaluation.saved_policy import Changes, Evaluation, evaluate_checkpoint

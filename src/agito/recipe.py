@@ -11,12 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from agito import config
 from agito.config import FolderName, Section, meant
 from agito.errors import NotFound
-from agito.harness.section import AgentSection, HarnessSection
+from agito.harness.recipe_section import AgentSection, HarnessSection
 from agito.harness.team.openings import TEAM_ROLES
 from agito.learning.credit import CREDITS
 from agito.learning.effort import EffortSection
 from agito.learning.trainer.config import TrainerConfig
-from agito.models.sections import DistillSection, ModelSection, PolicySection
+from agito.models.recipe_sections import DistillSection, ModelSection, PolicySection
 from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN

@@ -133,8 +133,8 @@ async def test_a_declared_range_admits_the_rewards_within_it(tmp_path: Path, agi
         ("gateway", "runs/none", "--port", "0"),
         ("eval", "elsewhere/final"),
         ("eval", "here/none"),
-        ("train", "shell-full", "--model", "runs/none"),
-        ("train", "shell-full", "--model", "here/none"),
+        ("train", "shell", "--model", "runs/none"),
+        ("train", "shell", "--model", "here/none"),
     ],
 )
 def test_the_name_of_a_run_that_is_not_there_is_sent_nowhere(

@@ -28,7 +28,7 @@ from agito.recipe import Recipe
 from agito.record import RunDir
 from agito.record.comparison import read_finished
 from agito.record.events import EventLog, RunFinished
-from agito.runtime.sources import find
+from agito.runtime.policy_sources import find
 from agito.testing.contract import SENTENCES
 from agito.testing.environment.worlds import first_set
 from agito.training.progress.board import Phase, RunProgress

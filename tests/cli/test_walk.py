@@ -32,11 +32,8 @@ FAKE = "agito.testing:FakeEnvironment"
 def test_an_environments_name_in_place_of_a_recipes_is_told_both_ways_to_train_on_it(
     agito_here: Agito,
 ) -> None:
-    told = agito_here("train", "shell", expect=4).stderr
-    assert (
-        "that is an environment; train on it with --env shell, or by a recipe: quickstart, shell-full, smoke"
-        in told
-    )
+    told = agito_here("train", "decisions", expect=4).stderr
+    assert "that is an environment; train on it with --env decisions, or by a recipe: chain, fanout" in told
 
 
 @pytest.mark.parametrize("given", ["hidden_number", "hidden_number.py"])

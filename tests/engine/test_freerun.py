@@ -11,7 +11,7 @@ from tests.engine.test_lockstep import Counting, ask, new_engine
 
 from agito.errors import WorkerDied
 from agito.protocols import Row, SampleRequest
-from agito.sampling.freerun import Freerun
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 
 pytestmark = pytest.mark.anyio

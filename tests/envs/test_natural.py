@@ -12,7 +12,7 @@ import pytest
 from agito.envs import load
 from agito.errors import BadRecipe
 from agito.evaluation import policies as evaluation
-from agito.models.sections import ModelSection
+from agito.models.recipe_sections import ModelSection
 from agito.recipe import ComputeSection, EnvSection, Recipe, RlSection, SftSection, read
 from agito.render import NaturalRenderer, learn, texts_of
 from agito.runtime.pool import WorkerPool

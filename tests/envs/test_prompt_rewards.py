@@ -12,7 +12,7 @@ import pytest
 
 from agito.envs import load
 from agito.envs.prompts import Judge, PromptsEnvironment, code_of, run_python
-from agito.envs.prompts.judge import Unreadable
+from agito.envs.prompts.judge_model import Unreadable
 from agito.errors import EndpointFailed
 from agito.rollout import EpisodeDriver
 from agito.types import EpisodeArtifacts, Status, Verdict

@@ -17,8 +17,8 @@ import pytest
 from agito.envs import load
 from agito.envs.prompts import PromptsEnvironment
 from agito.envs.prompts.data import read_splits
-from agito.envs.prompts.given import named
 from agito.envs.prompts.reward import BadReward, RewardFunction
+from agito.envs.prompts.saved_prompts import named
 from agito.errors import BadEnvironment, NotFound
 from agito.plugins import PromptSet, absolute, label, shown
 from agito.protocols import Environment, Finite, Unscripted

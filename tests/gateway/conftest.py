@@ -17,8 +17,8 @@ from agito.gateway import Conversations, Gateway, Terms, listening
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Agent, AgentSpec, Engine, Renderer
 from agito.render import Vocabulary, learn
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.embedded import EmbeddedEngine
-from agito.sampling.freerun import Freerun
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import ByteRenderer
 from agito.testing.fakes import TOOLS

@@ -11,7 +11,7 @@ import pytest
 from tests.gateway.conftest import TOOLS, serving
 
 from agito.gateway import Ask, Conversations, Terms
-from agito.gateway.asks import REQUIRED
+from agito.gateway.api_request import REQUIRED
 from agito.gateway.fields import Fields
 from agito.protocols import Agent, AgentSpec, Row, Sampled, SampleRequest
 from agito.render.messages import Message, Speaker

@@ -29,7 +29,7 @@ from agito.record import recording
 from agito.record.outcomes import report_outcome
 from agito.record.trajectories import write_trajectories
 from agito.render import ChatRenderer, read_chat
-from agito.runtime.imitated import sifted
+from agito.runtime.imitation_data import sifted
 from agito.training.conversations import as_sampled, samples_for
 from agito.types import Attempt, FinishReason, TokenSource, Trajectory
 

@@ -16,7 +16,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from tests.gateway.conftest import KEY, offers
 
 from agito.gateway import Conversations, Gateway, Terms, listening
-from agito.harness.foreign.desk import ToolDesk
+from agito.harness.foreign.tool_server import ToolDesk
 from agito.protocols import Agent, AgentSpec
 from agito.testing import ByteRenderer, FakeSession, ReplayEngine
 from agito.types import Dialect, Limits, TerminationReason

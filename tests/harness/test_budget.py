@@ -12,10 +12,10 @@ from agito.harness import SOLO, SoloHarness
 from agito.learning.credit.segments import trainable_mask
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Agent, AgentSpec, Engine
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.forked import ForkedEngine
-from agito.sampling.freerun import Freerun
-from agito.sampling.stretches import whole_turns
+from agito.sampling.thinking_budget import whole_turns
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import FakeEnvironment, FakeSession
 from agito.testing.renderers import END, END_THINK, THINK, ThinkingByteRenderer

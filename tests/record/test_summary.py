@@ -17,7 +17,7 @@ success_after_low success_after_high success_structural success_structural_low s
 success_before_all success_before_all_low success_before_all_high success_after_all success_after_all_low success_after_all_high
 success_structural_all success_structural_all_low success_structural_all_high void_causes
 by_cell baselines
-num_eval_tasks wall_s cpu_s load stolen_ratio phase_wall_s sampled_tokens tool_calls tool_cpu_ms_p50 void_attempts
+num_eval_tasks wall_s cpu_s load stolen_ratio phase_wall_s phase_cpu_s sampled_tokens tool_calls tool_cpu_ms_p50 void_attempts
 admission quarantined_attempts monitor paused"""  # noqa: E501
 
 
@@ -84,6 +84,7 @@ def test_the_file_has_exactly_the_names_that_readers_rely_on(tmp_path: Path) -> 
         ("void_attempts", -1),
         ("commit", ""),
         ("phase_wall_s", {"rl": math.inf}),
+        ("phase_cpu_s", {"rl": -1.0}),
     ],
 )
 def test_a_summary_that_cannot_be_true_is_refused(field: str, value: object) -> None:

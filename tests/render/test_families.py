@@ -29,7 +29,7 @@ from tests.render.families import (
 )
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from agito.models.sections import ToolFormatName
+from agito.models.recipe_sections import ToolFormatName
 from agito.render import ChatRenderer, UnsupportedTemplate
 from agito.render.chat import KEEPING
 from agito.render.tokenizer import ModelTokenizer

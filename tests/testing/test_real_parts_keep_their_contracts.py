@@ -19,9 +19,9 @@ from agito.envs.shell import ShellEnvironment
 from agito.models import NativeQwen3, Qwen3, Qwen3Config
 from agito.protocols import MAIN, Engine, Environment, Renderer, SandboxPool
 from agito.render import learn, renderer
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.embedded.steps import RecordedSteps
-from agito.sampling.freerun import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import EngineContract, EnvironmentContract, SandboxContract

@@ -124,7 +124,7 @@ def train(
       agito train quickstart
       agito train smoke --set rl.steps=5 --seed 1
       agito train --env path/to/own.py:Own
-      agito train shell-full --model smollm2-135m
+      agito train shell --model smollm2-135m
       agito train --prompts tasks.jsonl --reward my_reward.py:reward --model smollm2-135m
       agito train --resume runs/quickstart
     """

@@ -22,8 +22,8 @@ from agito.cli.exit_codes import say, work
 from agito.cli.progress import tell_loading
 from agito.errors import AgitoError
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
+from agito.gateway.api_request import Ask
 from agito.gateway.app import body_of
-from agito.gateway.asks import Ask
 from agito.gateway.tree import Line
 from agito.protocols import MAIN, Agent, AgentSpec, Renderer
 from agito.recipe import HarnessSection, Recipe
@@ -34,7 +34,7 @@ from agito.record.trajectories import write_trajectories
 from agito.record.writable import require_folder
 from agito.render.messages import Speaker, templated, with_tool_names
 from agito.runtime import load_policy
-from agito.sampling.freerun import Freerun
+from agito.sampling.continuous_batching import Freerun
 from agito.types import Attempt, AttemptId, Task, TerminationReason, ToolSpec, Trajectory, Verdict
 
 PHASE = recording.SERVED

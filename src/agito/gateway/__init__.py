@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from agito.gateway.api_request import Answer, Ask, Refused
 from agito.gateway.app import Gateway
-from agito.gateway.asks import Answer, Ask, Refused
 from agito.gateway.conversations import Conversations, Terms
 from agito.gateway.server import listening
 

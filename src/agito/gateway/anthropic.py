@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask
+from agito.gateway.api_request import AUTO, NEVER, REQUIRED, Answer, Ask
 from agito.gateway.chat import event
 from agito.gateway.fields import Fields, tool_of
 from agito.protocols import Renderer

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from agito.errors import WorkerDied
 from agito.gateway import anthropic, chat, responses
-from agito.gateway.asks import NEVER, Answer, Ask, Refused
+from agito.gateway.api_request import NEVER, Answer, Ask, Refused
 from agito.gateway.conversations import Conversations, offered
 from agito.gateway.fields import Fields
 from agito.protocols import Renderer

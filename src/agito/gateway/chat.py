@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from agito.gateway.asks import AUTO, MOST_CHOICES, NEVER, REQUIRED, Answer, Ask
+from agito.gateway.api_request import AUTO, MOST_CHOICES, NEVER, REQUIRED, Answer, Ask
 from agito.gateway.fields import Fields, tool_of
 from agito.protocols import Renderer
 from agito.render.messages import Message, Said, Speaker, ToolUse

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 import anyio
 
 from agito.errors import WorkerDied
-from agito.gateway.asks import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
+from agito.gateway.api_request import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, AsksEffort
 from agito.render.chat_effort import ChatBlocks
 from agito.render.effort import Blocks
 from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse, with_tool_names
 from agito.sampling.capture import Capture
-from agito.sampling.stretches import Stretches
+from agito.sampling.thinking_budget import Stretches
 from agito.types import (
     Channel,
     Effort,

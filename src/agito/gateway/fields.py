@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from agito.gateway.asks import Refused
+from agito.gateway.api_request import Refused
 from agito.render import policy_json
 from agito.types import Effort, Json, Thinking, ToolSpec
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from agito.gateway.asks import Refused
+from agito.gateway.api_request import Refused
 from agito.protocols import Agent
 from agito.render.messages import Conversing, Message, Speaker, with_tool_names
 from agito.sampling.capture import Capture

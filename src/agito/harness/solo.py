@@ -12,7 +12,7 @@ from agito.errors import WorkerDied
 from agito.harness.role_tools import session_of
 from agito.protocols import MAIN, Agent, AgentSpec, AsksEffort, Renderer, Session, ThinkingRenderer
 from agito.sampling.capture import Capture
-from agito.sampling.stretches import Stretches, WholeTurn
+from agito.sampling.thinking_budget import Stretches, WholeTurn
 from agito.types import (
     AttemptId,
     Budget,

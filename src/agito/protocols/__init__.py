@@ -6,6 +6,8 @@ the trusted side and is never handed to a harness.
 
 from __future__ import annotations
 
+from agito.protocols.engine import Engine, Row, Sampled, SampleRequest
+from agito.protocols.harness import MAIN, Agent, AgentSpec, Harness
 from agito.protocols.learning import Credit, StepStats, Trainer
 from agito.protocols.optional import (
     Answered,
@@ -20,17 +22,7 @@ from agito.protocols.optional import (
     Unscripted,
     Validated,
 )
-from agito.protocols.policy import (
-    MAIN,
-    Agent,
-    AgentSpec,
-    Engine,
-    Harness,
-    Renderer,
-    Row,
-    Sampled,
-    SampleRequest,
-)
+from agito.protocols.renderer import Renderer
 from agito.protocols.sandbox import (
     OpensPool,
     Result,

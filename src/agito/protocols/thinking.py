@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from agito.protocols.policy import Renderer
+from agito.protocols.renderer import Renderer
 from agito.protocols.world import ScriptFactory
 from agito.types import Call, Effort, Target, Task, ToolSpec
 

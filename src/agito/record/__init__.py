@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from agito.record.attempt_ledger import Ledger, State
 from agito.record.intervals import Rate, clopper_pearson, wilson
-from agito.record.ledger import Ledger, State
 from agito.record.metrics import Line, Metrics, read_metrics
 from agito.record.rundir import PHASES, RunDir, RunState
 

@@ -16,8 +16,8 @@ from shlex import quote
 from types import TracebackType
 
 from agito.errors import AgitoError, NotFound
+from agito.record.attempt_ledger import Consumed, Ledger
 from agito.record.files import reports_full_disk, write_atomically
-from agito.record.ledger import Consumed, Ledger
 from agito.record.metrics import Line, Metrics, trim_metrics
 from agito.types import Json
 

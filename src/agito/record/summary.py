@@ -40,6 +40,7 @@ class Summary:
     # Share of CPU time that a virtual machine's host gave to others meanwhile.
     stolen_ratio: float = 0.0
     phase_wall_s: Mapping[str, float]
+    phase_cpu_s: Mapping[str, float] = field(default_factory=dict[str, float])  # of all processes of the run
     sampled_tokens: int
     tool_calls: int
     tool_cpu_ms_p50: float
@@ -67,11 +68,12 @@ class Summary:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"summary {name}={getattr(self, name)}: a count is not negative")
-        for name, phase in self.phase_wall_s.items():
-            if not (math.isfinite(phase) and phase >= 0):
-                raise ValueError(
-                    f"summary phase_wall_s[{name!r}]={phase}: need a finite number that is not negative"
-                )
+        for key, phases in (("phase_wall_s", self.phase_wall_s), ("phase_cpu_s", self.phase_cpu_s)):
+            for name, phase in phases.items():
+                if not (math.isfinite(phase) and phase >= 0):
+                    raise ValueError(
+                        f"summary {key}[{name!r}]={phase}: need a finite number that is not negative"
+                    )
         if not self.commit or not self.isolation_tier:
             raise ValueError(
                 "summary: commit and isolation_tier must be known; pass 'unknown' where there is none"
@@ -105,6 +107,7 @@ class Summary:
             "load": self.load,
             "stolen_ratio": self.stolen_ratio,
             "phase_wall_s": dict(self.phase_wall_s),
+            "phase_cpu_s": dict(self.phase_cpu_s),
             "sampled_tokens": self.sampled_tokens,
             "tool_calls": self.tool_calls,
             "tool_cpu_ms_p50": self.tool_cpu_ms_p50,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agito.errors import CorruptCheckpoint
 from agito.types import Attempt, Json
@@ -20,6 +20,12 @@ from agito.types import Attempt, Json
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _LONGEST_CAUSE, _MOST_CAUSES = 160, 50
 _BIN_MS = 0.05  # bin width of the histogram of tool CPU times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spent:
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -33,8 +39,8 @@ class UsageCounters:
     quarantined_attempts: int = 0
     void_causes: Counter[str] = field(default_factory=Counter[str])  # including demonstrations
     earlier_cpu_s: float = 0.0  # of sessions before the last resume
-    _phases: dict[str, float] = field(default_factory=dict[str, float])  # ended
-    _began: dict[str, float] = field(default_factory=dict[str, float])  # still running
+    _phases: dict[str, _Spent] = field(default_factory=dict[str, "_Spent"])  # ended
+    _began: dict[str, _Spent] = field(default_factory=dict[str, "_Spent"])  # still running
     _ticks: tuple[int, int] = field(default_factory=lambda: _stolen_and_all())
     _tool_cpu: Counter[int] = field(default_factory=Counter[int])
 
@@ -80,20 +86,22 @@ class UsageCounters:
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        self._began[name] = time.monotonic()
+        self._began[name] = self._now()
         try:
             yield
         finally:
-            self._phases = self.phase_wall_s
+            self._phases = self._spent()
             del self._began[name]
 
     @property
     def phase_wall_s(self) -> dict[str, float]:
         """Seconds by phase over all sessions, running phases included."""
-        now = time.monotonic()
-        return self._phases | {
-            name: self._phases.get(name, 0.0) + now - began for name, began in self._began.items()
-        }
+        return {name: spent.wall_s for name, spent in self._spent().items()}
+
+    @property
+    def phase_cpu_s(self) -> dict[str, float]:
+        """CPU seconds of all processes by phase over all sessions, running phases included."""
+        return {name: spent.cpu_s for name, spent in self._spent().items()}
 
     def cpu_s(self) -> float:
         """CPU seconds of this process and of its descendants, ended or alive, over all sessions."""
@@ -106,14 +114,31 @@ class UsageCounters:
         (stolen_before, all_before), (stolen, total) = self._ticks, _stolen_and_all()
         return round((stolen - stolen_before) / max(total - all_before, 1), 4)
 
+    def _now(self) -> _Spent:
+        return _Spent(wall_s=time.monotonic(), cpu_s=self.cpu_s())
+
+    def _spent(self) -> dict[str, _Spent]:
+        if not self._began:
+            return self._phases
+        now, none = self._now(), _Spent()
+        return self._phases | {
+            name: _Spent(
+                wall_s=before.wall_s + now.wall_s - began.wall_s, cpu_s=before.cpu_s + now.cpu_s - began.cpu_s
+            )
+            for name, began in self._began.items()
+            for before in [self._phases.get(name, none)]
+        }
+
     def to_json(self) -> dict[str, Json]:
+        spent = self._spent()
         saved = _Saved(
             sampled_tokens=self.sampled_tokens,
             tool_calls=self.tool_calls,
             void_attempts=self.void_attempts,
             quarantined_attempts=self.quarantined_attempts,
             void_causes=dict(self.void_causes),
-            phase_wall_s={**self.phase_wall_s},
+            phase_wall_s={name: each.wall_s for name, each in spent.items()},
+            phase_cpu_s={name: each.cpu_s for name, each in spent.items()},
             cpu_s=self.cpu_s(),
             tool_cpu=dict(self._tool_cpu),
         )
@@ -134,7 +159,10 @@ class UsageCounters:
             quarantined_attempts=saved.quarantined_attempts,
             void_causes=Counter(saved.void_causes),
             earlier_cpu_s=saved.cpu_s,
-            _phases=saved.phase_wall_s,
+            _phases={
+                name: _Spent(wall_s=wall_s, cpu_s=saved.phase_cpu_s.get(name, 0.0))
+                for name, wall_s in saved.phase_wall_s.items()
+            },
             _tool_cpu=Counter(saved.tool_cpu),
         )
 
@@ -150,6 +178,7 @@ class _Saved(BaseModel):
     quarantined_attempts: int
     void_causes: dict[str, int]
     phase_wall_s: dict[str, float]
+    phase_cpu_s: dict[str, float] = Field(default_factory=dict[str, float])
     cpu_s: float
     tool_cpu: dict[int, int]
 

@@ -38,7 +38,7 @@ def read_chat(
 
     Raises `CorruptCheckpoint`, `UnsupportedTemplate`.
     """
-    config, network = _json(directory / "tokenizer_config.json"), _network(directory)
+    config, network = _json(directory / "tokenizer_config.json"), network_config(directory)
     generation = _json(directory / "generation_config.json")
     named = {name: _content(config[name]) for name in _NAMED if config.get(name) is not None}
     tokenizer = ModelTokenizer.read(directory)
@@ -64,8 +64,8 @@ def read_chat(
     )
 
 
-def _network(directory: Path) -> dict[str, Any]:
-    """Of the model under it, where the folder holds an adapter: what ends a turn may stand there only."""
+def network_config(directory: Path) -> dict[str, Any]:
+    """What `config.json` says; for an adapter, that of its base. Empty if it is missing or damaged."""
     base = _json(directory / "adapter_config.json").get("base_model_name_or_path")
     found = _json(directory / "config.json")
     return found or (_json(Path(base) / "config.json") if isinstance(base, str) else {})

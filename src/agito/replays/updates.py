@@ -18,9 +18,9 @@ from agito.protocols import MAIN
 from agito.recipe import Recipe
 from agito.record import read_trajectories
 from agito.runtime.policies import Policies
+from agito.runtime.policy_sources import beside
 from agito.runtime.run_context import open_run_context
-from agito.runtime.sources import beside
-from agito.training.learn import LearnStep
+from agito.training.learn_step import LearnStep
 from agito.training.loop import learn_step
 from agito.types import Attempt, Group
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agito.recipe import Recipe
+from agito.runtime.policy_sources import find, recipe_of
 from agito.runtime.run_context import RunContext, open_run_context
-from agito.runtime.sources import find, recipe_of
 
 __all__ = ["find", "open_trained", "recipe_of"]
 

@@ -16,18 +16,18 @@ from anyio import to_thread
 from agito.concurrency import first_error
 from agito.errors import BadRecipe, NotFound
 from agito.harness import asked
-from agito.harness.section import AgentSection
+from agito.harness.recipe_section import AgentSection
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.hub import folder_of
-from agito.models.sections import ModelSection, PolicySection
+from agito.models.recipe_sections import ModelSection, PolicySection
 from agito.protocols import MAIN, AgentSpec, Renderer, StepStats
 from agito.recipe import Recipe
 from agito.render import Vocabulary, renderer
 from agito.render.vocabulary import is_own
 from agito.runtime.placement import launcher
+from agito.runtime.policy_sources import beside, find, recipe_of, renderer_of
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
-from agito.runtime.sources import beside, find, recipe_of, renderer_of
 from agito.runtime.vllm_policy import ServedPolicy
 from agito.runtime.wire import ModelSpec
 from agito.sampling.vllm import AdapterSlots, VllmSampler, VllmSpec, installed, serving

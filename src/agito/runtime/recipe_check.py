@@ -16,10 +16,10 @@ from agito.plugins import shown
 from agito.protocols import MAIN, Environment, Finite, Unscripted
 from agito.recipe import Recipe
 from agito.record import tracking
-from agito.runtime.imitated import sifted
+from agito.runtime.imitation_data import sifted
 from agito.runtime.placement import require_installed
+from agito.runtime.policy_sources import find, positions_of
 from agito.runtime.run_context import RunContext, environment_of, harness_of
-from agito.runtime.sources import find
 from agito.sampling.vllm import installed
 
 _NEEDED = ("train", "heldout")
@@ -126,6 +126,14 @@ def _with_models(recipe: Recipe) -> Recipe:
         name: each.model_copy(update={"path": str(find(Path(each.path)).absolute())})
         for name, each in recipe.policies.items()
     }
+    asked = recipe.compute.context
+    for path in filter(None, (recipe.model.path, *(each.path for each in others.values()))):
+        most = positions_of(Path(path), asked)
+        if asked > most:
+            raise BadRecipe(
+                f"compute.context={asked}: the model in {path} holds {most} tokens; set "
+                f"compute.context={most} or less"
+            )
     return recipe.model_copy(update={"policies": others})
 
 

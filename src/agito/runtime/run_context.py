@@ -17,7 +17,7 @@ from agito.envs import Mixture, load
 from agito.errors import BadEnvironment, BadRecipe
 from agito.harness import SoloHarness, TeamHarness
 from agito.harness import load as load_harness
-from agito.harness.section import AgentSection
+from agito.harness.recipe_section import AgentSection
 from agito.harness.team import first_task
 from agito.learning.prices import Prices
 from agito.monitor import Monitor
@@ -47,7 +47,7 @@ from agito.rollout import (
     scripted,
 )
 from agito.runtime.policies import Policies
-from agito.sampling.freerun import Freerun
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.sync_scheduler import Quota

@@ -4,7 +4,7 @@ clock.
 Each attempt has a lane, and an exchange is one call to the engine. One exchange after its turn was answered,
 a lane is due: the engine waits for it, however long its tool takes, so that it re-enters at a fixed decode
 step. Meanwhile others decode. Slow tools stall this driver; `pipeline.mode` `concurrent` and `decoupled`
-sample through `freerun.py` instead.
+sample through `continuous_batching.py` instead.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ from agito.monitor import Monitor
 from agito.protocols import MAIN, Engine
 from agito.rollout import AttemptRunner, Observed, outcome
 from agito.runtime.run_context import RunContext
+from agito.sampling.continuous_batching import Freerun
 from agito.sampling.engine_assignment import Balance
-from agito.sampling.freerun import Freerun
 from agito.scheduling.async_scheduler import AsyncScheduler, Batch, SchedulerRules
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.log import LoggedScheduler
-from agito.training.learn import Learned, LearnStep, RollBack
+from agito.training.learn_step import Learned, LearnStep, RollBack
 from agito.training.loop import RL_BASE, Step, learn_step, make_step, paused
 from agito.types import Attempt, AttemptId, Group, Json, Sample
 

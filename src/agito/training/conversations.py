@@ -20,7 +20,7 @@ from agito.learning.credit import demonstrations
 from agito.protocols import MAIN, Renderer, StepStats
 from agito.record.recording import vocabulary_of
 from agito.render import ChatRenderer
-from agito.runtime.imitated import Sifted, sifted
+from agito.runtime.imitation_data import Sifted, sifted
 from agito.runtime.run_context import RunContext
 from agito.types import AttemptId, FinishReason, Sample, Trajectory, span
 

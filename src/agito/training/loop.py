@@ -22,7 +22,7 @@ from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.sync_scheduler import Quota
 from agito.training.branching import fork_metrics, with_forks
 from agito.training.components import score_metrics
-from agito.training.learn import Learned, LearnStep, RollBack
+from agito.training.learn_step import Learned, LearnStep, RollBack
 from agito.training.teacher import Teacher
 from agito.training.team_meters import team_metrics
 from agito.types import Attempt, Group, Sample, mean

@@ -52,6 +52,7 @@ class Outcome:
             load=load(),
             stolen_ratio=tally.stolen_ratio(),
             phase_wall_s=phases,
+            phase_cpu_s=tally.phase_cpu_s,
             sampled_tokens=tally.sampled_tokens,
             tool_calls=tally.tool_calls,
             tool_cpu_ms_p50=tally.tool_cpu_ms_p50,

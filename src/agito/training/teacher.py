@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from agito.learning.credit.distilled import distilled
-from agito.models.sections import DistillSection
+from agito.models.recipe_sections import DistillSection
 from agito.protocols import MAIN
 from agito.runtime.policies import Policies
 from agito.sampling.wire import ScoreRequest

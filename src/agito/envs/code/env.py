@@ -1,4 +1,4 @@
-"""The `code` environment: repair or complete small Python code bases; see `docs/code.md`.
+"""The `code` environment: repair or complete small Python code bases; see `docs/environments/code.md`.
 
 Chance level: doing nothing earns nothing, since some hidden case tells the given functions from correct ones.
 A policy that reads nothing must guess the number that passing tests print, one of 90, even if a program in

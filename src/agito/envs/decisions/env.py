@@ -29,7 +29,7 @@ FAMILIES, LEVELS, SPLITS = tuple(_FAMILIES), (1, 2, 3, 4, 5), ("train", "heldout
 
 
 class DecisionsEnvironment(SceneEnvironment):
-    """Worlds in memory; see `docs/decisions.md`."""
+    """Worlds in memory; see `docs/environments/decisions.md`."""
 
     name = "decisions"
     version = "2"

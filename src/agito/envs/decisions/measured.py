@@ -1,4 +1,4 @@
-"""The measures of the five worlds, by decision; `docs/decisions.md` works an example of each."""
+"""The measures of the five worlds, by decision; `docs/environments/decisions.md` works an example of each."""
 
 from __future__ import annotations
 

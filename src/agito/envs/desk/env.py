@@ -49,7 +49,7 @@ _NATURAL = (
 
 
 class DeskEnvironment(ProceduralEnvironment):
-    """Procedural cases; see `docs/desk.md`."""
+    """Procedural cases; see `docs/environments/desk.md`."""
 
     name = "desk"
     version = "1"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agito.envs.prompts.boxes import Ran, code_of, run_python
 from agito.envs.prompts.env import PromptsEnvironment
-from agito.envs.prompts.judge import Judge
+from agito.envs.prompts.judge_model import Judge
+from agito.envs.prompts.run_python import Ran, code_of, run_python
 
 __all__ = ["Judge", "PromptsEnvironment", "Ran", "code_of", "run_python"]

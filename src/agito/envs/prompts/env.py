@@ -19,9 +19,9 @@ from typing import Any
 import anyio
 
 from agito import plugins
-from agito.envs.prompts.boxes import boxes
 from agito.envs.prompts.data import Row, read_splits
 from agito.envs.prompts.reward import RewardFunction
+from agito.envs.prompts.run_python import boxes
 from agito.envs.prompts.tools import CALLS, Functions, FunctionTool
 from agito.errors import BadEnvironment
 from agito.plugins import PromptSet

@@ -43,7 +43,7 @@ _NATURAL = (
 
 
 class ResearchEnvironment(ProceduralEnvironment):
-    """Procedural questions; see `docs/research.md`."""
+    """Procedural questions; see `docs/environments/research.md`."""
 
     name = "research"
     version = "1"

@@ -64,7 +64,7 @@ _NATURAL = {
 
 
 class ShellEnvironment(SandboxedEnvironment):
-    """Procedural tasks in a file tree; see `docs/shell.md`."""
+    """Procedural tasks in a file tree; see `docs/environments/shell.md`."""
 
     name = "shell"
     version = "2"

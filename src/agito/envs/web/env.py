@@ -35,8 +35,8 @@ _NATURAL = (
 
 
 class WebEnvironment(ProceduralEnvironment):
-    """Procedural sites in Chromium; see `docs/web.md`. `tabs` may be shared between environments; their owner
-    closes them."""
+    """Procedural sites in Chromium; see `docs/environments/web.md`. `tabs` may be shared; their owner closes
+    them."""
 
     name = ids_begin_with = "web"
     version = "2"

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from io import FileIO
 
 import anyio
+from anyio import to_thread
 from starlette.types import ASGIApp
 
 from agito.errors import SandboxFailure
@@ -54,7 +55,8 @@ class Boxes:
                 )
             )
             try:
-                await box.write(self._layout.contents(), executable=self._layout.executable())
+                files = await to_thread.run_sync(self._layout.contents)
+                await box.write(files, executable=self._layout.executable())
                 yield box
             finally:
                 await box.close()

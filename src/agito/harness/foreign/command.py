@@ -24,8 +24,8 @@ from agito.errors import BadHarness
 from agito.gateway import Conversations, Gateway, Terms, listening
 from agito.harness.foreign import boxed, guest
 from agito.harness.foreign.boxed import Boxes
-from agito.harness.foreign.desk import ToolDesk
 from agito.harness.foreign.layout import CALL, layout, which
+from agito.harness.foreign.tool_server import ToolDesk
 from agito.harness.role_tools import session_of
 from agito.protocols import Agent, OpensPool, Session
 from agito.render.messages import allowance

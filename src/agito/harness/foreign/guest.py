@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import anyio
+from anyio import to_thread
 from anyio.abc import ByteSendStream, Process
 
 MOST_OUTPUT_BYTES = 1 << 25  # of both streams; what comes after the first and before the last is not kept
@@ -84,9 +85,10 @@ async def run(
     """Until it ends, `over` is set, or it has used up what it may. Raises `OSError` for a program that cannot
     be started.
     """
+    namespace = await to_thread.run_sync(_namespace)
     with anyio.fail_after(_START_S):
         process = await anyio.open_process(
-            [*_namespace(), *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE
+            [*namespace, *argv], cwd=cwd, env=env, start_new_session=True, stdin=subprocess.PIPE
         )
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     tail = Tail()

@@ -16,11 +16,12 @@ from agito.models.config import CONFIG_NAME
 from agito.models.families import read_config
 from agito.models.fetch import MODELS
 from agito.models.hub import folder_of, is_hub_id
-from agito.models.sections import ModelSection
+from agito.models.recipe_sections import ModelSection
 from agito.protocols import Renderer
 from agito.recipe import Recipe
 from agito.record.commits import newest
 from agito.render import Vocabulary, read_chat, renderer
+from agito.render.hf_folder import network_config
 from agito.render.vocabulary import is_own
 
 _MARKS = (CONFIG_NAME, "adapter_config.json")  # every checkpoint has one of them
@@ -76,6 +77,12 @@ def beside(checkpoint: Path, policy: str) -> Path:
     return checkpoint.parents[1] / "policies" / policy / "checkpoints" / checkpoint.name
 
 
+def positions_of(folder: Path, otherwise: int) -> int:
+    """Tokens that a model, or the base of an adapter, can hold; `otherwise` if it does not say."""
+    said = network_config(folder).get("max_position_embeddings")
+    return said if isinstance(said, int) and said > 0 else otherwise
+
+
 def recipe_of(checkpoint: Path) -> Recipe:
     """The recipe of the run that contains the checkpoint, or else the defaults with its network. Raises
     `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an unimplemented architecture."""
@@ -84,7 +91,10 @@ def recipe_of(checkpoint: Path) -> Recipe:
         if len(whole.parents) > at and (whole.parents[at] / "config.toml").is_file():
             return config.read(Recipe, whole.parents[at] / "config.toml")
     if not is_own(checkpoint):
-        return Recipe.model_validate({"model": {"path": str(checkpoint)}})
+        recipe = Recipe.model_validate({"model": {"path": str(checkpoint)}})
+        asked = recipe.compute.context
+        context = min(asked, positions_of(checkpoint, asked))
+        return recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"context": context})})
     found = read_config(checkpoint)
     shape = {
         name: value

@@ -18,7 +18,7 @@ from agito.record.outcomes import OUTCOMES, Outcome
 from agito.record.reading import read_trajectories
 from agito.record.rundir import RunDir, RunState
 from agito.record.trajectories import is_success
-from agito.runtime.sources import find, recipe_of, renderer_of
+from agito.runtime.policy_sources import find, recipe_of, renderer_of
 from agito.types import Attempt, Trajectory
 
 Example: TypeAlias = Conversation | Trajectory
