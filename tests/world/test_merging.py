@@ -99,6 +99,31 @@ async def test_a_merge_that_the_workspace_cannot_take_puts_it_back(world: World)
     assert "zz/f:deep" in await files(world.session)
 
 
+async def test_a_folder_that_the_parent_locked_is_left_as_it_is(world: World) -> None:
+    child = await fork(world)
+    await sh(child, "rm gone.txt; echo theirs > a.txt; echo x > b/new; echo y > new")
+    await sh(world.session, "chmod 555 .")
+    event = await merge(child)
+    assert event.fault is Fault.TOOL and event.text.startswith("error: the workspace cannot take the files")
+    assert await files(world.session) == "a.txt:one\nb/c.txt:two\ngone.txt:three\n"
+    await sh(world.session, "chmod 755 .")
+    assert (await merge(child)).text == "merged"
+    assert await files(world.session) == "a.txt:theirs\nb/c.txt:two\nb/new:x\nnew:y\n"
+
+
+async def test_names_that_are_no_text_are_merged_like_any_other(world: World) -> None:
+    child = await fork(world)
+    await sh(
+        child, r"""echo 1 > $'\xff\xfe'; echo 2 > "a'b{x}"; echo 3 > $'new\nline'; rm -r b; echo 4 > b"""
+    )
+    assert (await merge(child)).text == "merged"
+    assert await sh(world.session, r"""cat $'\xff\xfe' "a'b{x}" $'new\nline' b""") == "1\n2\n3\n4\n"
+    again = await fork(world)
+    await sh(again, r"""rm $'\xff\xfe' "a'b{x}" $'new\nline' b; mkdir b; echo 5 > b/d""")
+    assert (await merge(again)).text == "merged"
+    assert await files(world.session) == "a.txt:one\nb/d:5\ngone.txt:three\n"
+
+
 async def test_a_full_workspace_keeps_what_it_had(world: World) -> None:
     child = await fork(world)
     await sh(child, "head -c 9000000 /dev/zero > big; echo theirs > a.txt; rm gone.txt")
@@ -128,6 +153,18 @@ async def test_a_fork_of_a_fork_is_merged_into_the_one_that_it_was_forked_from(w
     assert "a.txt:deep" in await files(child) and "a.txt:one" in await files(world.session)
     assert (await merge(child)).text == "merged"
     assert "a.txt:deep" in await files(world.session)
+
+
+async def test_nothing_writes_while_a_merge_is_under_way(world: World) -> None:
+    child = await fork(world)
+    await sh(child, "echo theirs > a.txt")
+    await sh(world.session, "(while :; do echo $RANDOM > a.txt; done) & sleep .05")
+    assert (await merge(child)).text == "conflict: a.txt"
+    ours = await files(world.session)
+    assert await files(world.session) == ours
+    await sh(world.session, "(while :; do echo $RANDOM > a.txt; done) & sleep .05")
+    assert (await merge(child, overwrite=True)).text == "merged"
+    assert "a.txt:theirs" in await files(world.session)
 
 
 async def test_what_runs_in_a_fork_is_over_before_it_is_merged_and_a_fork_cannot_end_the_episode(

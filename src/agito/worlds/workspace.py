@@ -147,11 +147,15 @@ class LiveWorkspace:
         return twin
 
     async def merge(self, branch: Mergeable, *, overwrite: bool) -> Merged:
-        """Ends what runs in the branch. Should the workspace not take every file, it is put back."""
+        """Ends what runs in either, so that nothing else writes meanwhile. Should the workspace not take
+        every file, it is put back.
+        """
         assert isinstance(branch, LiveWorkspace)
         if branch._sandbox is None:
             return Merged()
-        await branch._sandbox.kill()
+        for sandbox in (branch._sandbox, self._sandbox):
+            if sandbox is not None:
+                await sandbox.kill()
         try:
             ours, theirs = await self._tree(), changes(branch._base, await branch._tree())
         except Uncapturable as error:
@@ -217,12 +221,14 @@ class LiveWorkspace:
 
 
 async def _put(sandbox: Sandbox, wanted: Changes) -> bool:
-    """Writes and removes files. Whether all of them are now as they should be."""
-    gone = [path for path, content in wanted.items() if content is None]
+    """Writes and removes files, of those that are not as they should be. Whether all of them are now."""
     try:
-        if gone:
-            await sandbox.py(_REMOVE.format(paths=[os.fsencode(path) for path in gone]), timeout_s=_REMOVE_S)
-        await sandbox.write({path: content for path, content in wanted.items() if content is not None})
+        now = await sandbox.files(limit_bytes=_DIGESTED_BYTES)
+        left = {path: content for path, content in wanted.items() if now.get(path) != content}
+        if gone := [os.fsencode(path) for path, content in left.items() if content is None]:
+            await sandbox.py(_REMOVE.format(paths=gone), timeout_s=_REMOVE_S)
+        if written := {path: content for path, content in left.items() if content is not None}:
+            await sandbox.write(written)
         now = await sandbox.files(limit_bytes=_DIGESTED_BYTES)
     except (ValueError, OSError):  # a link in the way, a full disk, a folder that is locked
         return False
