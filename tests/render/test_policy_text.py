@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agito.harness.endpoint import _calls  # pyright: ignore[reportPrivateUsage]
+from agito.harness.endpoint import _Answer, _calls  # pyright: ignore[reportPrivateUsage]
 from agito.render import CompactRenderer, NaturalRenderer, learn, policy_json
 from agito.render.vocabulary import CALL, END, END_CALL, END_THINK, IM_END, THINK
 from agito.types import Call, Json, ToolSpec
@@ -77,9 +77,8 @@ def natural(text: str) -> tuple[Call, ...]:
 
 
 def chat(name: Json, arguments: Json) -> tuple[Call, ...]:
-    calls, _ = _calls(
-        {"tool_calls": [{"id": "1", "function": {"name": name, "arguments": arguments}}]}, TOOLS
-    )
+    made: Json = [{"id": "1", "function": {"name": name, "arguments": arguments}}]
+    calls, _ = _calls(_Answer(message={"tool_calls": made}), TOOLS)
     return tuple(calls)
 
 
