@@ -9,6 +9,7 @@ import copy
 import importlib
 import os
 import sys
+import sysconfig
 import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,10 @@ from agito.errors import AgitoError, BadEnvironment, NotFound
 _REWARD = ",reward="  # what tells a prompt set's name from any other
 _DATA = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")  # what prompts are read from, beside folders
 _RECIPES = Path(__file__).parent / "recipes"
+_OURS = Path(__file__).parent
+_INSTALLED = tuple(
+    {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 _OBJECT = "object:"  # begins the name of what only the process that was given it knows
 _live: dict[str, Any] = {}  # functions, classes and objects that this process was given, by name
 _made_here: set[type] = set()  # classes whose instances no other process can make without arguments
@@ -136,6 +141,8 @@ def _label(name: str) -> str:
     if prompts := PromptSet.parse(name):
         return prompts.label
     path, colon, class_name = name.rpartition(":")
+    if not colon and not name.replace("-", "").replace("_", "").isalnum():  # told when it is loaded
+        return Path(name).stem.strip(".") or "environment"
     if not colon or name.startswith(_OBJECT):
         return class_name
     stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
@@ -367,6 +374,21 @@ def environment_in(path: str) -> str:
     """The environment whose source this file is, as a person named it; empty: none that was loaded here."""
     found = _asked.get(path_from_root(path), "")
     return shown(found) if found else ""
+
+
+def is_theirs(filename: str) -> bool:
+    """Neither ours nor of an installed package, unless an environment was loaded from there."""
+    path = Path(filename)
+    if path.is_relative_to(_OURS) or not path.is_file():
+        return False
+    return bool(environment_in(filename)) or not any(path.is_relative_to(place) for place in _INSTALLED)
+
+
+def line_of(error: BaseException) -> str:
+    """`boom.py:24`: the innermost line of somebody else's code that led to an error. Empty: all are ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    found = next((frame for frame in reversed(frames) if is_theirs(frame.filename)), None)
+    return f"{Path(found.filename).name}:{found.lineno}" if found else ""
 
 
 def _explained(error: Exception) -> str:
