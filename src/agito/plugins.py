@@ -8,6 +8,7 @@ import ast
 import copy
 import importlib
 import os
+import re
 import sys
 import sysconfig
 import tomllib
@@ -55,7 +56,7 @@ class PromptSet:
     @classmethod
     def parse(cls, name: str) -> PromptSet | None:
         """None for a name that is no prompt set's. Raises `BadEnvironment`."""
-        if _REWARD not in name:
+        if _REWARD not in name and not _is_meant_as_prompts(name):
             return None
         data, *options = name.split(",")
         kinds: dict[str, Callable[[str], str | int | float]] = {field.name: str for field in fields(cls)}
@@ -71,7 +72,7 @@ class PromptSet:
                 found[key] = kinds[key](text)
             except ValueError:
                 raise BadEnvironment(f"prompts {name!r}: {key}={text}: need a number") from None
-        made = cls(**found)
+        made = cls(reward=found.pop("reward", ""), **found)
         made.check()
         return made
 
@@ -110,6 +111,11 @@ class PromptSet:
     def label(self) -> str:
         """As a part of a run's name."""
         return Path(self.data).stem or "prompts"
+
+
+def _is_meant_as_prompts(name: str) -> bool:
+    """Whether an option follows data, though none of them is the reward."""
+    return bool(re.match(r"[^,:=]+,\w+=", name)) and not Path(name.rpartition(":")[0]).is_file()
 
 
 def path_from_root(path: str) -> str:
@@ -307,7 +313,9 @@ def _found(kind: str, name: str, bundled: Mapping[str, str], bad: type[AgitoErro
         _asked[path_from_root(module.__file__)] = name
     found = getattr(module, class_name, None)
     if found is None:
-        raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
+        known = [key for key, value in vars(module).items() if isinstance(value, type)]
+        hint = _in_file(kind, module.__file__ or "", module_name) or meant(class_name, known)
+        raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}{hint}")
     return found
 
 
@@ -338,19 +346,20 @@ def _from_module(kind: str, module_name: str, bad: type[AgitoError]) -> ModuleTy
         raise bad(f"{kind} {module_name}: {_explained(error)}") from error
 
 
-def _in_file(kind: str, path: str) -> str:
-    """The classes of a file that look like what is wanted, by the names of their bases."""
+def _in_file(kind: str, path: str, module_name: str = "") -> str:
+    """The classes of a file that look like what is wanted."""
+    found = [f"{module_name or path}:{each}" for each in classes_in(path, kind)]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def classes_in(path: str, kind: str = "environment") -> list[str]:
+    """Those of a file that are of this kind by the names of their bases, without running it."""
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, ValueError, SyntaxError):
-        return ""
+        return []
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    found = [
-        f"{path}:{each.name}"
-        for each in classes
-        if any(kind.title() in ast.unparse(base) for base in each.bases)
-    ]
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    return [each.name for each in classes if any(kind.title() in ast.unparse(base) for base in each.bases)]
 
 
 def _from_file(kind: str, path: Path, bad: type[AgitoError]) -> ModuleType:

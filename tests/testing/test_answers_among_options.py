@@ -5,7 +5,7 @@ given away: the contract says so, and the audit's gate `told` agrees.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -82,6 +82,12 @@ class Guess(ProceduralEnvironment):
             yield Call(tool="submit", arguments={"answer": str(target.data["answer"])})
 
         return (script,)
+
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return {}
+
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
+        return self.solutions(task, target)[0]
 
 
 def contract_of(written: Written) -> EnvironmentContract:

@@ -22,6 +22,7 @@ from agito.cli.progress import tell_loading
 from agito.cli.terminal import out
 from agito.cli.typed_calls import how_to_call, signature, typed_call
 from agito.concurrency import Interrupted
+from agito.config import build
 from agito.evaluation import saved_policy
 from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.protocols import Agent, Harness, Session
@@ -56,7 +57,7 @@ class Choice:
 
 
 def play_yourself(env: str, choice: Choice) -> None:
-    recipe = choice.changes.applied_to(Recipe.model_validate({"env": {"name": env}}))
+    recipe = choice.changes.applied_to(build(Recipe, {"env": {"name": env}}, source="play"))
     work(lambda: _yourself(recipe, choice))
 
 
