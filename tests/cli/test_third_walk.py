@@ -165,9 +165,9 @@ def test_play_says_the_line_at_which_grade_raises(
 SUMS = "".join(f'{{"prompt": "What is {at} + 1?", "answer": "{at + 1}"}}\n' for at in range(60))
 NONE = {
     "raises": ("1 / 0", "ZeroDivisionError: division by zero (mine.py:2)", "repair what raises here"),
-    "text": ("return 'yes'", "the reward is 'yes'", "return a number, a bool, or a mapping"),
-    "nothing": ("return None", "the reward is None", "return a number, a bool, or a mapping"),
-    "outside": ("return 7", "returned 7, outside 0 to 1", "return a number, a bool, or a mapping"),
+    "text": ("return 'yes'", "the reward is 'yes'", "keep to what is asked for here"),
+    "nothing": ("return None", "the reward is None", "keep to what is asked for here"),
+    "outside": ("return 7", "returned 7, outside 0 to 1", "keep to what is asked for here"),
 }
 
 

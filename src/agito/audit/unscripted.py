@@ -200,7 +200,7 @@ async def _works(
         found=f"it fails whatever the answer: {clipped(_cause(broken[0]), 300)}"
         if broken
         else f"it gives {num - len(raised)} of {num} ordinary answers a reward, and the others the lowest",
-        remedy="return a number, a bool, or a mapping of names to them, for every completion"
+        remedy="keep to what is asked for here, for every completion"
         if broken and BadReward.__name__ in broken[0]
         else "repair what raises here, and return the lowest reward for a completion that cannot be read"
         if broken
