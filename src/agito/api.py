@@ -14,7 +14,7 @@ from agito.config import build
 from agito.config import read as read_config
 from agito.envs.prompts.saved_prompts import Function, Prompts
 from agito.envs.prompts.saved_prompts import named as prompts_named
-from agito.errors import BadRecipe, NotFound
+from agito.errors import BadRecipe, NotAdmitted, NotFound
 from agito.evaluation.effort import EffortCurve, evaluate_efforts
 from agito.evaluation.saved_policy import Changes, Evaluation, evaluate_checkpoint
 from agito.plugins import label, reads_file
@@ -105,6 +105,8 @@ def _admitted(recipe: Recipe, tell: Callable[[str], None], *, anyway: bool) -> A
 
     try:
         return run(lambda: admit(*recipe.env.names, anyway=anyway, begins=begins))
+    except NotAdmitted as error:  # in the words of Python, and without the audit's own frames
+        raise NotAdmitted(str(error).replace("--admit-anyway", "admit_anyway=True")) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was begun: no run was made or moved") from None
 

@@ -8,7 +8,9 @@ import ast
 import copy
 import importlib
 import os
+import re
 import sys
+import sysconfig
 import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,10 @@ from agito.errors import AgitoError, BadEnvironment, NotFound
 _REWARD = ",reward="  # what tells a prompt set's name from any other
 _DATA = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")  # what prompts are read from, beside folders
 _RECIPES = Path(__file__).parent / "recipes"
+_OURS = Path(__file__).parent
+_INSTALLED = tuple(
+    {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 _OBJECT = "object:"  # begins the name of what only the process that was given it knows
 _live: dict[str, Any] = {}  # functions, classes and objects that this process was given, by name
 _made_here: set[type] = set()  # classes whose instances no other process can make without arguments
@@ -50,7 +56,7 @@ class PromptSet:
     @classmethod
     def parse(cls, name: str) -> PromptSet | None:
         """None for a name that is no prompt set's. Raises `BadEnvironment`."""
-        if _REWARD not in name:
+        if _REWARD not in name and not _is_meant_as_prompts(name):
             return None
         data, *options = name.split(",")
         kinds: dict[str, Callable[[str], str | int | float]] = {field.name: str for field in fields(cls)}
@@ -66,7 +72,7 @@ class PromptSet:
                 found[key] = kinds[key](text)
             except ValueError:
                 raise BadEnvironment(f"prompts {name!r}: {key}={text}: need a number") from None
-        made = cls(**found)
+        made = cls(reward=found.pop("reward", ""), **found)
         made.check()
         return made
 
@@ -107,6 +113,11 @@ class PromptSet:
         return Path(self.data).stem or "prompts"
 
 
+def _is_meant_as_prompts(name: str) -> bool:
+    """Whether an option follows data, though none of them is the reward."""
+    return bool(re.match(r"[^,:=]+,\w+=", name)) and not Path(name.rpartition(":")[0]).is_file()
+
+
 def path_from_root(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
@@ -136,6 +147,8 @@ def _label(name: str) -> str:
     if prompts := PromptSet.parse(name):
         return prompts.label
     path, colon, class_name = name.rpartition(":")
+    if not colon and not name.replace("-", "").replace("_", "").isalnum():  # told when it is loaded
+        return Path(name).stem.strip(".") or "environment"
     if not colon or name.startswith(_OBJECT):
         return class_name
     stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
@@ -300,7 +313,9 @@ def _found(kind: str, name: str, bundled: Mapping[str, str], bad: type[AgitoErro
         _asked[path_from_root(module.__file__)] = name
     found = getattr(module, class_name, None)
     if found is None:
-        raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}")
+        known = [key for key, value in vars(module).items() if isinstance(value, type)]
+        hint = _in_file(kind, module.__file__ or "", module_name) or meant(class_name, known)
+        raise NotFound(f"{kind} {name!r}: {module_name} has no {class_name}{hint}")
     return found
 
 
@@ -331,19 +346,20 @@ def _from_module(kind: str, module_name: str, bad: type[AgitoError]) -> ModuleTy
         raise bad(f"{kind} {module_name}: {_explained(error)}") from error
 
 
-def _in_file(kind: str, path: str) -> str:
-    """The classes of a file that look like what is wanted, by the names of their bases."""
+def _in_file(kind: str, path: str, module_name: str = "") -> str:
+    """The classes of a file that look like what is wanted."""
+    found = [f"{module_name or path}:{each}" for each in classes_in(path, kind)]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def classes_in(path: str, kind: str = "environment") -> list[str]:
+    """Those of a file that are of this kind by the names of their bases, without running it."""
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, ValueError, SyntaxError):
-        return ""
+        return []
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    found = [
-        f"{path}:{each.name}"
-        for each in classes
-        if any(kind.title() in ast.unparse(base) for base in each.bases)
-    ]
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    return [each.name for each in classes if any(kind.title() in ast.unparse(base) for base in each.bases)]
 
 
 def _from_file(kind: str, path: Path, bad: type[AgitoError]) -> ModuleType:
@@ -367,6 +383,21 @@ def environment_in(path: str) -> str:
     """The environment whose source this file is, as a person named it; empty: none that was loaded here."""
     found = _asked.get(path_from_root(path), "")
     return shown(found) if found else ""
+
+
+def is_theirs(filename: str) -> bool:
+    """Neither ours nor of an installed package, unless an environment was loaded from there."""
+    path = Path(filename)
+    if path.is_relative_to(_OURS) or not path.is_file():
+        return False
+    return bool(environment_in(filename)) or not any(path.is_relative_to(place) for place in _INSTALLED)
+
+
+def line_of(error: BaseException) -> str:
+    """`boom.py:24`: the innermost line of somebody else's code that led to an error. Empty: all are ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    found = next((frame for frame in reversed(frames) if is_theirs(frame.filename)), None)
+    return f"{Path(found.filename).name}:{found.lineno}" if found else ""
 
 
 def _explained(error: Exception) -> str:

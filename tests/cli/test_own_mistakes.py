@@ -265,4 +265,5 @@ def test_a_mark_of_doubt_is_explained_beneath_the_card_and_the_chance_level_is_t
 ) -> None:
     agito_here("envs", "new", "hidden_number")
     told = " ".join(agito_here("audit", OWN, "--short", "--seconds", "2").stdout.split())
-    assert "! worth a look; training goes on" in told and "declared to earn 12.5%" in told
+    assert "! marks what is worth a look; only ✗ keeps out of training" in told
+    assert "declared to earn 12.5%" in told

@@ -10,25 +10,26 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agito.audit import limits
 from agito.audit.card import Case, Gate, Measure, Quality, judged
 from agito.audit.episode import Drawn
 from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.audit.statistics import bounds
+from agito.envs.prompts.reward import ANSWERS
 from agito.grading.judge import ask
 from agito.protocols import Environment
 from agito.rollout import reward_range
 from agito.types import Dialect, EpisodeArtifacts, Json, Status, Target, Verdict, mean
 
+NOT_MEASURED = "not measured: nothing that was said has a reward"
 PER_ANSWER = 24  # prompts that a text is tried on
 CONSTANTS = ("", "0", "1", "Yes", "No", "True", "False", "A", "B", "C", "D", "None", "I don't know.")
 ODD = ("\0", "…—\u200b🙂", "{" * 200, "1e999", "-" * 20_000, "<|im_end|>", "\\boxed{", "nan", "٣")
 _FORMS = (r"\boxed{{{0}}}", "<answer>{0}</answer>", "#### {0}", "The answer is {0}.", "Answer: {0}")
 _FORMED = 4  # prompts that odd texts, and other forms of the answer, are tried on
 _COMMONEST = 6
-_ANSWERS = ("answer", "solution", "ground_truth", "target", "label", "reference", "expected")
 _MOSTLY = 0.8  # of the prompts that announce an answer: then it is no choice among several
 _LONGEST = 400  # characters of what may be an answer
 # What announces an answer: "the answer is", "correct option is", and names of it before : or =.
@@ -116,6 +117,8 @@ async def guarded_from_thoughtless(runner: EpisodeRunner, train: Sequence[Drawn]
         await _difference(asked, train, known, told),
         *_cheap(best, echo, hedge, runner.environment.chance_level),
     )
+    if not asked.seen:
+        gates = (gates[0], *map(unmeasured, gates[1:]))
     shares = [bool(_stands_in(drawn, answer)) for drawn, answer in zip(train, answers, strict=True) if answer]
     contain = Measure(
         name="prompts that contain their answer",
@@ -132,6 +135,8 @@ async def guarded_from_thoughtless(runner: EpisodeRunner, train: Sequence[Drawn]
     )
     most = max(each.mean for each in (best, echo, hedge))
     says = f"answers that need no thought earn up to {most:.2f} of full marks"
+    if not any(each.rewards for each in (best, echo, hedge)):
+        says = NOT_MEASURED
     doubt = any(gate.doubt for gate in gates) or bool(told.rewards and told.mean < 1)
     return judged("resistance to cheating", says, (*measures, contain), gates, cases, doubt=doubt)
 
@@ -171,9 +176,17 @@ async def _difference(asked: _Asked, train: Sequence[Drawn], known: Sequence[Dra
         if not holds
         else f"{same}, the lowest reward"
         if rewards
-        else "no completion that was tried has a reward",
+        else NOT_MEASURED,
         remedy="let the reward depend on the completion: some must earn more than others of the same prompt",
         doubt=doubt,
+    )
+
+
+def unmeasured(gate: Gate) -> Gate:
+    """Of a reward function that gave nothing that was said a reward."""
+    remedy = "repair the reward function first"
+    return replace(
+        gate, value=None, holds=True, found=NOT_MEASURED, remedy=remedy, doubt="nothing is known of it"
     )
 
 
@@ -253,7 +266,7 @@ def _leaks(train: Sequence[Drawn], answers: Sequence[str], cases: list[Case]) ->
         f"such as “the answer is” (more than {limits.LEAKS:.0%} is refused), {announced - shown} something "
         f"else there; anywhere in the text it stands in {inside}, which is allowed"
         if any(answers)
-        else f"not looked for: no column is called {', '.join(_ANSWERS[:-1])} or {_ANSWERS[-1]}",
+        else f"not looked for: no column is called {', '.join(ANSWERS[:-1])} or {ANSWERS[-1]}",
         remedy="take the answer out of the prompt",
     )
 
@@ -271,7 +284,7 @@ def answer_of(target: Target) -> str:
     """What an answer's column says, as text; nothing where there is none, or where it is no short text."""
     inner = target.data.get("columns")
     columns: Mapping[str, Json] = inner if isinstance(inner, dict) else target.data
-    for name in _ANSWERS:
+    for name in ANSWERS:
         value = columns.get(name)
         if isinstance(value, str | int | float) and 0 < len(str(value)) <= _LONGEST:
             return str(value)

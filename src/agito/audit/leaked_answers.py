@@ -14,13 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from agito.audit import limits
 from agito.audit.agents import ending, fill, malformed, prompt_of, strings, words_of
 from agito.audit.answer_checks import answer_checks
-from agito.audit.answer_rules import Shown, readings
+from agito.audit.answer_rules import Reading, Shown, readings
 from agito.audit.attacks import Attackers
 from agito.audit.card import Case, Gate
 from agito.audit.episode import Episode, replay
 from agito.audit.episode_runner import EpisodeRunner
 from agito.audit.literals import words_in
 from agito.audit.open_loop import Memory
+from agito.audit.statistics import earns_more
+from agito.grading.marked_answers import Posed, alone, mark
 from agito.protocols import Answered, Environment, Script, ScriptFactory
 from agito.types import Call, Event, Fault, Task, ToolSpec
 
@@ -36,6 +38,7 @@ _LOOKING = " (of a tool that agents look with)"
 # confirm
 _OFTEN = 0.7
 _MARGIN = 0.05
+_SURE = 1e-5
 
 
 async def leak_gate(runner: EpisodeRunner, solved: Sequence[Episode], cases: list[Case]) -> Gate:
@@ -109,6 +112,9 @@ def _readable(
         is_all_there_is = needs_no_world and place.startswith("the prompt")
         least = max(chance, _OFTEN if place.endswith((_LOOKING, _FIRST_OF_TWO)) else 0.0)
         read = readings(texts, least, is_all_there_is=is_all_there_is, is_coded=place.endswith(_IN_CODE))
+        if not read and not is_all_there_is and (place in _AT_FIRST or place.startswith("the prompt")):
+            one = told_at_first(_posed(texts), least)
+            read = [one] if one and not place.endswith(_IN_CODE) else []
         found += bool(read)
         cases += [
             Case(
@@ -118,6 +124,29 @@ def _readable(
             for one in read[:1]
         ]
     return found
+
+
+def _posed(shown: Sequence[Shown]) -> list[Posed]:
+    """What each task shows in one place, once, with all its answers."""
+    answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for each in shown:
+        answers[each.task, each.text].add(each.answer)
+    return [
+        Posed(task=task, text=text, answers=frozenset(own))
+        for (task, text), own in list(answers.items())[:_PROBED]
+    ]
+
+
+def told_at_first(posed: Sequence[Posed], chance: float) -> Reading | None:
+    """How texts shown at the beginning give answers away more often than by `chance`, as the contract
+    of environments sees it.
+    """
+    given = alone(posed)
+    if earns_more(len(given), len(posed), chance, _SURE):
+        how = "as the only option there"
+        return Reading(how=how, hits=len(given), num=len(posed), task=given[0].task)
+    found = mark(posed, chance)
+    return found and Reading(how=found.how, hits=found.hits, num=found.num, task=found.task)
 
 
 def _secrets(environment: Environment, solved: Sequence[Episode]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ more, only a policy can show.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import anyio
@@ -15,17 +16,20 @@ from agito.audit import limits
 from agito.audit.card import Case, Gate, Mark, Measure, Quality, clipped, judged
 from agito.audit.cheap_answers import (
     CONSTANTS,
+    NOT_MEASURED,
     ODD,
     PER_ANSWER,
     answer_of,
     guarded_from_thoughtless,
     sealed_as,
+    unmeasured,
     verdict_of,
 )
 from agito.audit.episode import Drawn
 from agito.audit.episode_runner import GRADE_SEED, EpisodeRunner
 from agito.audit.task_pool import splits_gate
 from agito.envs.prompts import PromptsEnvironment
+from agito.envs.prompts.reward import BadReward
 from agito.protocols import Finite
 from agito.rollout import EpisodeDriver
 from agito.types import Dialect, Status
@@ -151,6 +155,8 @@ async def _steady(runner: EpisodeRunner, train: Sequence[Drawn]) -> Quality:
     for at in differs[:3]:
         worth = ", then ".join(f"{each[at].reward:g}" for each in (first, again, later))
         cases.append(Case(what=f"{texts[at][1]!r:.60} earns {worth}", where=texts[at][0][0].id))
+    raised = [each for each, verdict in zip(texts, first, strict=True) if verdict.status is Status.VOID]
+    is_silent = len(raised) == len(texts) and not differs
     gate = Gate(
         name="determinism",
         value=len(differs) / max(len(texts), 1),
@@ -160,7 +166,7 @@ async def _steady(runner: EpisodeRunner, train: Sequence[Drawn]) -> Quality:
         remedy="no clock, no generator without a seed, nothing kept between two calls; ask a judge model "
         "by `Judge`, which keeps answers",
     )
-    raised = [each for each, verdict in zip(texts, first, strict=True) if verdict.status is Status.VOID]
+    gate = unmeasured(gate) if is_silent else gate
     works = await _works(runner, raised, len(texts), cases)
     odd = [(text, await verdict_of(runner, here, train[0], text)) for text in ODD]
     raises = [(text, verdict) for text, verdict in odd if verdict.status is Status.VOID]
@@ -168,6 +174,7 @@ async def _steady(runner: EpisodeRunner, train: Sequence[Drawn]) -> Quality:
         Case(what=f"on {text[:12]!r}: {clipped(verdict.evidence, 160)}") for text, verdict in raises[:3]
     ]
     says = "judged again, the same verdict" if not differs else "its verdicts change"
+    says = NOT_MEASURED if is_silent else says
     measures = (
         Measure(name="ordinary texts it fails on", value=float(len(raised)), num=len(texts)),
         Measure(name="odd texts it fails on", value=float(len(raises)), num=len(odd)),
@@ -190,9 +197,19 @@ async def _works(
         value=len(broken) / max(len(told), 1),
         limit=0.0,
         holds=not broken,
-        found=f"it fails whatever the answer: {clipped(broken[0], 200)}"
+        found=f"it fails whatever the answer: {clipped(_cause(broken[0]), 300)}"
         if broken
         else f"it gives {num - len(raised)} of {num} ordinary answers a reward, and the others the lowest",
-        remedy="return the lowest reward for what cannot be read; raise only where nothing can be said, "
+        remedy="keep to what is asked for here, for every completion"
+        if broken and BadReward.__name__ in broken[0]
+        else "repair what raises here, and return the lowest reward for a completion that cannot be read"
+        if broken
+        else "return the lowest reward for what cannot be read; raise only where nothing can be said, "
         "which makes the attempt void",
     )
+
+
+def _cause(evidence: str) -> str:
+    """What the reward function did, of all that is said about how it was asked."""
+    found = re.search(r"failed \d+ times \((.+?)\)(?:, and on a reference|; no reference|$)", evidence)
+    return found[1] if found else evidence

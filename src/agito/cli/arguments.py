@@ -267,7 +267,8 @@ Families: TypeAlias = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Only this family; again for more.")
 ]
 NumTasks: TypeAlias = Annotated[
-    int | None, typer.Option("--n", metavar="N", min=1, help="Number of tasks. Default: as in the run.")
+    int | None,
+    typer.Option("--n", "-n", "--tasks", metavar="N", min=1, help="Number of tasks. Default: as in the run."),
 ]
 NumAttempts: TypeAlias = Annotated[
     int, typer.Option(metavar="K", min=1, help="At each task; from 2 on pass@k and pass^k are told too.")

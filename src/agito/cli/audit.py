@@ -122,7 +122,7 @@ def print_card(card: Card, console: Console) -> None:
         else Text(f"\nnot fit to train on: {', '.join(g.name for g in card.failed)}", "red")
     )
     if any(quality.mark is Mark.DOUBT for quality in card.qualities):
-        console.print(Text("\n!  worth a look; training goes on (only gates keep it out)", "dim"))
+        console.print(Text("\n! marks what is worth a look; only ✗ keeps out of training", "dim"))
     console.print(ends)
 
 

@@ -28,7 +28,10 @@ def dry_run(recipe: Recipe, path: Path) -> None:
     free, disk = free_memory(), shutil.disk_usage(_existing(path)).free
     _print_memory(recipe, found, free)
     require_room(found, free=free, disk=disk, is_here=recipe.compute.device == "cpu")
-    say(f"loads the model, and then tries it for at most about {PROBE_S:.0f} s")
+    say(
+        f"loads the model, and then tries it for about {PROBE_S:.0f} s; what has begun by then is waited "
+        "for, on a busy machine much longer"
+    )
     seen = work(lambda: probe(recipe))
     _print_steps(recipe, found, seen, disk)
     if recipe.compute.device == "cpu" and seen.rss_bytes > free:
@@ -99,7 +102,7 @@ def _print_steps(recipe: Recipe, found: Footprint, seen: Probe, disk: int) -> No
         )
     step = seen.step_s(recipe)
     if step is not None:
-        bound = "" if seen.attempts else "at most "
+        bound = "" if seen.attempts and not seen.are_first else "at most "
         together = max(step) if recipe.pipeline.mode == "decoupled" else sum(step)
         table.add_row(
             "  seconds a step",
@@ -120,6 +123,8 @@ def _caveat(recipe: Recipe, seen: Probe) -> str:
         f"From {counted(len(seen.attempts), 'attempt')} of {who}: trained ones are longer or shorter."
         if seen.attempts
         else "No attempt ended in time: lengths are those of demonstrations."
+        if seen.is_scripted and seen.shown
+        else "No attempt ended in time, so it is not known how long they are."
     )
     overlap = " agito plan foresees the overlapped loop." if recipe.pipeline.mode == "decoupled" else ""
     has_cold = recipe.sft.demos and seen.cold_start_s(recipe) is not None
@@ -132,6 +137,8 @@ def _caveat(recipe: Recipe, seen: Probe) -> str:
 
 
 def _missing(seen: Probe) -> str:
+    if not seen.is_scripted and not seen.shown:
+        return f"not one completion of at most {seen.turn_limit} tokens ended within {PROBE_S:.0f} s"
     if not seen.learned_tokens:
         return f"one step of learning takes more than {PROBE_S:.0f} s"
     return "not one turn ended in time"

@@ -51,12 +51,13 @@ def check_environment(name: str) -> None:
     console = out()
 
     graded: list[Verdict] = []  # in the rule that is being checked
+    refused: list[Exception] = []  # what `grade` raised in it
 
     class Suite(EnvironmentContract):
         full_reward = reward_range(environment)[1]
 
         async def make(self) -> Environment:
-            return _watched(load(name), graded)
+            return _watched(load(name), graded, refused)
 
         def renderers(self) -> Sequence[Renderer]:
             return [ByteRenderer(dialect) for dialect in Dialect]
@@ -66,11 +67,14 @@ def check_environment(name: str) -> None:
     for rule in sorted(rules, key=lambda rule: (rule != _PURE, rule != _RANGE)):  # what others follow from
         sentence = SENTENCES[rule]
         graded.clear()
+        refused.clear()
         try:
             getattr(Suite(), rule)()
         except Exception as error:  # whatever the environment raises is a finding
             broken += 1
             console.print(Text.assemble(("✗ ", "red"), (sentence, "bold")))
+            if refused and isinstance(error, Violation):  # the rest follows from it
+                error = refused[0]
             (raised, line), told = _cause(error), _told(error, sentence)
             place = line or _place(error, rule, type(environment))
             # one mistake breaks many rules, and is told once; a wrong scale of rewards breaks all about them
@@ -97,12 +101,16 @@ def check_environment(name: str) -> None:
     )
 
 
-def _watched(environment: Environment, graded: list[Verdict]) -> Environment:
-    """Notes its verdicts."""
+def _watched(environment: Environment, graded: list[Verdict], refused: list[Exception]) -> Environment:
+    """Notes its verdicts, and what it raises in their place."""
     grade = environment.grade
 
     async def watching(sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
-        verdict = await grade(sealed, target, grade_seed)
+        try:
+            verdict = await grade(sealed, target, grade_seed)
+        except Exception as error:
+            refused.append(error)
+            raise
         graded.append(verdict)
         return verdict
 

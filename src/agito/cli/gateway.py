@@ -201,17 +201,7 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
         recorder = None if place.record is None else Recorder(place.record, conversations)
         tasks.start_soon(_keep, conversations, recorder)
 
-        def choose(model: str) -> Conversations:
-            if model != name:
-                raise Refused(
-                    404,
-                    f"there is no model {model!r} here; there is {name!r}",
-                    code="model_not_found",
-                    param="model",
-                )
-            return conversations
-
-        gateway = Gateway(choose, [name], key=place.key, overrides=False)
+        gateway = gateway_of(conversations, name, key=place.key)
         try:
             more = [] if place.record is None else [outcomes_route(gateway, place.record)]
             async with listening(gateway.app(*more), host=place.host, port=place.port) as url:
@@ -223,6 +213,11 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
                     recorder.write(recorder.new())
                 say(conversations.tree.meter.told())
                 await conversations.aclose()
+
+
+def gateway_of(conversations: Conversations, name: str, *, key: str) -> Gateway:
+    """Of one policy, which answers whatever name a client has for its model, as llama.cpp's server does."""
+    return Gateway(lambda _: conversations, [name], key=key, overrides=False)
 
 
 def _require_port(place: Place) -> None:
@@ -239,6 +234,5 @@ def _require_port(place: Place) -> None:
 def _welcome(url: str, name: str, place: Place) -> None:
     typer.echo(f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={place.key}")
     typer.echo(f"export ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={place.key}")
-    typer.echo(
-        f"# model: {name}" + (f"; recorded in {place.record}" if place.record else "") + "; Ctrl-C ends it"
-    )
+    recorded = f"; recorded in {place.record}" if place.record else ""
+    typer.echo(f"# model: {name}, and any other name is served by it too{recorded}; Ctrl-C ends it")

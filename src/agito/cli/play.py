@@ -20,7 +20,9 @@ from agito.cli.episode import budget_text, print_event, print_task, print_verdic
 from agito.cli.exit_codes import work
 from agito.cli.progress import tell_loading
 from agito.cli.terminal import out
+from agito.cli.typed_calls import how_to_call, signature, typed_call
 from agito.concurrency import Interrupted
+from agito.config import build
 from agito.evaluation import saved_policy
 from agito.evaluation.policies import HELDOUT_BASE, STRUCTURAL_BASE
 from agito.protocols import Agent, Harness, Session
@@ -55,7 +57,7 @@ class Choice:
 
 
 def play_yourself(env: str, choice: Choice) -> None:
-    recipe = choice.changes.applied_to(Recipe.model_validate({"env": {"name": env}}))
+    recipe = choice.changes.applied_to(build(Recipe, {"env": {"name": env}}, source="play"))
     work(lambda: _yourself(recipe, choice))
 
 
@@ -75,12 +77,8 @@ async def _yourself(recipe: Recipe, choice: Choice) -> None:
     async with open_run_context(recipe) as run_context:
         saved_policy.check(run_context.environment, recipe, choice.split)
         task, target = run_context.task(choice.split, choice.index)
-        tools = [f"{tool.name}: {tool.description}" for tool in task.tools]
-        first = (
-            f"A line is for {task.tools[0].name}; one that begins with the name of another tool is for "
-            "that. Ctrl-D gives up."
-        )
-        print_task(console, task, Dialect.NATURAL, *tools, first)
+        tools = [f"{signature(tool)}: {tool.description}" for tool in task.tools]
+        print_task(console, task, Dialect.NATURAL, *tools, *how_to_call(task.tools))
         console.print()
         attempt = _attempt_id(choice)
 
@@ -106,25 +104,13 @@ async def _converse(console: Console, task: Task, session: Session) -> tuple[lis
         line = _ask(f"[{left.turns + 1} left] $ ")
         if line is None:
             return events, TerminationReason.ABANDONED
-        (event,) = await session.act([_call(line, session.tools)], left)
+        (event,) = await session.act([typed_call(line, session.tools)], left)
         events.append(event)
         print_event(console, event, task.tools[0].name, with_call=False)
         if event.ended:
             return events, TerminationReason.SUBMITTED
     console.print(Text("no turns left", "yellow"))
     return events, TerminationReason.TURNS
-
-
-def _call(line: str, tools: Sequence[ToolSpec]) -> Call:
-    """As the compact dialect reads it, except that the first tool may be named too."""
-    word, _, rest = line.strip().partition(" ")
-    named = next((tool for tool in tools if tool.name == word), None)
-    tool, argument = (named, rest) if named else (tools[0], line.strip())
-    parameters = tool.parameters.get("properties")
-    name = next(iter(parameters)) if isinstance(parameters, dict) and parameters else "input"
-    return Call(
-        tool=tool.name, arguments={name: argument}, raw=line, problem=None if line.strip() else "no command"
-    )
 
 
 def _ask(prompt: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from shlex import quote
 
 import typer
 
@@ -18,10 +19,12 @@ from agito.concurrency import Interrupted
 from agito.config import build, read
 from agito.envs import bundled as environments
 from agito.errors import NotFound
+from agito.plugins import classes_in
 from agito.plugins import shown as environment
 from agito.recipe import Recipe, bundled
 from agito.recipe import read as read_recipe
 from agito.record import RunDir, RunState, Summary
+from agito.record.commits import load_meta, newest
 from agito.record.events import OnEvent
 from agito.record.rundir import no_run
 from agito.runtime.recipe_check import fit
@@ -48,6 +51,8 @@ def train_run(
             f"recipe {name!r}: that is an environment; train on it with --env {name}, or by a recipe: "
             f"{', '.join(named)}"
         )
+    if name is not None and (hint := _instead(name)):
+        raise NotFound(f"recipe {name!r}: {hint}")
     fitted = fit(read_recipe(name, overrides) if name is not None else build(Recipe, {}, overrides))
     recipe = fitted.recipe
     path = out or Path("runs") / recipe.name
@@ -74,6 +79,28 @@ def train_run(
         path,
         lambda on_event: training_run.train(recipe, path, on_event, admission=admission, notes=fitted.notes),
     )
+
+
+def _instead(name: str) -> str:
+    """What stands where a recipe should, and how it is given; empty for what may be a recipe."""
+    path, file = Path(name), f"{name.removesuffix('.py')}.py"
+    if name in bundled() or path.suffix == ".toml":
+        return ""
+    if ":" in name or ",reward=" in name:
+        return f"that is an environment; train on it with --env {quote(name)}"
+    if found := classes_in(file):
+        return f"that is an environment's file; train on it with --env {quote(f'{file}:{found[0]}')}"
+    if path.suffix == ".py":
+        return f"that is no recipe; an environment in this file is given with --env {quote(f'{name}:Class')}"
+    if RunDir.state(path) in (RunState.UNFINISHED, RunState.FINISHED):
+        config = path / "config.toml"
+        again = f"begin it anew by its {quote(str(config))}"
+        return f"that is a run; go on with it by {resume_command(path)}, or {again}"
+    if (path / "config.json").is_file():
+        return f"that is a model; begin from it with --model {quote(name)}"
+    if path.suffix in (".jsonl", ".ndjson", ".json", ".parquet", ".arrow"):
+        return f"those are prompts; train on them with --prompts {quote(name)} --reward FILE.py:NAME"
+    return ""
 
 
 def place_of(name: str | None, out: Path | None) -> Path | None:
@@ -112,7 +139,17 @@ def resume_run(path: Path) -> None:
     if RunDir.state(path) in (RunState.ABSENT, RunState.FOREIGN):
         raise NotFound(f"{path}: {no_run(path)}")
     recipe = read(Recipe, path / "config.toml")
+    if RunDir.state(path) is RunState.UNFINISHED:
+        say(f"goes on with the run in {path}: {_begins_at(path)}")
     _follow(recipe, path, lambda on_event: training_run.resume(path, on_event))
+
+
+def _begins_at(path: Path) -> str:
+    """Where a resumed run goes on."""
+    checkpoint = newest(path / "checkpoints")
+    if checkpoint is None:
+        return "it had no checkpoint yet, so it begins again from the start"
+    return f"from its checkpoint {checkpoint.name}, after step {load_meta(checkpoint)['step']}"
 
 
 def _follow(recipe: Recipe, path: Path, start: Callable[[OnEvent], Awaitable[Summary]]) -> None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import sysconfig
 import traceback
 from pathlib import Path
 from shlex import quote
 
-from agito.plugins import environment_in, path_from_here
-
-_OURS = Path(__file__).parents[1]
-_INSTALLED = tuple(
-    {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
+from agito.plugins import environment_in, is_theirs, path_from_here
 
 
 def blame(error: BaseException) -> str:
     """One line: where in somebody's own code, what was raised, and what to do. Empty: every line of the
     traceback is ours.
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_theirs(frame.filename)]
     if not frames:
         return ""
     last = frames[-1]
@@ -35,7 +29,7 @@ def blame_environment(error: BaseException, environment: object) -> str:
     source = inspect.getsourcefile(type(environment)) or ""
     if found := blame(error):
         return found
-    if not _is_theirs(source):
+    if not is_theirs(source):
         return ""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
@@ -52,11 +46,3 @@ def _told(error: BaseException) -> str:
 def _advice(source: str) -> str:
     name = environment_in(source)
     return f"; see agito envs check {quote(name)}" if name else ""
-
-
-def _is_theirs(filename: str) -> bool:
-    """Neither ours nor of an installed package, unless an environment was loaded from there."""
-    path = Path(filename)
-    if path.is_relative_to(_OURS) or not path.is_file():
-        return False
-    return bool(environment_in(filename)) or not any(path.is_relative_to(place) for place in _INSTALLED)

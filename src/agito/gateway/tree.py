@@ -115,6 +115,8 @@ class KeptMeter:
         if not any(self.turns.values()):
             return "nobody has asked for anything"
         back = sum(count for way, count in self.turns.items() if way is not Way.OPENED)
+        if not back:
+            return f"{self.turns[Way.OPENED]} answered; none went on with an earlier answer"
         kept = f"{self.turns[Way.CONTINUED]} of {back} turns and {self.share_of_tokens:.0%} of their tokens"
         said = f"{kept} stayed on their segment"
         return f"{said}; first otherwise: {self.first}" if self.first else said

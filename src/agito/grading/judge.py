@@ -15,6 +15,7 @@ from typing import TypeAlias
 import anyio
 
 from agito.errors import EndpointFailed, NoIsolation, SandboxExhausted, SandboxFailure, WorkerDied
+from agito.plugins import line_of
 from agito.types import EpisodeArtifacts, Flag, Status, Target, Verdict
 
 Grade: TypeAlias = Callable[[EpisodeArtifacts, Target, int], Awaitable[Verdict]]
@@ -145,5 +146,7 @@ async def _capture(reference: Reference | None, deadline_s: float) -> EpisodeArt
 
 
 def _told(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    """What was raised, and the line of somebody else's code that led to it."""
+    lines, at = str(error).strip().splitlines(), line_of(error)
+    told = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return f"{told} ({at})" if at else told

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from agito.config import meant
 from agito.errors import AgitoError, CorruptCheckpoint, NotFound
 from agito.models.apart import run_command, run_module
 from agito.models.config import CONFIG_NAME
@@ -102,7 +103,8 @@ def find(name: str) -> Source:
     """Raises `NotFound`."""
     if name not in MODELS:
         raise NotFound(
-            f"model {name!r}: there is {', '.join(MODELS)}; any other Hugging Face folder is used by its path"
+            f"model {name!r}: there is {', '.join(MODELS)}{meant(name, MODELS)}; any other Hugging Face "
+            "folder is used by its path"
         )
     return MODELS[name]
 

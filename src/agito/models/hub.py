@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from agito.config import meant
 from agito.errors import NotFound
 from agito.models.fetch import MODELS
 
@@ -34,7 +35,10 @@ def folder_of(name: str) -> Path:
             return (_FOLDER / path.name).absolute()
         raise NotFound(f"model {name}: it is not there yet; run: agito models get {path.name}")
     if not is_hub_id(name):
-        raise NotFound(f"model {name}: there is no such folder")
+        raise NotFound(
+            f"model {name}: there is no such folder{meant(path.name, MODELS)}; agito models list shows those "
+            "that can be got"
+        )
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

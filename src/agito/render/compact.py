@@ -89,7 +89,7 @@ class CompactRenderer(OwnRenderer):
             return (Call(tool=tools[0].name, arguments={}, raw=raw, problem="no command"),)
         word, _, rest = text.partition(" ")
         tool = next((tool for tool in tools[1:] if tool.name == word), None)
-        arguments = _arguments(rest, tool) if tool else _arguments(text, tools[0])
+        arguments = arguments_of(rest, tool) if tool else arguments_of(text, tools[0])
         return (Call(tool=(tool or tools[0]).name, arguments=arguments, raw=raw),)
 
     def channels(self, ids: Sequence[int]) -> bytes:
@@ -156,13 +156,12 @@ def _command(use: ToolUse, tools: Sequence[ToolSpec]) -> str:
     return words if tools and use.tool == tools[0].name else f"{use.tool} {words}".rstrip()
 
 
-def _parameters(tool: ToolSpec) -> dict[str, str]:
+def parameters_of(tool: ToolSpec) -> dict[str, str]:
     """Names and JSON types, in order."""
     properties = tool.parameters.get("properties")
-    assert isinstance(properties, dict)
+    found = properties if isinstance(properties, dict) else {}
     return {
-        name: str(each.get("type")) if isinstance(each, dict) else "string"
-        for name, each in properties.items()
+        name: str(each.get("type")) if isinstance(each, dict) else "string" for name, each in found.items()
     }
 
 
@@ -170,8 +169,8 @@ def _words(call: Call, tool: ToolSpec) -> str:
     text = " ".join(
         value if isinstance(value, str) else json.dumps(value) for value in call.arguments.values()
     )
-    if _arguments(text, tool) != dict(call.arguments):
-        parameters = ", ".join(_parameters(tool))
+    if arguments_of(text, tool) != dict(call.arguments):
+        parameters = ", ".join(parameters_of(tool))
         raise ValueError(
             f"{call.tool}{dict(call.arguments)}: the compact dialect needs {parameters} in order, one word "
             "each but the last"
@@ -179,16 +178,16 @@ def _words(call: Call, tool: ToolSpec) -> str:
     return text
 
 
-def _arguments(text: str, tool: ToolSpec) -> dict[str, Json]:
-    parameters = _parameters(tool)
+def arguments_of(text: str, tool: ToolSpec) -> dict[str, Json]:
+    parameters = parameters_of(tool)
     if len(parameters) == 1:  # a command: its spaces are its own
         ((name, kind),) = parameters.items()
-        return {name: _value(text, kind)}
+        return {name: value_of(text, kind)}
     words = text.split(None, max(len(parameters) - 1, 0)) if parameters else []
-    return {name: _value(word, kind) for (name, kind), word in zip(parameters.items(), words, strict=False)}
+    return {name: value_of(word, kind) for (name, kind), word in zip(parameters.items(), words, strict=False)}
 
 
-def _value(word: str, kind: str) -> Json:
+def value_of(word: str, kind: str) -> Json:
     """What cannot be read as its type stays text; the tool then says what is wrong with it."""
     if kind in ("integer", "number", "boolean"):
         try:

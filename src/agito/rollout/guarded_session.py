@@ -5,6 +5,7 @@ final event.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
@@ -12,6 +13,7 @@ from typing import TypeAlias, TypeVar
 import anyio
 
 from agito.errors import NoIsolation, SandboxExhausted, SandboxFailure, Uncapturable, WorkerDied
+from agito.plugins import line_of
 from agito.protocols import ForkedSession, ForkingSession, Session
 from agito.rollout.deadline_log import Observed, said_so_far
 from agito.types import AttemptId, Budget, Call, Event, Fault, Limits, ToolSpec
@@ -255,14 +257,10 @@ async def within(where: str, deadline_s: float, step: Callable[[], Awaitable[T]]
 
 
 def what_broke(where: str, error: BaseException) -> str:
-    """One line: the step, the error, and the file and line of the innermost frame."""
+    """One line: the step, the error, and the file and line: of somebody else's code, or the innermost."""
     text = str(error).strip().splitlines()
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    at = (
-        f" ({frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})"
-        if frame is not None
-        else ""
-    )
-    return f"{where}: {type(error).__name__}{f': {text[0][:200]}' if text else ''}{at}"
+    at = line_of(error)
+    if not at and (frames := traceback.extract_tb(error.__traceback__)):
+        at = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}"
+    told = f"{where}: {type(error).__name__}{f': {text[0][:200]}' if text else ''}"
+    return f"{told} ({at})" if at else told

@@ -24,7 +24,7 @@ def write_card(card: dict[str, Any], path: Path) -> Path:
         "broke": _broke(card["broke"]),
         "gates": _gates(sorted(gates, key=lambda gate: (gate["holds"], not gate.get("doubt")))),
         "qualities": "\n".join(_quality(each) for each in card["qualities"])
-        + '<p class="sub">! is worth a look; training goes on.</p>',
+        + '<p class="sub">! marks what is worth a look; only ✗ keeps out of training.</p>',
     }
     pieces: list[str] = []
     for name, part in parts.items():

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agito.config import meant
 from agito.errors import BadEnvironment, NotFound
 from agito.record.outcomes import Outcome, outcome_of
 from agito.types import Json
@@ -154,7 +155,7 @@ def _parts(path: Path) -> dict[str, list[Row]]:
     if key is None:
         raise BadEnvironment(
             f"prompts {path}: no column `prompt` (or `question`); its columns are "
-            f"{', '.join(columns)}; rename one"
+            f"{', '.join(columns)}; rename one{meant(_KEYS[0], columns)}"
         )
     others = [name for name in columns if name != key]
     return {
@@ -164,6 +165,11 @@ def _parts(path: Path) -> dict[str, list[Row]]:
 
 
 def _row(raw: Mapping[str, Any], key: str, others: Sequence[str], where: str) -> Row:
+    if raw.get(key) is None:
+        there = [name for name, value in raw.items() if value is not None]
+        raise BadEnvironment(
+            f"{where}: no column `{key}`; it has {', '.join(there) or 'nothing'}{meant(key, there)}"
+        )
     columns = {name: _plain(raw.get(name)) for name in others}
     messages = tuple(conversation(_plain(raw.get(key)), where))
     said = json.dumps([messages, columns], sort_keys=True, ensure_ascii=False)

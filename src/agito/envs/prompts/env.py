@@ -20,7 +20,7 @@ import anyio
 
 from agito import plugins
 from agito.envs.prompts.data import Row, read_splits
-from agito.envs.prompts.reward import RewardFunction
+from agito.envs.prompts.reward import ANSWERS, RewardFunction
 from agito.envs.prompts.run_python import boxes
 from agito.envs.prompts.tools import CALLS, Functions, FunctionTool
 from agito.errors import BadEnvironment
@@ -48,7 +48,6 @@ _TURNS_WITH_TOOLS = 8
 _TEMPLATE_TOKENS = 1024  # what a chat template may add to a prompt, descriptions of tools apart
 # Columns that are taken for the answer, the first that is there; nothing depends on it but the audit and what
 # stands beside a grader.
-ANSWERS = ("answer", "solution", "ground_truth", "target", "label", "reference", "expected")
 
 
 class PromptsEnvironment:

@@ -20,6 +20,7 @@ from agito.config import meant
 from agito.errors import BadEnvironment
 from agito.worlds.threads import DeadlinePassed, in_thread
 
+ANSWERS = ("answer", "solution", "ground_truth", "target", "label", "reference", "expected")
 OFFERED = ("completion", "prompt", "messages")  # beside the columns
 DEADLINE_S = 90.0
 _BATCHED = {"completions": "completion", "prompts": "prompt"}
@@ -85,9 +86,11 @@ class RewardFunction:
             )
         for each in self.needs:
             if each not in known:
+                answer = next((name for name in ANSWERS if name in columns), "") if each in ANSWERS else ""
+                asks = ", ".join(known)
+                hint = f"; did you mean {answer}?" if answer else meant(each, columns) or meant(each, known)
                 raise BadEnvironment(
-                    f"reward {self.name}: there is no column `{each}`; it may ask for "
-                    f"{', '.join(known)}{meant(each, known)}"
+                    f"reward {self.name}: there is no column `{each}`; it may ask for {asks}{hint}"
                 )
 
     async def __call__(self, offered: Mapping[str, Any]) -> Outcome:

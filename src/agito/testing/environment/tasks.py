@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from agito.grading.marked_answers import SHORT, Posed, alone, has_word, mark
 from agito.protocols import Environment
-from agito.testing.contract import require, rule
+from agito.testing.contract import Unmet, require, rule
 from agito.testing.environment.base import EnvironmentBase
 from agito.testing.episodes import play
 from agito.types import Dialect, Target, Task
 
-SHORT = 4  # a shorter answer can appear in a prompt by chance
+ENOUGH = 40  # tasks of a family, to tell an answer that is given away from one among options
 
 
-def text_of(task: Task) -> str:
-    """All text in a task that the policy could read."""
+def texts_of(task: Task) -> Mapping[str, str]:
+    """All text in a task that the policy could read, by where it stands."""
     tools = [[tool.name, tool.description, json.dumps(tool.parameters)] for tool in task.tools]
-    return "\n".join(
-        (task.id, task.family, *task.prompt.values(), *task.tags, *(line for tool in tools for line in tool))
-    )
-
-
-def has_word(text: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+    return {
+        "id, family and tags": "\n".join((task.id, task.family, *task.tags)),
+        "tools": "\n".join(line for tool in tools for line in tool),
+        **{f"{dialect} prompt": text for dialect, text in task.prompt.items()},
+    }
 
 
 def refuses(env: Environment, **arguments: object) -> bool:
@@ -133,7 +131,10 @@ class TaskRules(EnvironmentBase):
                         f"the parameters of {tool.name} are no schema of an object",
                     )
 
-    @rule("keep answers and seeds in the target; build prompt, tags and id from what the policy may know")
+    @rule(
+        "keep answers and seeds in the target; build prompt, tags and id from what the policy may know; an "
+        "answer may be one of several options that the task lists alike",
+    )
     async def test_nothing_of_the_target_stands_in_the_task(self) -> None:
         async with self.environment() as env:
             for split in env.splits:
@@ -142,18 +143,28 @@ class TaskRules(EnvironmentBase):
                     for index in range(self.num_stream(env))
                 ]
                 for task, target in tasks:
+                    text = "\n".join(texts_of(task).values())
                     require(
-                        not (target.seed >= 10_000 and has_word(text_of(task), str(target.seed))),
+                        not (target.seed >= 10_000 and has_word(text, str(target.seed))),
                         f"{task.id} shows the seed of the target",
                     )
                 for family in env.families:
-                    require_hidden(
-                        [
-                            (task, await self.secrets(env, task, target))
-                            for task, target in tasks
-                            if task.family == family
+                    first = [drawn for drawn in tasks if drawn[0].family == family]
+                    answers = await self.answers(env, first)
+                    if are_shown(answers):
+                        more = [
+                            env.task(split=split, index=index, seed=self.seed, family=family)
+                            for index in range(len(tasks), len(tasks) + ENOUGH - len(first))
                         ]
-                    )
+                        require_hidden(await self.answers(env, [*first, *more]), env.chance_level)
+
+    async def answers(
+        self, env: Environment, tasks: Sequence[tuple[Task, Target]]
+    ) -> list[tuple[Task, frozenset[str]]]:
+        """The secrets of each task; what all have in common is none."""
+        found = [(task, await self.secrets(env, task, target)) for task, target in tasks]
+        shared = set[str].intersection(*(own for _, own in found)) if len(found) > 1 else set[str]()
+        return [(task, frozenset(own - shared)) for task, own in found]
 
     async def secrets(self, env: Environment, task: Task, target: Target) -> set[str]:
         """What must not appear in the task: by default what the solutions submit. Answers common to all tasks
@@ -167,19 +178,38 @@ class TaskRules(EnvironmentBase):
         return submitted
 
 
-def require_hidden(answers: Sequence[tuple[Task, set[str]]]) -> None:
-    """Checks that no task of a family shows its own answer. An answer shared by all is no secret, and a short
-    one can appear by chance.
-    """
-    shared = set[str].intersection(*(secrets for _, secrets in answers)) if len(answers) > 1 else set[str]()
-    short: list[bool] = []
-    for task, secrets in answers:
-        for secret in secrets - shared:
-            shown = has_word(text_of(task), secret)
-            require(not (shown and len(secret) >= SHORT), f"{task.id} shows its own answer {secret!r}")
-            short.append(shown)
-    shown_often = len(short) >= SHORT and sum(short) > len(short) / 2
-    require(
-        not shown_often,
-        f"{sum(short)} of {len(short)} tasks, such as {answers[0][0].id}, show their own answer",
-    )
+def are_shown(answers: Sequence[tuple[Task, frozenset[str]]]) -> bool:
+    """Whether a long answer stands anywhere in its task, or most short ones do, alone or among options."""
+    shown = [
+        (len(answer), any(has_word(text, answer) for text in texts_of(task).values()))
+        for task, own in answers
+        for answer in own
+    ]
+    if any(is_shown and length >= SHORT for length, is_shown in shown):
+        return True
+    return len(shown) >= SHORT and sum(is_shown for _, is_shown in shown) > len(shown) / 2
+
+
+def require_hidden(answers: Sequence[tuple[Task, frozenset[str]]], chance: float) -> None:
+    """Checks that no task of a family gives its answer away. A short one can stand alone by chance."""
+    for place in texts_of(answers[0][0]):
+        posed = [
+            Posed(task=task.id, text=texts_of(task).get(place, ""), answers=own) for task, own in answers
+        ]
+        given = alone(posed)
+        long = [each for each in given if len(each.answer) >= SHORT]
+        if long:
+            raise Unmet(
+                f"{long[0].task} shows its own answer {long[0].answer!r} in its {place}, and no other option"
+            )
+        num = sum(len(own) for _, own in answers)
+        if num >= SHORT and len(given) > num / 2:
+            raise Unmet(
+                f"{len(given)} of {num} tasks, such as {given[0].task}, show their own answer in their "
+                f"{place}, and no other option"
+            )
+        if (found := mark(posed, chance)) is not None:
+            raise Unmet(
+                f"the answer can be picked among the options in the {place}, {found.how}: right in "
+                f"{found.hits} of {found.num} tasks, such as {found.task}"
+            )

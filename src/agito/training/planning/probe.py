@@ -39,6 +39,9 @@ class Probe:
     turn_tokens: int = 0  # sampled in turns that ended, of attempts that may not have
     turns_s: float = 0.0  # until the last of them ended
     shown: list[Sample] = field(default_factory=list[Sample])  # the last demonstrations
+    is_scripted: bool = True  # whether the environment has demonstrations
+    are_first: bool = False  # the attempts: few, and with all that is done once
+    turn_limit: int = 0  # tokens
     rss_bytes: int = 0  # of this process and its workers, at their largest
 
     @property
@@ -91,6 +94,8 @@ async def probe(recipe: Recipe, *, seconds: float = PROBE_S) -> Probe:
             await cold_start.train_tokenizer(run_context)
         await run_context.policies.open()
         run_context.require_room()
+        found.is_scripted = not isinstance(run_context.environment, Unscripted)
+        found.turn_limit = run_context.task("train", 0)[0].limits.turn_tokens
         opened = time.monotonic()
         with anyio.move_on_after(seconds):
             await _learn(run_context, found)
@@ -132,7 +137,10 @@ async def _examples(run_context: RunContext, tasks: range, found: Probe) -> list
     own = found.shown
     if not own:
         await run_context.policies.publish(1)
+        began = time.monotonic()
         made = await run_context.attempts(run_context.plan("train", 0), [quota])
+        found.attempts, found.sampled_s = list(made.attempts), time.monotonic() - began
+        found.are_first = True
         own = [sample for attempt in made.attempts for sample in demonstrations(attempt.trajectory)]
     return (own * len(tasks))[: len(tasks)]
 
@@ -164,6 +172,7 @@ async def _sample(run_context: RunContext, found: Probe, until: float) -> None:
             made.append(attempt)
             if len(made) >= len(found.attempts):
                 found.attempts, found.sampled_s = made, time.monotonic() - began
+                found.are_first = False
 
         await run_context.attempts(
             run_context.plan("train", 0), quotas, temperature=recipe.rl.temperature, on_attempt=keep
