@@ -59,9 +59,10 @@ def fit(recipe: Recipe) -> Fit:
                 f"needs {' and '.join(lacking)} too"
             )
     RunContext(recipe, environment_of(recipe)).weights(recipe.sft.weights)
-    recipe = _with_models(recipe)
+    recipe, shorter = _within_models(_with_models(recipe))
     _require_roles(recipe)
     recipe, notes = _with_prompts(recipe, environments)
+    notes = (*shorter, *notes)
     without = [
         part.name
         for part, each in zip(parts, environments, strict=True)
@@ -144,15 +145,19 @@ def _with_models(recipe: Recipe) -> Recipe:
         name: each.model_copy(update={"path": str(find(Path(each.path)).absolute())})
         for name, each in recipe.policies.items()
     }
-    asked = recipe.compute.context
-    for path in filter(None, (recipe.model.path, *(each.path for each in others.values()))):
-        most = positions_of(Path(path), asked)
-        if asked > most:
-            raise BadRecipe(
-                f"compute.context={asked}: the model in {path} holds {most} tokens; set "
-                f"compute.context={most} or less"
-            )
     return recipe.model_copy(update={"policies": others})
+
+
+def _within_models(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """With a context that every model holds, and a note where that is less than was asked for."""
+    paths = filter(None, (recipe.model.path, *(each.path for each in recipe.policies.values())))
+    asked = recipe.compute.context
+    most, path = min(((positions_of(Path(path), asked), path) for path in paths), default=(asked, ""))
+    if most >= asked:
+        return recipe, ()
+    compute = recipe.compute.model_copy(update={"context": most})
+    note = f"compute.context is {most}: the model in {path} holds no more tokens"
+    return recipe.model_copy(update={"compute": compute}), (note,)
 
 
 def _require_roles(recipe: Recipe) -> None:
