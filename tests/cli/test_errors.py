@@ -13,6 +13,7 @@ from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, agito_in, environme
 BROKEN = """
 from agito.errors import NoIsolation
 from agito.runtime.fork_server import WARM
+from agito.runtime.fork_server import WARM
 from agito.testing import FakeEnvironment
 
 

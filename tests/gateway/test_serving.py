@@ -90,7 +90,8 @@ def test_a_run_trained_through_somebodys_own_agent_learned_from_exactly_what_it_
         assert attempts, phase
         for attempt in attempts:
             trajectory = attempt.trajectory
-            assert attempt.is_scored and re.search(r"stayed on their segment|\b1 answered;", trajectory.detail)
+            assert attempt.is_scored
+            assert re.search(r"stayed on their segment|\b1 answered;", trajectory.detail)
             assert trajectory.turns and len(trajectory.segments) == 1
             for turn in trajectory.turns:
                 kinds = trajectory.segments[0].tokens.kinds[turn.start : turn.stop]
