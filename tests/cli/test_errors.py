@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import COIN, COMMAND, Agito, HereIn, agito_in, environment, sets
 
+from agito.runtime.fork_server import WARM
+
 BROKEN = """
 from agito.errors import NoIsolation
-from agito.runtime.fork_server import WARM
-from agito.runtime.fork_server import WARM
 from agito.testing import FakeEnvironment
 
 
