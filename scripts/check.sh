@@ -48,8 +48,8 @@ trap 'rm -f "$AGITO_SKIPS" "$static_log"' EXIT
 [ -d .venv/mcp-servers ] && export AGITO_MCP_SERVERS=${AGITO_MCP_SERVERS:-$PWD/.venv/mcp-servers}
 
 start_static
-# Two processes more than cores: many tests wait for deadlines and for processes that they started.
-part tests pytest -q -n $(($(getconf _NPROCESSORS_ONLN) + 2)) --dist worksteal --durations=8 -m "$which"
+# One process more than cores: many tests wait for deadlines and for processes that they started.
+part tests pytest -q -n $(($(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal --durations=8 -m "$which"
 part sources finish_static
 
 printf '\n%s  %-10s %4d s\n\n' "$table" all "$SECONDS"
