@@ -140,6 +140,7 @@ def test_a_run_that_comes_along_has_no_cause_and_one_that_rises_learns(tmp_path:
         ("disagree", {"policy__ess_fraction": (0.9, 0.4)}),
         ("no verdict", {"attempt__void_num": (0, 20)}),
         ("carry over", {"success__successes": (40, 44), "eval__successes": (10, 10)}),
+        ("carry over", {"success__successes": (12, 12), "eval__successes": (0, 0)}),
     ],
 )
 def test_what_the_meters_show_is_named_alone(

@@ -188,7 +188,7 @@ def _no_verdicts(meters: Meters) -> Cause | None:
 
 def _unheld(meters: Meters) -> Cause | None:
     trained, held = meters.rate(meters.last), meters.rate(meters.last, "eval")
-    if trained is None or held is None or trained - held < 0.25:
+    if trained is None or held is None or trained - held < min(0.25, max(0.1, trained / 2)):
         return None
     return Cause(
         title="What is learned does not carry over to held-out tasks",
