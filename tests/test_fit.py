@@ -147,7 +147,7 @@ def test_conversations_are_for_a_pre_trained_model(tmp_path: Path) -> None:
 
 
 def test_efforts_are_not_asked_of_a_team() -> None:
-    with pytest.raises(BadRecipe, match=r"effort\.settings: not with a team yet"):
+    with pytest.raises(BadRecipe, match=r"effort\.settings: the agents of a team"):
         fit(read("team-fanout", ("effort.settings=['none', 'high']",)))
 
 

@@ -305,8 +305,6 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _asks_of_a_harness_what_it_can(self) -> Recipe:
-        if self.effort.is_on and self.harness.name == "team":
-            raise ValueError("effort.settings: not with a team yet; its agents are asked for no effort")
         forked = {role for role, agent in self.agents.items() if agent.world == "fork"}
         spawned = (self.harness.roles or TEAM_ROLES)[1:] if self.harness.name == "team" else ()
         if wrong := sorted(forked - {*spawned}):

@@ -17,7 +17,7 @@ from agito.gateway import Conversations, Gateway, Terms, listening
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Agent, AgentSpec, Engine, Renderer
 from agito.render import Vocabulary, learn
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import ByteRenderer
@@ -60,7 +60,7 @@ async def real_engine(
         await anyio.lowlevel.checkpoint()
         return embedded.advance(exchange)
 
-    engine = Freerun(EngineClient(advance=advance, context=context))
+    engine = ContinuousBatching(EngineClient(advance=advance, context=context))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.run)
         try:

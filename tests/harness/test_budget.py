@@ -12,7 +12,7 @@ from agito.harness import SOLO, SoloHarness
 from agito.learning.credit.segments import trainable_mask
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Agent, AgentSpec, Engine
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.forked import ForkedEngine
 from agito.sampling.thinking_budget import whole_turns
@@ -65,7 +65,10 @@ async def attempts(
     async def advance(exchange: EngineRequest) -> EngineResponse:
         return engine.advance(exchange)
 
-    free, found = Freerun(EngineClient(advance=advance, context=CONTEXT), steps=8), list[Trajectory]()
+    free, found = (
+        ContinuousBatching(EngineClient(advance=advance, context=CONTEXT), steps=8),
+        list[Trajectory](),
+    )
     spec = AgentSpec(renderer=ThinkingByteRenderer(), thinking=thinking)
     task = replace(TASK, limits=LIMITS)
 

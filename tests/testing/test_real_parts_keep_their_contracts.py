@@ -19,7 +19,7 @@ from agito.envs.shell import ShellEnvironment
 from agito.models import NativeQwen3, Qwen3, Qwen3Config
 from agito.protocols import MAIN, Engine, Environment, Renderer, SandboxPool
 from agito.render import learn, renderer
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.embedded.steps import RecordedSteps
 from agito.sampling.lockstep import Lockstep
@@ -91,7 +91,7 @@ class EmbeddedEngineContract(EngineContract):
                 engine, done = lane.engines[MAIN], lane.finish
                 tasks.start_soon(lockstep.run, nobody)
             else:
-                engine = Freerun(EngineClient(advance=advance, context=embedded.context))
+                engine = ContinuousBatching(EngineClient(advance=advance, context=embedded.context))
                 done = engine.stop
                 tasks.start_soon(engine.run)
             self.behind[engine] = embedded

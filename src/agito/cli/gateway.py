@@ -34,7 +34,7 @@ from agito.record.trajectories import write_trajectories
 from agito.record.writable import require_folder
 from agito.render.messages import Speaker, templated, with_tool_names
 from agito.runtime import load_policy
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.types import Attempt, AttemptId, Task, TerminationReason, ToolSpec, Trajectory, Verdict
 
 PHASE = recording.SERVED
@@ -191,7 +191,7 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
         load_policy.open_trained(checkpoint, recipe) as run_context,
         anyio.create_task_group() as tasks,
     ):
-        engine = Freerun(run_context.policies.clients(0)[MAIN], steps=recipe.compute.decode_steps)
+        engine = ContinuousBatching(run_context.policies.clients(0)[MAIN], steps=recipe.compute.decode_steps)
         tasks.start_soon(engine.run)
         agent = Agent(
             spec=AgentSpec(renderer=run_context.policies.renderers[MAIN], temperature=temperature),

@@ -47,7 +47,7 @@ from agito.rollout import (
     scripted,
 )
 from agito.runtime.policies import Policies
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.lockstep import Lockstep
 from agito.scheduling.curriculum import Part, shared
 from agito.scheduling.sync_scheduler import Quota
@@ -335,7 +335,10 @@ class RunContext:
     async def _free_engines(self, rank: int) -> AsyncGenerator[dict[str, Engine]]:
         """Where a server samples one of the policies, nothing is in lockstep."""
         steps = self.recipe.compute.decode_steps
-        free = {name: Freerun(client, steps=steps) for name, client in self.policies.clients(rank).items()}
+        free = {
+            name: ContinuousBatching(client, steps=steps)
+            for name, client in self.policies.clients(rank).items()
+        }
         async with anyio.create_task_group() as tasks:
             for engine in free.values():
                 tasks.start_soon(engine.run)

@@ -25,7 +25,7 @@ class _Waiting:
     answer: RowDone | None = None
 
 
-class Freerun:
+class ContinuousBatching:
     """An `Engine` for any number of concurrent attempts, driven by `run`."""
 
     def __init__(self, client: EngineClient, *, steps: int = 4) -> None:
@@ -121,7 +121,7 @@ class Freerun:
 
 
 class _FreeRow(Handle):
-    def __init__(self, engine: Freerun, key: int, seed: int, *, is_known: bool = False) -> None:
+    def __init__(self, engine: ContinuousBatching, key: int, seed: int, *, is_known: bool = False) -> None:
         super().__init__(is_known=is_known)
         self._engine, self._key, self._seed = engine, key, seed
 

@@ -2,7 +2,7 @@
 token (`scheduling/async_scheduler.py`).
 
     rollout (this process)          samplers (workers 1, 2, …)    learner (worker 0)
-    scheduler ── attempts ── tools  ⇄     Freerun: sample             step(batch)
+    scheduler ── attempts ── tools  ⇄  ContinuousBatching          step(batch)
       ▲                              ▲ pull(version)               │ push(version)
       └── finished, trained, published ─┴──── shared memory ◄──────┘
 
@@ -27,7 +27,7 @@ from agito.monitor import Monitor
 from agito.protocols import MAIN, Engine
 from agito.rollout import AttemptRunner, Observed, outcome
 from agito.runtime.run_context import RunContext
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.engine_assignment import Balance
 from agito.scheduling.async_scheduler import AsyncScheduler, Batch, SchedulerRules
 from agito.scheduling.curriculum import Curriculum, draw
@@ -153,7 +153,10 @@ class _AsyncLoop:
         self._plan = run_context.plan("train", RL_BASE)
         steps = run_context.recipe.compute.decode_steps
         self._engines = [
-            {name: Freerun(client, steps=steps) for name, client in self._policies.clients(worker).items()}
+            {
+                name: ContinuousBatching(client, steps=steps)
+                for name, client in self._policies.clients(worker).items()
+            }
             for worker in self._policies.sampling_workers
         ]
         self._balance = Balance(len(self._engines), rows=run_context.recipe.compute.max_num_seqs)
@@ -197,7 +200,7 @@ class _AsyncLoop:
                 engine.stop()
 
     @property
-    def _all_engines(self) -> list[Freerun]:
+    def _all_engines(self) -> list[ContinuousBatching]:
         return [engine for by_policy in self._engines for engine in by_policy.values()]
 
     def _draw(self, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from tests.engine.test_lockstep import Counting, ask, new_engine
 
 from agito.errors import WorkerDied
 from agito.protocols import Row, SampleRequest
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +26,7 @@ async def test_an_engine_is_asked_only_while_somebody_waits_though_resting_rows_
         exchanges += 1
         return engine.advance(exchange)
 
-    free = Freerun(EngineClient(advance=advance, context=96))
+    free = ContinuousBatching(EngineClient(advance=advance, context=96))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(free.run)
         rows = [free.open(seed) for seed in range(5)]  # there is room for three
@@ -54,7 +54,7 @@ async def test_an_engine_hears_of_a_row_that_ended_as_it_was_stopped() -> None:
         await anyio.sleep(0.05)
         return answer
 
-    free = Freerun(EngineClient(advance=advance, context=96))
+    free = ContinuousBatching(EngineClient(advance=advance, context=96))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(free.run)
         rows = [free.open(seed) for seed in range(2)]
@@ -69,7 +69,7 @@ async def test_an_engine_hears_of_a_row_that_ended_as_it_was_stopped() -> None:
 
 async def test_whoever_samples_a_row_that_another_closes_is_told() -> None:
     told: list[str] = []
-    free = Freerun(EngineClient(advance=Counting().advance, context=96))
+    free = ContinuousBatching(EngineClient(advance=Counting().advance, context=96))
 
     async def sample(row: Row) -> None:
         with pytest.raises(ValueError, match="closed") as caught:
@@ -88,7 +88,7 @@ async def test_whoever_samples_a_row_that_another_closes_is_told() -> None:
 
 
 async def test_an_engine_that_dies_tells_whoever_waits_and_whoever_comes_later() -> None:
-    free = Freerun(EngineClient(advance=Counting(dies_at=0).advance, context=96))
+    free = ContinuousBatching(EngineClient(advance=Counting(dies_at=0).advance, context=96))
     with pytest.raises(ExceptionGroup) as caught:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(free.run)
