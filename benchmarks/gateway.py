@@ -49,7 +49,7 @@ from agito.models import Qwen3, Qwen3Config
 from agito.protocols import Agent, AgentSpec, Engine, Renderer, Row, Sampled, SampleRequest
 from agito.render import NaturalRenderer, learn
 from agito.render.messages import answered
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.wire import EngineClient, EngineRequest, EngineResponse
 from agito.testing import FakeEnvironment, FakeSession
@@ -122,7 +122,7 @@ async def network(vocab_size: int) -> AsyncGenerator[Engine]:
         await anyio.lowlevel.checkpoint()
         return embedded.advance(exchange)
 
-    engine = Freerun(EngineClient(advance=advance, context=4096))
+    engine = ContinuousBatching(EngineClient(advance=advance, context=4096))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.run)
         yield engine

@@ -10,7 +10,7 @@ import anyio
 from workload import TOOL_S, Turn  # type: ignore[import-not-found]
 
 from agito.protocols import SampleRequest
-from agito.sampling.continuous_batching import Freerun
+from agito.sampling.continuous_batching import ContinuousBatching
 from agito.sampling.wire import EngineClient
 
 _STEPS = 4  # decode steps between two exchanges
@@ -26,7 +26,7 @@ class Said:
 
 async def play(engines: Sequence[EngineClient], work: Sequence[Sequence[Turn]]) -> list[Said]:
     """All episodes concurrently, until the last one has ended."""
-    drivers = [Freerun(engine, steps=_STEPS) for engine in engines]
+    drivers = [ContinuousBatching(engine, steps=_STEPS) for engine in engines]
     found = [Said([], []) for _ in work]
 
     async def one(index: int, turns: Sequence[Turn]) -> None:
