@@ -142,5 +142,5 @@ def test_a_recipe_whose_attempts_cannot_be_repeated_cannot_ask_for_credit_by_rep
     ):
         with pytest.raises(BadRecipe, match="by_replay"):
             read("quickstart", ("rl.credit=by_replay", *overrides))
-    with pytest.raises(BadRecipe, match="its agents are asked for no effort"):
-        read("team-fanout", ('effort.settings=["low"]',))
+    with pytest.raises(BadRecipe, match="not at effort auto"):
+        read("team-fanout", ("rl.credit=by_replay", 'effort.settings=["low", "auto"]'))

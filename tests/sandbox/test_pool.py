@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -211,6 +212,23 @@ async def test_a_cancelled_call_ends_its_sandbox_and_no_other(pool: Pool) -> Non
     with pytest.raises(SandboxFailure, match="cancelled"):
         await box.sh("true")
     assert (await other.sh("echo alive")).output == b"alive\n"
+
+
+async def test_requests_that_are_given_up_end_neither_their_sandbox_nor_another() -> None:
+    async with await Pool.open(warm=0) as pool:
+        box, other = await pool.start(SandboxSpec()), await pool.start(SandboxSpec())
+        for _ in range(50):
+            with anyio.move_on_after(0):
+                await box.connect(7008)
+            for name in ("nobody", "0", "1"):  # the zygote's own refusal, then the keepers'
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                ours.close()
+                with theirs:
+                    pool.zygote.request("socket", name, "listen", 0, descriptors=(theirs.fileno(),))
+        (await box.listen()).close()
+        for each in (box, other):
+            assert (await each.sh("echo alive")).output == b"alive\n"
+        assert (await (await pool.start(SandboxSpec())).sh("echo new")).output == b"new\n"
 
 
 async def test_two_calls_at_a_time_are_a_mistake(pool: Pool) -> None:

@@ -16,7 +16,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.worlds.sandbox.inside import box, crowd, holding, kernel, network, pid1, roots, slots, start, wire
+from agito.worlds.sandbox.inside import box, crowd, holding, kernel, network, pid1, roots, slots, start, wire, writing
 
 if TYPE_CHECKING:
     from agito.worlds.sandbox.inside.groups import Groups
@@ -51,10 +51,8 @@ class Keeper:
             self.settle(groups, features)
         except OSError as error:
             _, descriptors = receive(self.requests)
-            os.write(
-                descriptors[0],
-                wire.reply(wire.REFUSED, f"{error.filename or 'keeper'}: {error.strerror}".encode()),
-            )
+            reason = f"{error.filename or 'keeper'}: {error.strerror}"
+            writing.answer(descriptors[0], wire.reply(wire.REFUSED, reason.encode()))
             os._exit(1)
         while True:
             message, descriptors = receive(self.requests)
@@ -97,7 +95,7 @@ class Keeper:
             groups.bound((work_mb + tmp_mb + mem_mb + _OWN_MB) * _MIB, procs + _OWN_PROCESSES)
             self.pid = kernel.clone(_NAMESPACES)
         except OSError as error:
-            os.write(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
+            writing.answer(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
             return
         if self.pid:
             return
@@ -110,7 +108,7 @@ class Keeper:
             kernel.key = 0
             pid1.run(link, work, upper)
         except BaseException as error:  # a half-built sandbox never goes on; the host gets the reason
-            os.write(link, wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode()))
+            writing.answer(link, wire.reply(wire.REFUSED, f"{type(error).__name__}: {error}".encode()))
         finally:
             os._exit(1)
 
@@ -138,21 +136,16 @@ class Keeper:
     def make_socket(self, link: int, name: str, kind: str, port: int) -> None:
         """Answers over `link`, with the socket."""
         if name != self.name or self.slot is None:
-            os.write(link, wire.reply(wire.REFUSED, b"this sandbox is gone"))
+            writing.answer(link, wire.reply(wire.REFUSED, b"this sandbox is gone"))
             return
         self.slot.is_used = True
         try:
             made = network.connecting(port) if kind == "connect" else network.listening(port)
         except OSError as error:
-            os.write(
-                link,
-                wire.reply(wire.REFUSED, os.strerror(error.errno or 0).encode(), status=error.errno or 0),
-            )
+            reason = os.strerror(error.errno or 0).encode()
+            writing.answer(link, wire.reply(wire.REFUSED, reason, status=error.errno or 0))
             return
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, made.to_bytes(4, "little"))]
-        answering = _socket.socket(fileno=link)
-        answering.sendmsg([wire.reply(wire.DONE)], rights)
-        answering.detach()
+        writing.answer(link, wire.reply(wire.DONE), [made])
         os.close(made)
 
 

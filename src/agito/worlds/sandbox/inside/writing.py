@@ -66,3 +66,19 @@ def send(control: _socket.socket, message: bytes, descriptors: Sequence[int]) ->
     """Sends a short message with descriptors."""
     rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
     control.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+
+
+def answer(link: int, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Sends a reply over `link`. A requester that has given up gets none, which is no error here: the
+    process that answers serves others too.
+    """
+    answering = _socket.socket(fileno=link)
+    try:
+        if descriptors:
+            send(answering, message, descriptors)
+        else:
+            answering.send(message)
+    except OSError:
+        pass
+    finally:
+        answering.detach()

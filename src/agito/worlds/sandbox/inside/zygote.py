@@ -16,7 +16,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
-from agito.worlds.sandbox.inside import box, kernel, layers, roots, seccomp, template, wire
+from agito.worlds.sandbox.inside import box, kernel, layers, roots, seccomp, template, wire, writing
 from agito.worlds.sandbox.inside.groups import Groups
 from agito.worlds.sandbox.inside.keeper import Keeper, close_all_but, receive, rights
 
@@ -216,7 +216,7 @@ class Zygote:
                 self.spawn(name, message, descriptors[0])
             case ("socket", name, _, _):
                 if name not in self.busy or not self.tell(self.busy[name], message, descriptors[0]):
-                    os.write(descriptors[0], wire.reply(wire.REFUSED, b"this sandbox is gone"))
+                    writing.answer(descriptors[0], wire.reply(wire.REFUSED, b"this sandbox is gone"))
             case ("tools", name, programs, path):
                 template.add_tools(self.root, name, programs, path)
             case ("copy", name):
@@ -250,7 +250,7 @@ class Zygote:
             try:
                 number = self.free.pop() if self.free else self.add_keeper()
             except OSError as error:
-                os.write(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
+                writing.answer(link, wire.reply(wire.REFUSED, str(error.strerror).encode()))
                 return
             if self.tell(number, message, link):
                 self.busy[name], self.names[number] = number, name
@@ -299,9 +299,9 @@ class Zygote:
             has_marks = layers.copy_tree(
                 source, os.open(f"run/layers/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
             )
-            os.write(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
+            writing.answer(link, wire.reply(wire.DONE, b"marks" if has_marks else b""))
         except OSError as error:
-            os.write(link, wire.reply(wire.REFUSED, str(error).encode()))
+            writing.answer(link, wire.reply(wire.REFUSED, str(error).encode()))
         finally:
             os._exit(0)
 
