@@ -1,6 +1,7 @@
 """What becomes of other people's agents behind the gateway: the real packages, one attempt after another.
 
     AGITO_GUEST_ENVS=FOLDER python benchmarks/guests.py [--only NAME,...] [--short]
+    AGITO_GUEST_ENVS=FOLDER python benchmarks/guests.py --model FOLDER [--only NAME,...] [--seeds 2]
 
 `FOLDER/NAME/bin/python` is the Python of a guest that is installed (`FOLDER/qwen-code/node_modules` for the
 one from npm); the others are left out. The agents are those of `examples/guests/`. Each is started as
@@ -14,7 +15,9 @@ the spelling that it is given, and the guest does the rest.
 - `breaks`: what the guest does about a call to a tool that does not exist, a call with wrong arguments, a
   call that is no JSON, and an answer without any call.
 
-`before` and `after` are a trained policy's success; they are null here.
+With `--model`, a pre-trained model is trained through three guests instead (`guest_training.py`): `before`
+and `after` are its success on held-out tasks of the real shell, over all seeds, with 95% intervals. Each form
+keeps what the other has reported.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from pathlib import Path
 
 import anyio
 
+import guest_training
 from agito.harness import SOLO
 from agito.harness.foreign import CommandHarness
 from agito.protocols import AgentSpec, Row, Sampled, SampleRequest
@@ -39,7 +43,7 @@ from agito.render import NaturalRenderer, learn
 from agito.rollout import AttemptRunner, Plan
 from agito.testing import FakeEnvironment
 from agito.types import Attempt, AttemptId, FinishReason, Limits, Target, Task, span
-from harness import Json, report
+from harness import RESULTS, Json, report
 
 AGENTS = Path(__file__).parents[1] / "examples" / "guests"
 LIMITS = Limits(turns=24, calls=24, tokens=1 << 20, turn_tokens=4000, seconds=300)
@@ -142,6 +146,8 @@ GUESTS = (
         compact=True,
     ),
 )
+
+TRAINED = ("openai", "openai-agents", "langgraph")
 
 
 def said_by(guest: Guest, coin: str) -> dict[str, list[str]]:
@@ -304,32 +310,58 @@ async def measure(
     }
 
 
+def scripted(guest: Guest, command: str, *, short: bool) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Its part of the last line, and the detail."""
+    scripts = ["plain", "bad: no such tool"] if short else list(called("0"))
+    found = anyio.run(measure, guest, command, renderer(), scripts)
+    return {"kept_turns": found["kept_turns"]}, found
+
+
+def trained(
+    guest: Guest, command: str, model: str, seeds: int, runs: Path
+) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Its part of the last line, and the detail."""
+    summaries = []
+    for seed in range(seeds):
+        cold = guest_training.cold_start(model, seed, runs)
+        out = runs / f"{guest.folder}-{seed}"
+        summaries.append(guest_training.trained(command, AGENTS, cold, seed, out))
+        print(f"  {guest.name} {seed}: {guest_training.by_seed(summaries[-1:])[0]}", flush=True)
+    line = {when: guest_training.over_seeds(summaries, when) for when in ("before", "after")}
+    return line, {"trained": guest_training.by_seed(summaries)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="names of guests, with commas between")
     parser.add_argument("--short", action="store_true", help="two scripts each")
+    parser.add_argument("--model", default="", help="train this pre-trained model through the guests")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs/guests"))
     arguments = parser.parse_args()
     if "AGITO_GUEST_ENVS" not in os.environ:
         print("AGITO_GUEST_ENVS: name a folder with the guests' environments", file=sys.stderr)
         return 2
-    envs, speaks = Path(os.environ["AGITO_GUEST_ENVS"]), renderer()
-    wanted = set(filter(None, arguments.only.split(",")))
-    scripts = list(called("0"))
-    scripts = ["plain", "bad: no such tool"] if arguments.short else scripts
-    detail: dict[str, Json] = {}
-    figures: dict[str, Json] = {}
+    envs, wanted = Path(os.environ["AGITO_GUEST_ENVS"]), set(filter(None, arguments.only.split(",")))
+    kept = RESULTS / "guests.json"
+    before: dict[str, dict[str, dict[str, Json]]] = json.loads(kept.read_text()) if kept.exists() else {}
+    figures, detail = before.get("figures", {}), before.get("detail", {})
     for guest in GUESTS:
         command = command_of(guest, envs)
-        if wanted and guest.name not in wanted:
+        if (wanted and guest.name not in wanted) or (arguments.model and guest.name not in TRAINED):
             continue
         if command is None:
             print(f"  {guest.name}: not installed", flush=True)
             continue
-        found = anyio.run(measure, guest, command, speaks, scripts)
-        detail[guest.name] = found
-        figures[guest.name] = {"kept_turns": found["kept_turns"], "before": None, "after": None}
+        line, found = (
+            trained(guest, command, arguments.model, arguments.seeds, arguments.runs.absolute())
+            if arguments.model
+            else scripted(guest, command, short=arguments.short)
+        )
+        figures[guest.name] = {"before": None, "after": None} | figures.get(guest.name, {}) | line
+        detail[guest.name] = detail.get(guest.name, {}) | found
     report("guests", figures, detail)
     return 0
 
