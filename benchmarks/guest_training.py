@@ -1,8 +1,8 @@
 """Success of other people's agents before and after training, for `guests.py --model`.
 
-One cold start a seed, by imitation in our own loop (`smollm2-shell`, level 1), exported whole; from it, every
-guest is trained by RL alone, unmodified, behind the gateway. Every part is a process of its own and is kept,
-so that a benchmark that was stopped goes on where it was.
+One cold start, by imitation in our own loop (`smollm2-shell`, level 1), exported whole; from it, every guest is
+trained by RL alone with each seed, unmodified, behind the gateway. Every part is a process of its own and is
+kept, so that a benchmark that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _GUEST = (
 _SHARED = ("env.levels=[1]", "eval.tasks=200")
 
 
-def cold_start(model: str, seed: int, runs: Path) -> Path:
-    """The exported folder of this seed's cold start; made unless it is there."""
-    run, folder = runs / f"cold-{seed}", runs / f"cold-{seed}-model"
+def cold_start(model: str, runs: Path) -> Path:
+    """The exported folder of the cold start; made unless it is there."""
+    run, folder = runs / "cold", runs / "cold-model"
     if not folder.exists():
-        _trained(("--model", model), (*_SHARED, *_COLD), seed, run)
+        _trained(("--model", model), (*_SHARED, *_COLD), 0, run)
         _call("export", str(run), str(folder), log=run.with_suffix(".log"))
     return folder
 

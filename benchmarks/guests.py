@@ -321,9 +321,8 @@ def trained(
     guest: Guest, command: str, model: str, seeds: int, runs: Path
 ) -> tuple[dict[str, Json], dict[str, Json]]:
     """Its part of the last line, and the detail."""
-    summaries = []
+    summaries, cold = [], guest_training.cold_start(model, runs)
     for seed in range(seeds):
-        cold = guest_training.cold_start(model, seed, runs)
         out = runs / f"{guest.folder}-{seed}"
         summaries.append(guest_training.trained(command, AGENTS, cold, seed, out))
         print(f"  {guest.name} {seed}: {guest_training.by_seed(summaries[-1:])[0]}", flush=True)

@@ -31,21 +31,21 @@ def failed(card: Card) -> set[str]:
 
 
 PLANTS = (
-    ("known/cellar.py:ToldByMistakes", "told"),
     ("known/cellar.py:CodedInPrompt", "told"),
     ("known/cellar.py:UnknownIsRight", "constants"),
-    ("known/cellar.py:SlipsBySeed", "flake"),
-    ("known/cellar.py:OrderOfSets", "clock"),
     ("known/cellar.py:QuarterTrained", "overlap"),
     ("known/cellar.py:SixLots", "duplicates"),
     ("known/cellar.py:TwoAndThree", "levels"),
     ("known/ledger.py:ResultFile", "forged"),
-    ("known/ledger.py:History", "determinism"),
     ("known/ledger.py:Withdrawn", "void"),
     ("known/cellar.py:LostThings", "informed"),
     ("known/cellar.py:ColorOfTheName", "open loop"),
 )
 MORE_PLANTS = (
+    ("known/ledger.py:History", "determinism"),
+    ("known/cellar.py:OrderOfSets", "clock"),
+    ("known/cellar.py:SlipsBySeed", "flake"),
+    ("known/cellar.py:ToldByMistakes", "told"),
     ("known/cellar.py:ToldByTools", "told"),
     ("known/cellar.py:CodedInReplies", "told"),
     ("known/ledger.py:PlusThousand", "told"),
@@ -82,23 +82,15 @@ async def test_a_planted_fault_is_refused_by_the_gate_that_names_it(place: str, 
     assert quality.cases, "a person must be able to look at a case"
 
 
+SOUND = ("Faulty", "Digits", "Form", "Thermostat", "Options")
+MORE_SOUND = ("FewTasks", "SortedFile", "Meter", "Catalogue", "Arithmetic")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "small.py:Faulty",
-        "small.py:Digits",
-        "small.py:FewTasks",
-        "small.py:Form",
-        "small.py:SortedFile",
-        "small.py:Meter",
-        "small.py:Thermostat",
-        "small.py:Options",
-        "small.py:Catalogue",
-        "small.py:Arithmetic",
-    ],
+    "name", [*SOUND, *(pytest.param(each, marks=pytest.mark.full) for each in MORE_SOUND)]
 )
 async def test_a_sound_environment_of_an_odd_sort_is_not_refused(name: str) -> None:
-    assert failed(await card_of(f"sound/{name}")) == set()
+    assert failed(await card_of(f"sound/small.py:{name}")) == set()
 
 
 CLOCKED = """
@@ -131,7 +123,10 @@ class ByElapsed(Base):
 """
 
 
-@pytest.mark.parametrize("name", ["ByMinute", "ByYear", "ByHash", "ByElapsed"])
+@pytest.mark.parametrize(
+    "name",
+    ["ByMinute", "ByHash", *(pytest.param(each, marks=pytest.mark.full) for each in ("ByYear", "ByElapsed"))],
+)
 async def test_a_verdict_that_hangs_on_the_clock_or_the_process_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "clocked.py").write_text(CLOCKED.replace("{hash}", str(hash("coin") % 1000)))
     card = await audit(lambda: load(f"{tmp_path / 'clocked.py'}:{name}"), depth=QUICK)
@@ -204,6 +199,7 @@ async def test_a_solution_that_needs_the_key_is_refused_unless_its_author_says_w
     assert "by feel" in next(gate.found for gate in declared.gates if gate.name == "informed")
 
 
+@pytest.mark.full
 async def test_the_short_and_the_full_audit_have_the_same_gates() -> None:
     place = f"{PLANTED / 'sound/small.py'}:Meter"
     short = await audit(lambda: load(place), depth=QUICK)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from tests.cli import forked
 
 from agito.cli import main
 from agito.models.compiler import FORWARD, NoCompiler, library
@@ -85,15 +86,7 @@ def _share_engine(home: Path) -> None:
 
 def agito_in(home: Path) -> Agito:
     def run(*words: str, stdin: str = "", expect: int | None = 0) -> Done:
-        done = subprocess.run(
-            [*COMMAND, *words],
-            cwd=home,
-            env=environment(home),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=110,
-        )
+        done = forked.run(words, cwd=home, env=environment(home), stdin=stdin, timeout=110)
         assert expect is None or done.returncode == expect, (
             f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
