@@ -16,7 +16,19 @@ import os
 import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.worlds.sandbox.inside import box, crowd, holding, kernel, network, pid1, roots, slots, start, wire, writing
+from agito.worlds.sandbox.inside import (
+    box,
+    crowd,
+    holding,
+    kernel,
+    network,
+    pid1,
+    roots,
+    slots,
+    start,
+    wire,
+    writing,
+)
 
 if TYPE_CHECKING:
     from agito.worlds.sandbox.inside.groups import Groups
