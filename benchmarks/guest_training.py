@@ -1,8 +1,8 @@
 """Success of other people's agents before and after training, for `guests.py --model`.
 
-One cold start, by imitation in our own loop (`smollm2-shell`, level 1), exported whole; from it, every guest is
-trained by RL alone with each seed, unmodified, behind the gateway. Every part is a process of its own and is
-kept, so that a benchmark that was stopped goes on where it was.
+One cold start, by imitation in our own loop (`smollm2-shell`, level 1), exported whole; from it, every guest
+is trained by RL alone with each seed, unmodified, behind the gateway. Every part is a process of its own and
+is kept, so that a benchmark that was stopped goes on where it was.
 """
 
 from __future__ import annotations
