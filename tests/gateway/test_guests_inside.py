@@ -42,13 +42,17 @@ def renderer(tmp_path: Path) -> Renderer:
     return read_chat(write(tmp_path, "byte level", TEMPLATES["chatml"]))
 
 
-def inside(tmp_path: Path, does: str, *, seconds: float = 20, asks: bool = True) -> CommandHarness:
+def inside(
+    tmp_path: Path, does: str, *, seconds: float = 20, asks: bool = True, warm: bool = True
+) -> CommandHarness:
     """A guest that has asked the policy once, and `tell`s by a call of a tool."""
     folder = tmp_path / "agent"
     folder.mkdir(exist_ok=True)
     before = textwrap.dedent(ASKS) + textwrap.dedent(TELLS) if asks else ""
     (folder / "guest.py").write_text(before + textwrap.dedent(does))
-    return CommandHarness("/usr/bin/python3 guest.py", folder=str(folder), seconds=seconds, sandbox=Pool.open)
+    return CommandHarness(
+        "/usr/bin/python3 guest.py", folder=str(folder), seconds=seconds, sandbox=Pool.open, warm=warm
+    )
 
 
 def told(found: Trajectory) -> list[object]:
@@ -187,16 +191,17 @@ async def test_a_guest_with_another_attempts_address_and_key_reaches_only_its_ow
             time.sleep(0.5)
             os._exit(len(marks))
             """,
-            "all of it was killed|it ended with exit code 1",
+            "all of it was killed|it ended with exit code [01]",  # 0: it finds no mark
         ),
     ],
     ids=["spins", "sleeps", "floods", "floods errors", "forks", "memory", "disk", "kills", "ends", "forges"],
 )
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 async def test_a_guest_that_misbehaves_in_a_sandbox_is_ended_and_scored_as_it_stands(
-    does: str, why: str, tmp_path: Path, renderer: Renderer
+    does: str, why: str, warm: bool, tmp_path: Path, renderer: Renderer
 ) -> None:
     seconds = 1.5 if "own" in why else 30
-    found = await attempt(inside(tmp_path, does, seconds=seconds), renderer)
+    found = await attempt(inside(tmp_path, does, seconds=seconds, warm=warm), renderer)
     assert found.fault is None and re.search(why, found.detail) and len(found.turns) == 1, found.detail
 
 
@@ -295,7 +300,7 @@ def test_a_program_in_a_home_folder_does_not_show_the_home_folder(
         (program.parent / "python3").touch()
         program.touch(mode=0o755)
         (program.parents[1] / "lib/python3.11").mkdir(parents=True)
-        found = layout([str(program)], tmp_path, files=(), shown=())
+        found = layout([str(program)], tmp_path, files=(), shown=(), warm=True)
         expected = (
             [program.parents[1]] if is_whole else [program.parent, program.parents[1] / "lib/python3.11"]
         )

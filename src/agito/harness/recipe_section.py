@@ -49,6 +49,11 @@ class HarnessSection(Section):
         default=(),
         description="Folders that the sandbox sees, read-only, beside the interpreter that `command` names.",
     )
+    warm: bool = Field(
+        default=True,
+        description="Whether what a Python `command` imports is imported once, in a process from which each "
+        "attempt's is forked. Only in a sandbox.",
+    )
     compact: bool = Field(
         default=False,
         description="Whether `command` is answered calls' arguments without spaces: for one that sends them "

@@ -21,6 +21,7 @@ class CommandSettings(TypedDict, total=False):
     compact: bool
     files: Sequence[str]
     shown: Sequence[str]
+    warm: bool
 
 
 def bundled() -> tuple[str, ...]:

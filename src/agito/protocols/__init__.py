@@ -31,6 +31,7 @@ from agito.protocols.sandbox import (
     SandboxSpec,
     Service,
     Standing,
+    WarmPython,
     seen_at,
 )
 from agito.protocols.thinking import (
@@ -86,6 +87,7 @@ __all__ = [
     "SandboxPool",
     "SandboxSpec",
     "OpensPool",
+    "WarmPython",
     "seen_at",
     "Script",
     "ScriptFactory",

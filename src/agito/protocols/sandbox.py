@@ -54,6 +54,20 @@ class Service:
     stderr: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmPython:
+    """A Python that imports modules once for all scripts of a pool. `interpreter` is the real program on the
+    host; the rest is as sandboxes see it, which must be shown its folders.
+    """
+
+    interpreter: str
+    executable: str  # `sys.executable` of scripts
+    prefix: str  # `sys.prefix`
+    library: tuple[str, ...]  # folders of the standard library
+    site: tuple[str, ...]  # folders with packages
+    modules: tuple[str, ...]
+
+
 class Standing(Protocol):
     """The state of a workspace at one moment."""
 
@@ -105,6 +119,11 @@ class Sandbox(Protocol):
         """Runs `bash -c` until it ends, the sandbox ends, or everything inside is killed."""
         ...
 
+    async def launch_script(self, arguments: Sequence[str], *, mark: str) -> Service:
+        """Runs a Python script with its arguments in a copy of the interpreter that the pool keeps warm. Last
+        on its standard error is a line of `mark` and its exit code. Otherwise as `launch`."""
+        ...
+
     async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
         """A TCP connection to a server inside, waiting until one listens. Raises `TimeoutError`. The caller
         closes it."""
@@ -139,7 +158,9 @@ def seen_at(path: str) -> str:
 class OpensPool(Protocol):
     """Opens a pool whose sandboxes see the folders `shown` of the host, read-only, where `seen_at` says."""
 
-    async def __call__(self, *, warm: int, shown: Sequence[str]) -> SandboxPool: ...
+    async def __call__(
+        self, *, warm: int, shown: Sequence[str], python: WarmPython | None
+    ) -> SandboxPool: ...
 
 
 class SandboxPool(Protocol):
@@ -148,6 +169,11 @@ class SandboxPool(Protocol):
     @property
     def tier(self) -> str:
         """Such as `native+cgroup` or `native+watchdog`."""
+        ...
+
+    @property
+    def cold(self) -> str | None:
+        """Why the pool keeps no interpreter warm; None: it does."""
         ...
 
     async def start(self, spec: SandboxSpec) -> Sandbox:

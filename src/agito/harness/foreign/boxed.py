@@ -38,8 +38,9 @@ class Boxes:
         self._changing = anyio.Lock()
 
     @asynccontextmanager
-    async def box(self, env: Mapping[str, str], *, cpu_s: float) -> AsyncGenerator[Sandbox]:
-        """With the guest's files in it. Raises `NoIsolation`, `SandboxFailure`."""
+    async def box(self, env: Mapping[str, str], *, cpu_s: float) -> AsyncGenerator[tuple[Sandbox, bool]]:
+        """With the guest's files in it, and whether its interpreter is kept warm. Raises `NoIsolation`,
+        `SandboxFailure`."""
         pool = await self._enter()
         try:
             box = await pool.start(
@@ -57,7 +58,7 @@ class Boxes:
             try:
                 files = await to_thread.run_sync(self._layout.contents)
                 await box.write(files, executable=self._layout.executable())
-                yield box
+                yield box, pool.cold is None
             finally:
                 await box.close()
         finally:
@@ -67,7 +68,9 @@ class Boxes:
     async def _enter(self) -> SandboxPool:
         async with self._changing:
             if self._pool is None:
-                self._pool = await self._open_pool(warm=0, shown=self._layout.shown)
+                self._pool = await self._open_pool(
+                    warm=0, shown=self._layout.shown, python=self._layout.python
+                )
             self._num += 1
             return self._pool
 
@@ -88,13 +91,22 @@ async def serving(box: Sandbox, app: ASGIApp) -> AsyncGenerator[str]:
 
 
 async def run(
-    box: Sandbox, layout: Layout, *, prompt: str, over: anyio.Event, seconds: float, clock: OwnClock
+    box: Sandbox,
+    layout: Layout,
+    *,
+    is_warm: bool,
+    prompt: str,
+    over: anyio.Event,
+    seconds: float,
+    clock: OwnClock,
 ) -> Ended:
-    """As `guest.run`. What a guest does to its sandbox it has done to itself."""
+    """As `guest.run`. What a guest does to its sandbox it has done to itself. `is_warm`: it is forked from an
+    interpreter that has imported what it imports.
+    """
     mark = secrets.token_hex(16)
     command = f"exec 8>&2; {shlex.join(layout.argv)} 8>&-; printf '\\n%s %d\\n' {mark} $? >&8"
     try:
-        service = await box.launch(command)
+        service = await (box.launch_script(layout.argv[1:], mark=mark) if is_warm else box.launch(command))
     except (SandboxFailure, OSError) as error:
         return Ended(exit_code=None, why=f"it could not be started: {error}", tail="")
     said, stdin = _Said(mark), FileIO(service.stdin, "wb")
@@ -127,11 +139,14 @@ class _Said:
     def add(self, data: bytes) -> int:
         self._rest = (self._rest + data)[-(len(data) + len(self._mark) + 8) :]
         _, found, after = self._rest.partition(self._mark)
-        if found and after.endswith(b"\n"):
+        if not found:
+            return self.tail.add(data)
+        if after.endswith(b"\n"):
             code = after.strip()
             self.exit_code = int(code) if code.isdigit() and len(code) <= _DIGITS else None
             self.ended.set()
-        return self.tail.add(data.partition(self._mark)[0] if found else data)
+        num_marked = len(found) + len(after)  # which may have come in several pieces
+        return self.tail.add(data[: max(len(data) - num_marked, 0)])
 
     async def by(self, descriptor: int) -> AsyncGenerator[bytes]:
         """What comes by one of its streams. With the last of them it has ended."""

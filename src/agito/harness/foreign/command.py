@@ -39,7 +39,7 @@ _LOCAL = "127.0.0.1,localhost"
 class CommandHarness:
     """`command`: a program with its arguments, or `path.py:function`. `seconds`: a guest's own, without those
     in which it waits. `compact`: see `Terms`. `sandbox`: opens the pool of sandboxes in which it runs;
-    without, it runs as whoever trains. `files`, `shown`: see `layout`.
+    without, it runs as whoever trains. `files`, `shown`, `warm`: see `layout`.
     """
 
     roles = ("solo",)
@@ -54,13 +54,14 @@ class CommandHarness:
         sandbox: OpensPool | None = None,
         files: Sequence[str] = (),
         shown: Sequence[str] = (),
+        warm: bool = True,
     ) -> None:
         """Raises `BadHarness` for a program or a file that is not there."""
         self._cwd, self._seconds, self._compact = Path(folder or "."), seconds, compact
         self._argv = _argv(command, self._cwd, shown if sandbox is not None else ())
         self._layout = self._boxes = None
         if sandbox is not None:
-            self._layout = layout(self._argv, self._cwd, files=files, shown=shown)
+            self._layout = layout(self._argv, self._cwd, files=files, shown=shown, warm=warm)
             self._boxes = Boxes(self._layout, sandbox)
 
     async def run(
@@ -106,9 +107,18 @@ class CommandHarness:
         """In a sandbox of its own."""
         assert self._boxes is not None and self._layout is not None
         env = environment(boxed.URL, key, prompt, {})
-        async with self._boxes.box(env, cpu_s=self._seconds) as box, boxed.serving(box, app):
+        async with (
+            self._boxes.box(env, cpu_s=self._seconds) as (box, is_warm),
+            boxed.serving(box, app),
+        ):
             return await boxed.run(
-                box, self._layout, prompt=prompt, over=over, seconds=self._seconds, clock=clock
+                box,
+                self._layout,
+                is_warm=is_warm,
+                prompt=prompt,
+                over=over,
+                seconds=self._seconds,
+                clock=clock,
             )
 
 

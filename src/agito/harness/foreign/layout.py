@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agito.errors import BadHarness
-from agito.protocols import seen_at
+from agito.harness.foreign.warm import warm_python
+from agito.protocols import WarmPython, seen_at
 
 CALL = Path(__file__).with_name("call.py")  # what calls a function
 _MOST_BYTES = 1 << 24  # of all copied files
@@ -27,6 +28,7 @@ class Layout:
     shown: tuple[str, ...]  # folders of the machine, read-only
     files: Mapping[str, Path]
     path: str  # PATH inside
+    python: WarmPython | None  # what is kept warm for it
 
     def contents(self) -> dict[str, bytes]:
         return {name: path.read_bytes() for name, path in self.files.items()}
@@ -35,8 +37,11 @@ class Layout:
         return tuple(name for name, path in self.files.items() if os.access(path, os.X_OK))
 
 
-def layout(argv: Sequence[str], folder: Path, *, files: Sequence[str], shown: Sequence[str]) -> Layout:
+def layout(
+    argv: Sequence[str], folder: Path, *, files: Sequence[str], shown: Sequence[str], warm: bool
+) -> Layout:
     """Of a command whose program is a path. `files`: of `folder`, beside those that the command names.
+    `warm`: whether an interpreter is to be kept warm for it.
 
     Raises `BadHarness` for what is not there, and for a word that names a file outside of all of these.
     """
@@ -57,6 +62,7 @@ def layout(argv: Sequence[str], folder: Path, *, files: Sequence[str], shown: Se
         raise BadHarness(
             f"harness.files: more than {_MOST_BYTES >> 20} MiB; show a folder by harness.shown instead"
         )
+    scripts = [path for name, path in copied.items() if name.endswith(".py")]
     programs = [
         f"{seen_at(os.path.realpath(root))}/{name}"
         for root in roots
@@ -69,6 +75,7 @@ def layout(argv: Sequence[str], folder: Path, *, files: Sequence[str], shown: Se
         shown=tuple(os.path.realpath(root) for root in roots),
         files=copied,
         path=":".join([*programs, _SYSTEM_PATH]),
+        python=warm_python(argv, scripts, lambda path: _inside(path, roots)) if warm else None,
     )
 
 
@@ -105,7 +112,7 @@ def _inside(path: Path, roots: Sequence[Path]) -> str | None:
     for root in roots:
         for each in (root, Path(os.path.realpath(root))):
             if absolute.is_relative_to(each):
-                return f"{seen_at(os.path.realpath(root))}/{absolute.relative_to(each)}"
+                return os.path.normpath(f"{seen_at(os.path.realpath(root))}/{absolute.relative_to(each)}")
     return None
 
 

@@ -244,10 +244,17 @@ class Box:
         problem = _unsayable(command)
         if problem:
             raise ValueError(f"command={command!r}: {problem.decode().strip()}")
+        return await self._launch("launch", command)
+
+    async def launch_script(self, arguments: Sequence[str], *, mark: str) -> Service:
+        """A Python script in a copy of the pool's warm interpreter; see `Sandbox`."""
+        return await self._launch("script", (tuple(arguments), mark))
+
+    async def _launch(self, kind: str, what: object) -> Service:
         pipes = [os.pipe() for _ in range(3)]
         (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
         try:
-            await self._hand("launch", command, (reading, writing, complaining))
+            await self._hand(kind, what, (reading, writing, complaining))
         except BaseException:
             descriptor_checks.close((stdin, stdout, stderr))
             raise

@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from agito.errors import NoIsolation, NotFound
-from agito.protocols import seen_at
+from agito.protocols import WarmPython, seen_at
 from agito.worlds.sandbox.cgroup import Group, half_of_memory, make
 from agito.worlds.sandbox.inside import kernel, wire
 from agito.worlds.sandbox.users import Users, take_users
@@ -38,6 +38,7 @@ _MODULES = (
         "box",
         "slots",
         "template",
+        "preload",
         "expand",
         "start",
         "writing",
@@ -45,7 +46,7 @@ _MODULES = (
     ),
     *("calling", "network", "crowd", "pid1", "groups", "roots", "keeper", "zygote"),
 )
-_START_S = 20.0
+_START_S, _IMPORTED_S = 20.0, 60.0
 HASH_SEED = 0
 _ABSENT = "the interpreter did not start"
 # The whole command line of the zygote, and so of every pid 1; it names no host path.
@@ -78,6 +79,7 @@ class Zygote:
     landlock: int  # ABI version; 0 for none
     group: Group | None  # control group around everything
     users: Users
+    cold: str = ""  # why it is not the interpreter that was asked for
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # arguments of `launch`
 
     @property
@@ -111,13 +113,15 @@ async def launch(
     seccomp: bool = True,
     hash_seed: int = HASH_SEED,
     shown: Sequence[str] = (),
+    python: WarmPython | None = None,
 ) -> Zygote:
     """Raises `NoIsolation`, naming what this machine lacks and the remedy; `NotFound` for a folder to show
     that is not there.
 
     `hash_seed` fixes the set order of every interpreter inside, so that a program's answers do not depend on
-    the pool. `limit_bytes` limits all sandboxes together, to half of the machine's memory by default. The
-    other flags are for tests, which prove that an attack works if a layer is missing.
+    the pool. `python`: what all sandboxes are cloned from, unless that turns out to be unsound.
+    `limit_bytes` limits all sandboxes together, to half of the machine's memory by default. The other flags
+    are for tests, which prove that an attack works if a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
         raise NoIsolation(
@@ -133,18 +137,20 @@ async def launch(
         "seccomp": seccomp,
         "hash_seed": hash_seed,
         "shown": shown,
+        "python": python,
     }
     seen = _shown(shown)
     group = make(limit_bytes or half_of_memory()) if cgroup else None
     taken = take_users(many=users)
     problems: list[str] = []
-    for interpreter, prefix in _interpreters():
+    for interpreter, prefix in [(python.interpreter, "/usr")] if python else _interpreters():
         settings = {
             "prefix": prefix,
             "overlay": overlay,
             "landlock": landlock,
             "seccomp": seccomp,
             "shown": tuple((path, seen_at(path)) for path in seen if not _is_in(path, ("/usr", prefix))),
+            "warm": asdict(python) if python else None,
         }
         answer = await _try(interpreter, settings, group, taken, hash_seed)
         if isinstance(answer, Zygote):
@@ -155,6 +161,9 @@ async def launch(
     taken.give_back()
     if group is not None:
         group.remove()
+    if python is not None:  # whatever it is, it may be that interpreter
+        options["python"] = None
+        return replace(await launch(**options), cold=problems[-1])
     raise NoIsolation(f"no sandbox on this machine ({'; '.join(problems)}): {_remedy(problems[-1])}")
 
 
@@ -207,7 +216,7 @@ async def _try(
     try:
         group = _enclose(process.pid, group, users)
         _send_program(control, settings, group, users)
-        with anyio.move_on_after(_START_S):
+        with anyio.move_on_after(_IMPORTED_S if settings["warm"] else _START_S):
             await anyio.wait_readable(control)
             answer, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
     except OSError:

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 
 from agito.errors import NotFound, SandboxFailure
-from agito.protocols import SandboxSpec
+from agito.protocols import SandboxSpec, WarmPython
 from agito.worlds.sandbox.box import START_S, Box, Frozen
 from agito.worlds.sandbox.inside import wire
 from agito.worlds.sandbox.launch import HASH_SEED, Zygote, launch, stop
@@ -65,20 +65,25 @@ class Pool:
         limit_mb: int | None = None,
         hash_seed: int = HASH_SEED,
         shown: Sequence[str] = (),
+        python: WarmPython | None = None,
     ) -> Pool:
         """Keeps `warm` sandboxes started ahead. `limit_mb` limits the memory of all together; by default half
         of the machine's.
 
         `hash_seed` is Python's in all of them; changing it reveals programs that depend on set order.
         `shown`: folders of the host that all of them see, read-only, where `seen_at` says: an interpreter, a
-        virtual environment. Raises `NoIsolation`, and `NotFound` for one of them.
+        virtual environment. `python`: an interpreter whose modules are imported once, for `launch_script`;
+        if that cannot be had, `cold` says why. Raises `NoIsolation`, and `NotFound` for a folder.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # four descriptors per sandbox
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         pool = cls(
             await launch(
-                limit_bytes=limit_mb << 20 if limit_mb else None, hash_seed=hash_seed, shown=tuple(shown)
+                limit_bytes=limit_mb << 20 if limit_mb else None,
+                hash_seed=hash_seed,
+                shown=tuple(shown),
+                python=python,
             ),
             warm,
             hash_seed,
@@ -92,6 +97,12 @@ class Pool:
         either case.
         """
         return "native+cgroup" if self.zygote.group is not None else "native+watchdog"
+
+    @property
+    def cold(self) -> str | None:
+        """Why no interpreter is kept warm; None: one is."""
+        is_warm = self.zygote.options["python"] is not None
+        return None if is_warm else self.zygote.cold or "none was asked for"
 
     @property
     def num_layers(self) -> int:
@@ -169,7 +180,7 @@ class Pool:
                 kept.clear()
             dead = self.zygote
             with anyio.CancelScope(shield=True):
-                self.zygote = await launch(**dead.options)
+                self.zygote = replace(await launch(**dead.options), cold=dead.cold)
                 await stop(dead)
 
     async def _spawn(

@@ -21,11 +21,19 @@ from agito.worlds.sandbox.inside.box import limit_files
 from agito.worlds.sandbox.inside.capture import Capture
 from agito.worlds.sandbox.inside.holding import Holding
 from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_available, read_request
-from agito.worlds.sandbox.inside.start import adopt, fork_snippet, start_program, start_service, start_shell
+from agito.worlds.sandbox.inside.start import (
+    adopt,
+    fork_snippet,
+    start_program,
+    start_script,
+    start_service,
+    start_shell,
+)
 from agito.worlds.sandbox.inside.writing import send, write_file
 
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
@@ -130,7 +138,10 @@ class Pid1:
         if kind == "freeze":
             return self.freeze()
         if kind == "launch":
-            return self.launch(fields[0])
+            return self.launch(lambda: start_service(fields[0], self.env, self.handed, is_alone=self.is_idle))
+        if kind == "script":
+            arguments, mark = fields[0]
+            return self.launch(lambda: start_script(arguments, mark, self.env, self.handed, self.control))
         return wire.reply(wire.REFUSED, b"unknown request", idle=self.is_idle)
 
     def act(
@@ -339,10 +350,10 @@ class Pid1:
                 return wire.reply(wire.REFUSED, text, status=number, idle=self.is_idle)
         return wire.reply(wire.DONE, idle=self.is_idle)
 
-    def launch(self, command: str) -> bytes:
+    def launch(self, start: Callable[[], int]) -> bytes:
         """Starts a service on the pipes that came with the request."""
         try:
-            start_service(command, self.env, self.handed, is_alone=self.is_idle)
+            start()
             self.is_idle = False
         except OSError as error:
             number = error.errno or errno.EIO

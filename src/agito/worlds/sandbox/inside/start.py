@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import gc
 import os
 import resource
 import stat
@@ -218,24 +219,82 @@ def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
         os._exit(254)
 
 
+def start_script(
+    arguments: Sequence[str],
+    mark: str,
+    env: Mapping[str, str],
+    pipes: Sequence[int],
+    control: _socket.socket,
+) -> int:
+    """A script with its arguments in a fresh copy of this interpreter, which has imported its modules. Its
+    parent says last, on the same standard error, how it ended: `mark` and the exit code, as a shell would
+    give it. Raises `OSError`.
+    """
+    child = fork()
+    if child:
+        return child
+    try:
+        control.close()
+        become_a_command([(pipe, target) for target, pipe in enumerate(pipes)])
+        os.closerange(3, 1024)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        script = os.fork()
+        if not script:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            run_script(arguments, env)
+        code = os.waitstatus_to_exitcode(os.waitpid(script, 0)[1])
+        os.write(2, f"\n{mark} {code if code >= 0 else 128 - code}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def run_script(arguments: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """As `python SCRIPT ARGUMENTS`. Never returns."""
+    os.environ.clear()
+    os.environ.update(env)
+    gc.enable()
+    sys.argv, path = list(arguments), os.path.abspath(arguments[0])
+    sys.path.insert(0, os.path.dirname(path))
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    main.__dict__.update({"__file__": path, "__builtins__": __builtins__})
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        sys.stderr.write(f"{path}: {error.strerror}\n")
+        _leave(2)
+    status = _status(source, path, main.__dict__)
+    try:
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()  # waits for those that are no daemons
+        __import__("atexit")._run_exitfuncs()
+    finally:
+        _leave(status)
+
+
 def run_snippet(code: str) -> NoReturn:
     """Never returns, whatever `code` does."""
-    status = 0
+    _leave(_status(code, "<snippet>", {"__name__": "__main__", "__builtins__": __builtins__}))
+
+
+def _status(source: str | bytes, name: str, space: dict[str, Any]) -> int:
+    """Of the process that runs only this."""
     try:
-        exec(
-            compile(code, "<snippet>", "exec", dont_inherit=True),
-            {"__name__": "__main__", "__builtins__": __builtins__},
-        )
+        exec(compile(source, name, "exec", dont_inherit=True), space)
     except SystemExit as leave:
         if isinstance(leave.code, int):
-            status = leave.code & 0xFF
-        elif leave.code is not None:
+            return leave.code & 0xFF
+        if leave.code is not None:
             sys.stderr.write(f"{leave.code}\n")
-            status = 1
-    except BaseException as error:  # whatever the snippet raises is its own result
+            return 1
+    except BaseException as error:  # whatever it raises is its own result
         trace = error.__traceback__
         sys.excepthook(type(error), error.with_traceback(trace.tb_next if trace else None), None)
-        status = 1
+        return 1
+    return 0
+
+
+def _leave(status: int) -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()

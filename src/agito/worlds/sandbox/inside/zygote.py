@@ -16,7 +16,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
-from agito.worlds.sandbox.inside import box, kernel, layers, roots, seccomp, template, wire, writing
+from agito.worlds.sandbox.inside import box, kernel, layers, preload, roots, seccomp, template, wire, writing
 from agito.worlds.sandbox.inside.groups import Groups
 from agito.worlds.sandbox.inside.keeper import Keeper, close_all_but, receive, rights
 
@@ -53,6 +53,9 @@ def main(control: _socket.socket, settings: dict[str, Any], ancillary: list[tupl
     except OSError as error:
         said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         control.send(marshal.dumps(("missing", error.errno, said), wire.FORMAT))
+        os._exit(1)
+    if settings["warm"] and (unsound := preload.load(settings["warm"])):
+        control.send(marshal.dumps(("unsound", 0, unsound), wire.FORMAT))
         os._exit(1)
     me = os.pidfd_open(os.getpid())
     report = marshal.dumps(("ready", features.overlay, features.landlock), wire.FORMAT)
