@@ -83,7 +83,7 @@ def _serve(listener: socket.socket) -> Sequence[str]:
         ready = select.select([listener, 0, *waiting], [], [])[0]
         if 0 in ready:
             raise SystemExit(0)
-        for pidfd in {*ready} & {*waiting}:
+        for pidfd in [each for each in ready if isinstance(each, int) and each in waiting]:
             pid, link = waiting.pop(pidfd)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             with link, suppress(OSError):  # nobody waits any more
