@@ -1,8 +1,8 @@
 """Success of other people's agents before and after training, for `guests.py --model`.
 
 One cold start, by imitation in our own loop (`smollm2-shell`, level 1), exported whole; from it, every guest
-is trained by RL alone with each seed, unmodified, behind the gateway. Every part is a process of its own and
-is kept, so that a benchmark that was stopped goes on where it was.
+is trained by RL alone with each seed, on the family `find`, unmodified, behind the gateway. Every part is a
+process of its own and is kept, so that a benchmark that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from harness import Json
 _AGITO = (sys.executable, "-m", "agito.cli")
 _COLD = ("sft.demos=640", "rl.steps=0", "eval.structural_tasks=0")
 _GUEST = (
+    'env.families=["find"]',
     "sft.demos=0",
-    "rl.steps=8",
+    "rl.steps=10",
     "rl.groups=6",
     "rl.group_size=8",
     "eval.structural_tasks=0",
