@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import subprocess
@@ -135,16 +136,29 @@ def agito_here(here_in: HereIn, tmp_path: Path) -> Agito:
 @pytest.fixture(scope="session")
 def shell_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where `runs/tiny` is a finished run in a real shell."""
-    home = tmp_path_factory.mktemp("shell")
-    done = agito_in(home)("train", "quickstart", "--name", "tiny", *sets(*TINY))
-    (home / "train.out").write_text(done.stdout)
-    (home / "train.err").write_text(done.stderr)
-    return home
+    return _copy_of_one(tmp_path_factory, "shell", "tiny", TINY)
 
 
 @pytest.fixture(scope="session")
 def coin_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where `runs/coin` is a finished run in an environment in memory."""
-    home = tmp_path_factory.mktemp("coin")
-    agito_in(home)("train", "quickstart", "--name", "coin", *sets(*COIN))
+    return _copy_of_one(tmp_path_factory, "coin", "coin", COIN)
+
+
+def _copy_of_one(factory: pytest.TempPathFactory, title: str, name: str, overrides: tuple[str, ...]) -> Path:
+    """A home with a run that is made once for all processes of the tests."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made, home = shared / f"made-{title}", factory.mktemp(title) / "home"
+    with (shared / f"{title}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            making = shared / f"making-{title}"
+            making.mkdir()
+            done = agito_in(making)("train", "quickstart", "--name", name, *sets(*overrides))
+            (making / "train.out").write_text(done.stdout)
+            (making / "train.err").write_text(done.stderr)
+            making.rename(made)
+    shutil.copytree(made, home)
     return home
