@@ -22,12 +22,14 @@ _COLD = ("sft.demos=640", "rl.steps=0", "eval.structural_tasks=0")
 _GUEST = (
     'env.families=["find"]',
     "sft.demos=0",
-    "rl.steps=10",
+    "rl.steps=8",
     "rl.groups=6",
     "rl.group_size=8",
+    "trainer.rl.lr=4e-4",  # of a new adapter
+    "trainer.rl.adam_lr=4e-4",
     "eval.structural_tasks=0",
 )
-_SHARED = ("env.levels=[1]", "eval.tasks=200")
+_SHARED = ("env.levels=[1]", "eval.tasks=150")
 
 
 def cold_start(model: str, runs: Path) -> Path:

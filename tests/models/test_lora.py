@@ -24,6 +24,7 @@ from agito.models import (
     save,
     save_adapter,
 )
+from agito.models.lora import dithered
 from agito.protocols import SampleRequest
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.wire import EngineRequest, RowRequest
@@ -72,6 +73,22 @@ def test_merged_weights_compute_what_the_adapter_computes() -> None:
     plain.load_state_dict(merged_weights(model))
     torch.testing.assert_close(plain(IDS, [11]), model(IDS, [11]), atol=1e-4, rtol=0)
     assert (plain(IDS, [11]) - Decoder(TINY, seed=1)(IDS, [11])).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("size", [1e-5, 5e-5, 2e-4])
+def test_in_bfloat16_what_an_adapter_adds_is_kept_on_the_whole(size: float) -> None:
+    """Rounded to the nearest number, .14, .56 and .97 of it would be left."""
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(768, 576, generator=generator).mul(0.05).bfloat16()
+    added = torch.randn(768, 4, generator=generator) @ torch.randn(4, 576, generator=generator) * size / 2
+    merged, inputs = dithered(base.float() + added), torch.randn(64, 576, generator=generator)
+    found, wanted = inputs @ (merged.float() - base.float()).T, inputs @ added.T
+    assert float((found * wanted).sum() / wanted.square().sum()) == pytest.approx(1.0, abs=0.03)
+    assert float((found - wanted).norm() / (inputs @ base.float().T).norm()) < 0.003, (
+        "as much as bfloat16 rounds"
+    )
+    assert torch.equal(dithered(base.float() + added), merged), "the same every time"
+    assert torch.equal(dithered(base.float()), base) and torch.equal(dithered(-base.float()), -base)
 
 
 def test_an_engine_and_a_folder_are_given_the_adapter_too(tmp_path: Path) -> None:

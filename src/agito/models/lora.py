@@ -62,8 +62,32 @@ class LoraLinear(nn.Linear):
         return added.unflatten(0, input.shape[:-1])
 
     def merged(self) -> Tensor:
-        """The equivalent weight without an adapter."""
-        return self.weight + (self.lora_B @ self.lora_A * self.scale).to(self.weight.dtype)
+        """The equivalent weight without an adapter; in bfloat16, as near as `dithered` comes."""
+        added = self.lora_B @ self.lora_A * self.scale
+        if self.weight.dtype is torch.bfloat16:
+            return dithered(self.weight.to(added.dtype) + added)
+        return self.weight + added.to(self.weight.dtype)
+
+
+def dithered(exact: Tensor) -> Tensor:
+    """In bfloat16, rounded up or down at thresholds that differ from entry to entry, always the same ones.
+
+    What an adapter adds is mostly less than half of the distance between neighbouring bfloat16 numbers.
+    Rounded to the nearest, it would vanish: the merged policy would stay where the base is. With thresholds,
+    a tenth of a distance moves a tenth of the entries by a whole one, so that sums over many are kept.
+    Numbers that bfloat16 has stay as they are.
+    """
+    thresholds = _thresholds(exact.numel()).view(exact.shape)
+    bits = exact.float().contiguous().view(torch.int32)
+    return ((bits + thresholds) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+
+def _thresholds(count: int) -> Tensor:
+    """int32 of 0 to 65,535; a prime period, so that no two rows of a matrix begin alike."""
+    period = torch.randint(
+        0, 1 << 16, (65_521,), generator=torch.Generator().manual_seed(0), dtype=torch.int32
+    )
+    return period.repeat(-(-count // len(period)))[:count]
 
 
 def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
