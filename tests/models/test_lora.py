@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from agito.errors import CorruptCheckpoint
 from agito.learning.trainer import LocalTrainer, TrainerConfig
@@ -24,7 +26,10 @@ from agito.models import (
     save,
     save_adapter,
 )
-from agito.models.lora import dithered
+from agito.models.compiler import FORWARD, is_built
+from agito.models.config import PROJECTIONS
+from agito.models.lora import LoraLinear, apart, dithered
+from agito.models.native import NativeDecoder
 from agito.protocols import SampleRequest
 from agito.sampling.embedded import EmbeddedEngine
 from agito.sampling.wire import EngineRequest, RowRequest
@@ -41,6 +46,7 @@ TINY = DecoderConfig(
     family="llama",
     qk_norm=False,
 )
+WIDE = replace(TINY, hidden_size=128, intermediate_size=192)
 IDS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5])
 LORA = LoraConfig(rank=4, alpha=8)
 
@@ -89,6 +95,55 @@ def test_in_bfloat16_what_an_adapter_adds_is_kept_on_the_whole(size: float) -> N
     )
     assert torch.equal(dithered(base.float() + added), merged), "the same every time"
     assert torch.equal(dithered(base.float()), base) and torch.equal(dithered(-base.float()), -base)
+
+
+def kept(found: Tensor, wanted: Tensor) -> float:
+    """How much of `wanted` is in `found`, and not beside it."""
+    return float((found * wanted).sum() / wanted.square().sum())
+
+
+@pytest.mark.parametrize("size", [1e-4, 3e-4])
+@torch.no_grad()
+def test_in_bfloat16_a_projection_adds_what_its_adapter_adds(size: float) -> None:
+    """Added to a sum that is rounded already, .29 and .64 of it would be left."""
+    plain = torch.nn.Linear(576, 768, bias=False)
+    plain.weight = torch.nn.Parameter(torch.randn(768, 576).mul(0.05).bfloat16())
+    adapted = LoraLinear(plain, LORA)
+    adapted.lora_A.normal_(std=0.05)
+    adapted.lora_B.normal_(std=size)
+    inputs = torch.randn(256, 576).bfloat16()
+    exact = inputs.float() @ adapted.lora_A.T @ adapted.lora_B.T * adapted.scale
+    base = inputs.float() @ plain.weight.float().T
+    assert kept(adapted(inputs).float() - base, exact) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.skipif(not is_built(FORWARD), reason="needs a C compiler")
+@pytest.mark.parametrize("targets", [PROJECTIONS, ("v_proj", "down_proj")], ids=["all", "two"])
+@torch.no_grad()
+def test_in_bfloat16_an_engine_adds_what_an_adapter_adds_and_forgets_the_one_before(
+    targets: tuple[str, ...],
+) -> None:
+    config = LoraConfig(rank=4, alpha=8, targets=targets)
+    exact = adapt(Decoder(WIDE, seed=1).bfloat16().float(), config, seed=2)
+    rounded = adapt(Decoder(WIDE, seed=1).bfloat16(), config, seed=2)
+    ids, networks = torch.randint(0, WIDE.vocab_size, (40,)), list[NativeDecoder]()
+    for threads in (1, 2):
+        networks.append(NativeDecoder(WIDE, slots=1, context=64, dtype=torch.bfloat16, threads=threads))
+        networks[-1].load(apart(rounded)[0])
+    base = exact(ids, [40])[-1]
+    for draw in (1, 2):  # the second replaces the first
+        for one, other in zip(exact.modules(), rounded.modules(), strict=True):
+            if isinstance(one, LoraLinear) and isinstance(other, LoraLinear):
+                one.lora_B.normal_(std=3e-3, generator=torch.Generator().manual_seed(draw))
+                other.lora_B.copy_(one.lora_B)
+        wanted, found = exact(ids, [40])[-1] - base, list[Tensor]()
+        for network in networks:
+            network.adapt({})
+            without = network.extend(ids, [0], [0], [40])[0]
+            network.adapt(apart(rounded)[1])
+            found.append(network.extend(ids, [0], [0], [40])[0] - without)
+        assert torch.equal(found[0], found[1]), "whatever the number of threads"
+        assert kept(found[0], wanted) == pytest.approx(1.0, abs=0.15)
 
 
 def test_an_engine_and_a_folder_are_given_the_adapter_too(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ typedef struct {
     const word *qkv, *out, *gate_up, *down; /* packed */
     const float *cosines, *sines;           /* positions x width, the sign of the rotation in the sines */
     int64_t window;                         /* positions seen, including the token's own; 0: all */
+    const word *low[4], *high[4];           /* of qkv, out, gate_up and down: an adapter's two matrices, packed */
+    int64_t rank[4];                        /* a multiple of LANES; 0: no adapter */
 } Layer;
+
+enum { QKV, OUT, GATE_UP, DOWN };
 
 typedef struct {
     int32_t hidden, inter, heads, kv_heads, width, vocab, layers, slots, num_pages; /* num_pages: per slot */
@@ -31,6 +35,8 @@ typedef struct {
     Team *team;
     float *x, *wide, *added, *mixed, *scores; /* scratch: BLOCK x hidden, the widest product, hidden; heads x width, and what `attend` needs, a thread */
     word *h, *act;                            /* BLOCK x hidden, max(inter, heads x width) */
+    float *between;                           /* BLOCK x the largest rank; and as words */
+    word *between_words;
 } Net;
 
 typedef struct {
@@ -106,6 +112,23 @@ static void place(const Net *net, const Layer *layer, int index, int slot, int p
     }
 }
 
+/* Part `id` of y = x times matrix plus bias, plus what an adapter adds. With one, x is read by all threads before any of them goes on. */
+static void adapted(const Net *net, const Layer *layer, int which, const Matrix *matrix, int rows, const word *x, float *y, int id) {
+    int narrow = net->is_narrow, threads = net->team->size, rank = (int)layer->rank[which];
+    if (rank) {
+        Matrix low = {narrow, matrix->depth, rank, layer->low[which], NULL};
+        product(&low, rows, x, net->between, id, threads);
+        wait_for_all(net->team);
+        for (int t = id; t < rows; t += threads) to_words(narrow, rank, net->between + (size_t)t * rank, net->between_words + (size_t)t * (rank >> narrow));
+        wait_for_all(net->team);
+    }
+    product(matrix, rows, x, y, id, threads);
+    if (rank) {
+        Matrix high = {narrow, rank >> narrow, matrix->columns, layer->high[which], NULL};
+        add_product(&high, rows, net->between_words, y, id, threads);
+    }
+}
+
 /* The part of thread `id`. Between products it owns the tokens t with t % threads == id. */
 static void pass_layer(const Pass *pass, int index, int at, int num, int id) {
     const Net *net = pass->net;
@@ -121,7 +144,7 @@ static void pass_layer(const Pass *pass, int index, int at, int num, int id) {
 
     for (int t = id; t < num; t += threads) normalise_to_words(net, net->x + (size_t)t * hidden, layer->input_norm, net->h + (size_t)t * qkv.depth, mixed);
     wait_for_all(net->team);
-    product(&qkv, num, net->h, net->wide, id, threads);
+    adapted(net, layer, QKV, &qkv, num, net->h, net->wide, id);
     wait_for_all(net->team);
     for (int t = id; t < num; t += threads) place(net, layer, index, pass->slots[at + t], pass->positions[at + t], net->wide + (size_t)t * step);
     wait_for_all(net->team);
@@ -133,21 +156,21 @@ static void pass_layer(const Pass *pass, int index, int at, int num, int id) {
         to_words(narrow, group * width, mixed, net->act + (size_t)t * out.depth + (k * group * width >> narrow));
     }
     wait_for_all(net->team);
-    product(&out, num, net->act, net->added, id, threads);
+    adapted(net, layer, OUT, &out, num, net->act, net->added, id);
     wait_for_all(net->team);
     for (int t = id; t < num; t += threads) {
         finish(net, net->x + (size_t)t * hidden, net->added + (size_t)t * hidden, layer->mixed_norm);
         normalise_to_words(net, net->x + (size_t)t * hidden, layer->mlp_norm, net->h + (size_t)t * gate_up.depth, mixed);
     }
     wait_for_all(net->team);
-    product(&gate_up, num, net->h, net->wide, id, threads);
+    adapted(net, layer, GATE_UP, &gate_up, num, net->h, net->wide, id);
     wait_for_all(net->team);
     for (int t = id; t < num; t += threads) {
         gate(net, net->wide + (size_t)t * 2 * inter);
         to_words(narrow, inter, net->wide + (size_t)t * 2 * inter, net->act + (size_t)t * down.depth);
     }
     wait_for_all(net->team);
-    product(&down, num, net->act, net->added, id, threads);
+    adapted(net, layer, DOWN, &down, num, net->act, net->added, id);
     wait_for_all(net->team);
     for (int t = id; t < num; t += threads) finish(net, net->x + (size_t)t * hidden, net->added + (size_t)t * hidden, layer->mlp_out_norm);
 }

@@ -54,12 +54,12 @@ class LoraLinear(nn.Linear):
         self.lora_B = nn.Parameter(torch.zeros(frozen.out_features, config.rank, device=device, dtype=dtype))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        down, up = self.lora_A.to(input.dtype), self.lora_B.to(input.dtype)
+        down, up = self.lora_A.to(input.dtype), (self.lora_B * self.scale).to(input.dtype)
         flat = input.flatten(0, -2)
-        added = torch.addmm(
-            F.linear(flat, self.weight, self.bias), F.linear(flat, down), up.T, alpha=self.scale
-        )
-        return added.unflatten(0, input.shape[:-1])
+        # The small part is rounded first, and the sum once. The other way round, what is less than half the
+        # distance between two bfloat16 numbers would vanish from a sum that is one of them already.
+        added = F.linear(F.linear(flat, down), up, self.bias)
+        return torch.addmm(added, flat, self.weight.T).unflatten(0, input.shape[:-1])
 
     def merged(self) -> Tensor:
         """The equivalent weight without an adapter; in bfloat16, as near as `dithered` comes."""
@@ -110,6 +110,22 @@ def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:
 
 def has_adapter(model: Decoder) -> bool:
     return any(isinstance(module, LoraLinear) for module in model.modules())
+
+
+@torch.no_grad()
+def apart(model: Decoder) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """The frozen weights, and A and (alpha / rank) B by the name of the projection."""
+    adapters = {
+        name: (module.lora_A.detach(), module.lora_B.detach() * module.scale)
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear)
+    }
+    weights = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith((".lora_A", ".lora_B"))
+    }
+    return weights, adapters
 
 
 @torch.no_grad()

@@ -43,6 +43,8 @@ class _Layer(ctypes.Structure):
             for name in (*_NORMS, *(f"{name}_bias" for name in _MATRICES), *_MATRICES, "cosines", "sines")
         ),
         ("window", ctypes.c_int64),
+        *((name, ctypes.c_void_p * len(_MATRICES)) for name in ("low", "high")),
+        ("rank", ctypes.c_int64 * len(_MATRICES)),
     ]
 
 
@@ -66,6 +68,7 @@ class _Net(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("eps", "query_scale", "embedding_scale")),
         *((name, ctypes.c_void_p) for name in ("embedding", "norm", "head", "each", "pages", "team")),
         *((name, ctypes.c_void_p) for name in ("x", "wide", "added", "mixed", "scores", "h", "act")),
+        *((name, ctypes.c_void_p) for name in ("between", "between_words")),
     ]
 
 
@@ -116,7 +119,7 @@ class NativeDecoder:
         if dtype not in _DTYPES or threads < 1:
             raise ValueError(f"dtype={dtype}, threads={threads}: float32 or bfloat16, in at least one thread")
         self.config, self.context, self.device, self._dtype = config, context, torch.device("cpu"), dtype
-        self._is_narrow = dtype == torch.bfloat16
+        self.is_narrow = dtype == torch.bfloat16
         self._team = _library().team(threads)
         weakref.finalize(self, _library().disband, self._team)
         page_bytes = config.num_layers * config.num_kv_heads * 2 * SPAN * config.head_dim * dtype.itemsize
@@ -134,13 +137,15 @@ class NativeDecoder:
             None if config.tie_embeddings else torch.empty(config.vocab_size, config.hidden_size, dtype=dtype)
         )
         self._scratch = self._new_scratch(threads)
+        self._adapters: dict[str, Tensor] = {}
         self._net = self._new_net()
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """As `CachedDecoder.load`."""
+        """As `CachedDecoder.load`. An adapter is gone."""
         config = self.config
         check_weights(config, weights)
+        self.adapt({})
         embedding = weights["model.embed_tokens.weight"]
         if self._embedding is not None:
             self._embedding.copy_(embedding)
@@ -152,6 +157,31 @@ class NativeDecoder:
             self._load_layer(
                 layer, {name: weights[f"model.layers.{index}.{name}"] for name in layer_names(config)}
             )
+
+    @torch.no_grad()
+    def adapt(self, adapter: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Adds B A x to the products of the weights that are loaded, instead of what was added before.
+        `adapter`: A, rank x inputs, and B, outputs x rank, by the name of a projection.
+        """
+        for index, struct in enumerate(self._structs):
+            for which, (name, parts) in enumerate(_MATRICES.items()):
+                own = [adapter.get(f"model.layers.{index}.{part}") for part in parts]
+                struct.rank[which] = 0
+                if not any(own):
+                    continue
+                low, high = joined(own, self._sizes(name), self._layers[index][name].shape[1])
+                struct.rank[which] = len(low)
+                for kind, matrix in (("low", low), ("high", high)):
+                    key = f"{index}.{name}.{kind}"
+                    if key not in self._adapters or self._adapters[key].shape != matrix.shape:
+                        self._adapters[key] = torch.empty(matrix.shape, dtype=self._dtype)
+                        getattr(struct, kind)[which] = self._adapters[key].data_ptr()
+                    self._pack([matrix], self._adapters[key])
+        widest = max((max(struct.rank) for struct in self._structs), default=0)
+        if widest * _BLOCK > self._scratch["between"].numel():
+            for name in ("between", "between_words"):
+                self._scratch[name] = torch.empty(_BLOCK, widest)
+                setattr(self._net, name, self._scratch[name].data_ptr())
 
     def extend(
         self, ids_N: Tensor, slots_R: Sequence[int], starts_R: Sequence[int], lengths_R: Sequence[int]
@@ -276,6 +306,7 @@ class NativeDecoder:
             "mixed": (threads, max(mixed, hidden)),
         }
         sizes |= {"scores": (threads, num_scores), "h": (_BLOCK, hidden), "act": (_BLOCK, max(inter, mixed))}
+        sizes |= {"between": (_BLOCK, 0), "between_words": (_BLOCK, 0)}
         sizes["packing"] = (threads, _LANES * max(hidden, inter, mixed))
         return {name: torch.empty(size) for name, size in sizes.items()}
 
@@ -305,7 +336,7 @@ class NativeDecoder:
             layers=config.num_layers,
             slots=len(self._pages.addresses),
             num_pages=self._pages.num_pages,
-            is_narrow=self._is_narrow,
+            is_narrow=self.is_narrow,
             is_gelu=config.activation == "gelu_tanh",
             eps=config.rms_norm_eps,
             query_scale=config.query_scale or config.head_dim**-0.5,
@@ -339,15 +370,26 @@ class NativeDecoder:
         for name, kind in names.items():
             copy_norm(config, layer[name], weights[f"{kind}_layernorm.weight"])
 
+    def _sizes(self, name: str) -> list[int]:
+        """Outputs of the projections that are one matrix here."""
+        config = self.config
+        heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+        return {
+            "qkv": [each * config.head_dim for each in heads],
+            "out": [config.hidden_size],
+            "gate_up": [config.intermediate_size] * 2,
+            "down": [config.hidden_size],
+        }[name]
+
     def _pack(self, parts: Sequence[Tensor], packed: Tensor) -> None:
         """Concatenates the rows of all parts as columns."""
         columns, first = sum(len(part) for part in parts), 0
         for part in parts:
             wide = part.detach().to("cpu", torch.float32).contiguous()
-            depth = wide.shape[1] >> self._is_narrow
+            depth = wide.shape[1] >> self.is_narrow
             _library().pack(
                 self._team,
-                self._is_narrow,
+                self.is_narrow,
                 depth,
                 columns,
                 first,
@@ -357,6 +399,24 @@ class NativeDecoder:
                 self._scratch["packing"].data_ptr(),
             )
             first += len(wide)
+
+
+def joined(
+    adapters: Sequence[tuple[Tensor, Tensor] | None], sizes: Sequence[int], depth: int
+) -> tuple[Tensor, Tensor]:
+    """One adapter for projections that read the same inputs, `sizes` outputs each: all A above each other, B
+    along a diagonal. Its rank is a multiple of `_LANES`, filled up with zeros."""
+    rank = sum(len(each[0]) for each in adapters if each is not None)
+    padded_rank = _padded(rank)
+    low, high = torch.zeros(padded_rank, depth), torch.zeros(sum(sizes), padded_rank)
+    at = first = 0
+    for each, size in zip(adapters, sizes, strict=True):
+        if each is not None:
+            low[at : at + len(each[0])] = each[0]
+            high[first : first + size, at : at + len(each[0])] = each[1]
+            at += len(each[0])
+        first += size
+    return low, high
 
 
 def _shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:

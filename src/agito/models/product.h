@@ -89,11 +89,16 @@ static void product_part(const Matrix *matrix, int rows, const word *x, int x_st
     }
 }
 
-/* Part `id` of `num` of y = x times matrix plus bias; rows of y are padded(columns) long. */
-static void product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num) {
+static void part_of_product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num, int is_first) {
     int units = padded(matrix->columns) / LANES, first = (int)((int64_t)units * id / num), end = (int)((int64_t)units * (id + 1) / num);
-    product_part(matrix, rows, x, matrix->depth, first, end, 0, matrix->depth, y + first * LANES, units * LANES, 1);
+    product_part(matrix, rows, x, matrix->depth, first, end, 0, matrix->depth, y + first * LANES, units * LANES, is_first);
 }
+
+/* Part `id` of `num` of y = x times matrix plus bias; rows of y are padded(columns) long. */
+static void product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num) { part_of_product(matrix, rows, x, y, id, num, 1); }
+
+/* The same part of y += x times matrix. */
+static void add_product(const Matrix *matrix, int rows, const word *x, float *y, int id, int num) { part_of_product(matrix, rows, x, y, id, num, 0); }
 
 /* Packs rows of floats, each a column of the matrix, from column `first` on, which starts a panel or continues the previous packing.
    Threads may pack different parts concurrently. `room`: LANES rows of words. */

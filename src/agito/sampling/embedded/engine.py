@@ -36,6 +36,7 @@ from agito.models import (
     merged_weights,
     num_params,
 )
+from agito.models.lora import apart, has_adapter
 from agito.protocols import Sampled
 from agito.sampling.capabilities import EMBEDDED
 from agito.sampling.embedded.rows import EngineRow, RowBook, problem_of
@@ -86,6 +87,7 @@ class EmbeddedEngine:
         self._network = _network(
             model.config, rows, context, self.device, dtype or weight.dtype, native, threads
         )
+        self._base: Decoder | None = None  # whose frozen weights are loaded
         self._book = RowBook(rows)
         # The last lane belongs to no row.
         self._ids_LC = torch.zeros(rows + 1, context, dtype=torch.long, device=self.device)
@@ -116,12 +118,27 @@ class EmbeddedEngine:
     def load_weights(self, weights: Mapping[str, Tensor] | Decoder, version: int) -> None:
         """Copies the weights; positions from here on carry `version`. Raises `ValueError` when they have
         another shape."""
-        self._network.load(merged_weights(weights) if isinstance(weights, Decoder) else weights)
+        self._load(weights)
         self.version = version
         for row in self._book.live:
             row.mark(version, row.length)
         for row in self._book.reading:
             row.mark(version, max(row.computed, row.start))
+
+    def _load(self, weights: Mapping[str, Tensor] | Decoder) -> None:
+        """In bfloat16 an adapter stays apart: merged, much of what it adds would be rounded away."""
+        if not isinstance(weights, Decoder):
+            self._network.load(weights)
+            self._base = None
+        elif isinstance(self._network, NativeDecoder) and self._network.is_narrow and has_adapter(weights):
+            frozen, adapter = apart(weights)
+            if self._base is not weights:  # which never change
+                self._network.load(frozen)
+                self._base = weights
+            self._network.adapt(adapter)
+        else:
+            self._network.load(merged_weights(weights))
+            self._base = None
 
     def drop_all(self) -> None:
         """Forgets all rows and requests, like a new engine."""
