@@ -244,17 +244,17 @@ class Box:
         problem = _unsayable(command)
         if problem:
             raise ValueError(f"command={command!r}: {problem.decode().strip()}")
-        return await self._launch("launch", command)
+        return await self._launch(command)
 
     async def launch_script(self, arguments: Sequence[str], *, mark: str) -> Service:
         """A Python script in a copy of the pool's warm interpreter; see `Sandbox`."""
-        return await self._launch("script", (tuple(arguments), mark))
+        return await self._launch(tuple(arguments), mark)
 
-    async def _launch(self, kind: str, what: object) -> Service:
+    async def _launch(self, what: str | tuple[str, ...], mark: str = "") -> Service:
         pipes = [os.pipe() for _ in range(3)]
         (reading, stdin), (stdout, writing), (stderr, complaining) = pipes
         try:
-            await self._hand(kind, what, (reading, writing, complaining))
+            await self._start(what, mark, (reading, writing, complaining))
         except BaseException:
             descriptor_checks.close((stdin, stdout, stderr))
             raise
@@ -346,7 +346,7 @@ class Box:
             peak_mb=reply.peak_mb,
         )
 
-    async def _hand(self, kind: str, what: object, handed: Sequence[int]) -> None:
+    async def _start(self, what: str | tuple[str, ...], mark: str, handed: Sequence[int]) -> None:
         """Passes descriptors to pid 1. Concurrent calls are fine. Raises `OSError`.
 
         Pid 1 never passes any itself: an episode may have as many in flight as the kernel allows a user.
@@ -356,14 +356,14 @@ class Box:
             try:
                 # it is quick, and giving up halfway would end the sandbox
                 with anyio.CancelScope(shield=True):
-                    reply = await self._call((kind, what), START_S, handed)
+                    reply = await self._call(("launch", what, mark), START_S, handed)
             except TimeoutError as error:
                 raise SandboxFailure("the sandbox was silent and had to be killed") from error
             assert reply is not None
             if reply.kind != wire.DONE:
                 if reply.killer == wire.START:
-                    raise SandboxExhausted(f"{kind} {what}: the episode holds every process that it may have")
-                raise OSError(reply.status, f"{kind} {what}: {reply.body.decode(errors='replace')}")
+                    raise SandboxExhausted(f"launch {what}: the episode holds every process that it may have")
+                raise OSError(reply.status, f"launch {what}: {reply.body.decode(errors='replace')}")
 
     async def _call(self, request: tuple[object, ...], timeout_s: float, handed: Sequence[int] = ()) -> Reply:
         """One request, with optional descriptors, and one reply.

@@ -115,13 +115,11 @@ async def launch(
     shown: Sequence[str] = (),
     python: WarmPython | None = None,
 ) -> Zygote:
-    """Raises `NoIsolation`, naming what this machine lacks and the remedy; `NotFound` for a folder to show
-    that is not there.
+    """Raises `NoIsolation`, which names the remedy, and `NotFound` for a folder to show.
 
-    `hash_seed` fixes the set order of every interpreter inside, so that a program's answers do not depend on
-    the pool. `python`: what all sandboxes are cloned from, unless that turns out to be unsound.
-    `limit_bytes` limits all sandboxes together, to half of the machine's memory by default. The other flags
-    are for tests, which prove that an attack works if a layer is missing.
+    `hash_seed`: set order in every interpreter inside. `python`: what all sandboxes are cloned from, unless
+    that turns out to be unsound. `limit_bytes`: of all sandboxes together; half of the machine's memory by
+    default. The other flags are for tests, which prove that an attack works if a layer is missing.
     """
     if sys.platform != "linux" or not kernel.SUPPORTED:
         raise NoIsolation(

@@ -16,24 +16,16 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.worlds.sandbox.inside import clocks, crowd, memory, state, usage, wire
+from agito.worlds.sandbox.inside import clocks, crowd, memory, start, state, usage, wire
 from agito.worlds.sandbox.inside.box import limit_files
 from agito.worlds.sandbox.inside.capture import Capture
 from agito.worlds.sandbox.inside.holding import Holding
 from agito.worlds.sandbox.inside.reading import is_ended, pipe, read_available, read_request
-from agito.worlds.sandbox.inside.start import (
-    adopt,
-    fork_snippet,
-    start_program,
-    start_script,
-    start_service,
-    start_shell,
-)
+from agito.worlds.sandbox.inside.start import adopt, fork_snippet, start_program, start_shell
 from agito.worlds.sandbox.inside.writing import send, write_file
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
 else:
     import _signal as signal  # without the enums, which would be copied into every sandbox
 
@@ -138,10 +130,7 @@ class Pid1:
         if kind == "freeze":
             return self.freeze()
         if kind == "launch":
-            return self.launch(lambda: start_service(fields[0], self.env, self.handed, is_alone=self.is_idle))
-        if kind == "script":
-            arguments, mark = fields[0]
-            return self.launch(lambda: start_script(arguments, mark, self.env, self.handed, self.control))
+            return self.launch(*fields)
         return wire.reply(wire.REFUSED, b"unknown request", idle=self.is_idle)
 
     def act(
@@ -350,10 +339,13 @@ class Pid1:
                 return wire.reply(wire.REFUSED, text, status=number, idle=self.is_idle)
         return wire.reply(wire.DONE, idle=self.is_idle)
 
-    def launch(self, start: Callable[[], int]) -> bytes:
-        """Starts a service on the pipes that came with the request."""
+    def launch(self, what: str | tuple[str, ...], mark: str) -> bytes:
+        """Starts a service, a command or a script with arguments, on the pipes that came with the request."""
         try:
-            start()
+            if isinstance(what, str):
+                start.start_service(what, self.env, self.handed, is_alone=self.is_idle)
+            else:
+                start.start_script(what, mark, self.env, self.handed, self.control)
             self.is_idle = False
         except OSError as error:
             number = error.errno or errno.EIO
