@@ -11,6 +11,7 @@ from agito.protocols import Environment, Isolated
 
 _BUNDLED = {
     "shell": "agito.envs.shell:ShellEnvironment",
+    "shell-realistic": "agito.envs.shell:RealisticShellEnvironment",
     "thinking": "agito.envs.thinking:ThinkingEnvironment",
     "decisions": "agito.envs.decisions:DecisionsEnvironment",
     "desk": "agito.envs.desk:DeskEnvironment",
