@@ -15,6 +15,7 @@ _BUNDLED = {
     "thinking": "agito.envs.thinking:ThinkingEnvironment",
     "decisions": "agito.envs.decisions:DecisionsEnvironment",
     "desk": "agito.envs.desk:DeskEnvironment",
+    "desk-realistic": "agito.envs.desk:RealisticDeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
     "code": "agito.envs.code:CodeEnvironment",
     "parallel": "agito.envs.parallel:ParallelEnvironment",
