@@ -18,6 +18,7 @@ _BUNDLED = {
     "desk-realistic": "agito.envs.desk:RealisticDeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
     "code": "agito.envs.code:CodeEnvironment",
+    "code-realistic": "agito.envs.code:RealisticCodeEnvironment",
     "parallel": "agito.envs.parallel:ParallelEnvironment",
     "web": "agito.envs.web:WebEnvironment",
     "web-text": "agito.envs.web:TextWebEnvironment",
