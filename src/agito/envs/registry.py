@@ -11,17 +11,17 @@ from agito.protocols import Environment, Isolated
 
 _BUNDLED = {
     "shell": "agito.envs.shell:ShellEnvironment",
-    "shell-realistic": "agito.envs.shell:RealisticShellEnvironment",
     "thinking": "agito.envs.thinking:ThinkingEnvironment",
     "decisions": "agito.envs.decisions:DecisionsEnvironment",
     "desk": "agito.envs.desk:DeskEnvironment",
-    "desk-realistic": "agito.envs.desk:RealisticDeskEnvironment",
     "research": "agito.envs.research:ResearchEnvironment",
     "code": "agito.envs.code:CodeEnvironment",
-    "code-realistic": "agito.envs.code:RealisticCodeEnvironment",
     "parallel": "agito.envs.parallel:ParallelEnvironment",
     "web": "agito.envs.web:WebEnvironment",
     "web-text": "agito.envs.web:TextWebEnvironment",
+    "shell-realistic": "agito.envs.shell:RealisticShellEnvironment",
+    "desk-realistic": "agito.envs.desk:RealisticDeskEnvironment",
+    "code-realistic": "agito.envs.code:RealisticCodeEnvironment",
 }
 _MEMBERS = tuple(name for name in vars(Environment) if not name.startswith("_"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from agito.envs.shell.words import Words
+from agito.envs.shell.words import TERSE, Words
 
 FAMILIES = ("find", "repair")
 LEVELS = (1, 2, 3, 4, 5)
@@ -154,7 +154,7 @@ class Instance:
         return self.words.complaint((rule.path if rule.named else "", rule.key, value))
 
 
-def generate(*, split: str, family: str, level: int, seed: int, words: Words) -> Instance:
+def generate(*, split: str, family: str, level: int, seed: int, words: Words = TERSE) -> Instance:
     """The structural split repairs keys that training only searches for, and searches for keys that training
     only repairs; chains are longest, and the fallback is needed most often."""
     rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
