@@ -11,21 +11,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from agito.envs.shell.words import Demand, Words, only
+from agito.envs.shell.words import TERSE, Demand, Words, only
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-_FOLDERS = _words(
-    "nginx postgres redis rabbitmq app worker scheduler gateway monitoring mailer backup search "
-    "billing auth cdn deploy"
+def _like(terse: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
+    """The words in the alphabetical order of the terse ones, so that files are listed and searched alike."""
+    by_rank = dict(zip(sorted(terse), sorted(words), strict=True))
+    return tuple(by_rank[each] for each in terse)
+
+
+_FOLDERS = _like(
+    TERSE.names,
+    _words(
+        "nginx postgres redis rabbitmq app worker scheduler gateway monitoring mailer backup search "
+        "billing auth cdn deploy"
+    ),
 )
-_FILES = _words(
-    "settings.yaml upstreams.conf worker.service production.env cluster.yaml proxy.conf sync.service "
-    "shared.env routes.yaml locations.conf agent.service defaults.env alerts.yaml mirrors.conf "
-    "cron.service local.env"
+_FILES = _like(
+    TERSE.names,
+    _words(
+        "settings.yaml upstreams.conf worker.service production.env cluster.yaml proxy.conf sync.service "
+        "shared.env routes.yaml locations.conf agent.service defaults.env alerts.yaml mirrors.conf "
+        "cron.service local.env"
+    ),
 )
 _KEYS = _words(
     "primary_db replica_db session_cache page_cache mail_relay log_sink metrics_store auth_server "
