@@ -99,7 +99,7 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: Worker
     )
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", [*WORLDS, "shell-realistic", "code-realistic", "desk-realistic"])
 def test_an_honest_attempt_has_room_in_the_natural_dialect_at_every_level(world: str) -> None:
     """The bundled tasks with a tokenizer of their own words: a prompt, and in every turn the longest call and
     observation."""

@@ -99,9 +99,9 @@ async def test_every_script_earns_the_same_by_the_same_calls(
         )
 
     terse, realistic = pair
-    for index in range(10):
+    for index in range(8):
         drawn, other = both(pair, split, index)
-        impostors = sorted({*terse.negative_controls(drawn[0])} - {"random"}) if index < 2 else []
+        impostors = sorted({*terse.negative_controls(drawn[0])} - {"random"}) if not index else []
         for which in ("solver", "hasty", *impostors):
             one = await played(terse, drawn, which)
             two = await played(realistic, other, which)
@@ -189,8 +189,8 @@ async def test_the_desk_understands_an_address_written_in_another_way_and_no_ter
     order, address = f"{ARTICLE_CODE['gor']}-42", ADDRESS[PLACES[0]]
     for said in (address, f" {address.upper()}. "):
         assert status("change_address", order_id=order, address=said) == 200
-        (row,) = dump((await service.capture())["shop.sqlite"])["orders"]
-        assert PLACES[0] in row
+        (row,) = dump((await service.capture())["shop.sqlite"])["orders"].values()
+        assert row["place"] == PLACES[0]
     assert status("get_order", order_id="gor42") == 404
     assert status("list_orders", email="fok", page="1") == 422
 
