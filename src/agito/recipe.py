@@ -332,9 +332,10 @@ class Recipe(Section):
                 f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the "
                 "natural dialect"
             )
-        if self.env.vocabulary == "realistic" and self.env.dialect is not Dialect.NATURAL:
+        realistic = [name for name in self.env.names if name.endswith("-realistic")]
+        if realistic and self.env.dialect is not Dialect.NATURAL:
             raise ValueError(
-                "env.vocabulary='realistic': its names and files are for language models; set "
+                f"{realistic[0]}: realistic names and files are for language models; set "
                 f"env.dialect='natural', not '{self.env.dialect}'"
             )
         return self

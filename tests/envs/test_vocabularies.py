@@ -19,12 +19,12 @@ from agito.envs.desk.people import ADDRESS, ARTICLE, PERSON
 from agito.envs.desk.people import CODE as ARTICLE_CODE
 from agito.envs.desk.shop import SCHEMA
 from agito.envs.desk.words import PLACES
-from agito.envs.procedural import ProceduralEnvironment
 from agito.envs.shell import instance as shell
 from agito.envs.shell.realistic import REALISTIC as SHELL
 from agito.envs.shell.words import TERSE as TERSE_SHELL
 from agito.errors import BadRecipe
 from agito.evaluation.saved_policy import Changes
+from agito.protocols import Environment
 from agito.recipe import read
 from agito.runtime.recipe_check import fit
 from agito.runtime.run_context import environment_of
@@ -41,25 +41,24 @@ _ORDER = ("gor42", "fok", "gor", "open", 3, PLACES[1])
 @pytest.fixture(scope="module", params=SPOKEN)
 async def pair(
     request: pytest.FixtureRequest, anyio_backend: str
-) -> AsyncGenerator[tuple[ProceduralEnvironment, ProceduralEnvironment]]:
+) -> AsyncGenerator[tuple[Environment, Environment]]:
     """An environment in terse words, and the same in realistic ones."""
     name = str(request.param)
     terse, realistic = load(name), load(f"{name}-realistic")
-    assert isinstance(terse, ProceduralEnvironment) and isinstance(realistic, ProceduralEnvironment)
     yield terse, realistic
     await terse.aclose()
     await realistic.aclose()
 
 
 def both(
-    pair: tuple[ProceduralEnvironment, ProceduralEnvironment], split: str, index: int
+    pair: tuple[Environment, Environment], split: str, index: int
 ) -> tuple[tuple[Task, Target], tuple[Task, Target]]:
     one, other = (each.task(split=split, index=index, seed=11) for each in pair)
     return one, other
 
 
 def test_ids_cells_seeds_and_turns_are_the_same(
-    pair: tuple[ProceduralEnvironment, ProceduralEnvironment],
+    pair: tuple[Environment, Environment],
 ) -> None:
     terse, realistic = pair
     assert (terse.families, terse.levels, terse.splits) == (
@@ -84,11 +83,11 @@ def test_ids_cells_seeds_and_turns_are_the_same(
 @pytest.mark.anyio
 @pytest.mark.parametrize("split", SPLITS)
 async def test_every_script_earns_the_same_by_the_same_calls(
-    pair: tuple[ProceduralEnvironment, ProceduralEnvironment], split: str
+    pair: tuple[Environment, Environment], split: str
 ) -> None:
     """Solvers, hasty demonstrators and impostors; faults come at the same calls."""
 
-    async def played(environment: ProceduralEnvironment, drawn: tuple[Task, Target], which: str) -> Played:
+    async def played(environment: Environment, drawn: tuple[Task, Target], which: str) -> Played:
         task, target = drawn
         scripts = {
             "solver": environment.solutions(task, target)[0],
@@ -211,6 +210,7 @@ def test_a_recipe_says_realistic_and_loads_that_environment() -> None:
     [
         (("env.vocabulary=fancy", "env.dialect=natural"), "'terse' or 'realistic'"),
         (("env.vocabulary=realistic",), "set env.dialect='natural'"),
+        (("env.name=code-realistic",), "set env.dialect='natural'"),
     ],
 )
 def test_a_vocabulary_that_is_none_or_that_does_not_fit_is_refused(
