@@ -25,7 +25,8 @@ from agito.types import Dialect, Fault, Target, Task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 DECISIONS = ["chain", "probe", "tooldag", "ledger", "fanout"]
-WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *DECISIONS]
+REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic"]
+WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *REALISTIC, *DECISIONS]
 CONTEXT = 1536
 
 
@@ -99,7 +100,7 @@ async def test_a_run_in_the_natural_dialect_samples_acts_and_learns(pool: Worker
     )
 
 
-@pytest.mark.parametrize("world", [*WORLDS, "shell-realistic", "code-realistic", "desk-realistic"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_an_honest_attempt_has_room_in_the_natural_dialect_at_every_level(world: str) -> None:
     """The bundled tasks with a tokenizer of their own words: a prompt, and in every turn the longest call and
     observation."""
