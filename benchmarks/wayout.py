@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from agito.envs import load
 from agito.envs.code import agents
+from agito.envs.code.words import TERSE
 from agito.harness import SoloHarness, solo
 from agito.learning.credit.leave_one_out import leave_one_out_advantages
 from agito.protocols import Environment, Renderer, Script, ScriptFactory
@@ -83,7 +84,7 @@ def policy(way: str, task: Task, attempt: AttemptId) -> ScriptFactory:
 
     def script() -> Script:
         if is_lucky(way, attempt.group, attempt.tries):
-            yield from agents.solver(name)()
+            yield from agents.solver(name, TERSE)()
         elif way == "none":
             yield agents.submit("wrong")
         else:

@@ -66,6 +66,11 @@ class EnvSection(Section):
     dialect: Dialect = Field(
         default=Dialect.COMPACT, description="How the policy reads and writes: see [dialects](dialects.md)."
     )
+    vocabulary: Literal["terse", "realistic"] = Field(
+        default="terse",
+        description="What names and files are called: `terse`, or `realistic`, which shell, code and desk "
+        "have for the natural dialect: see [vocabularies](dialects.md#vocabularies).",
+    )
     mix: tuple[MixSection, ...] = Field(
         default=(),
         description="Several environments at once, `[[env.mix]]` for each; then `name`, `families` and "
@@ -79,8 +84,9 @@ class EnvSection(Section):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every environment that is trained on."""
-        return tuple(each.name for each in self.mix) or (self.name,)
+        """Of every environment that is trained on, as they are loaded."""
+        ending = "" if self.vocabulary == "terse" else f"-{self.vocabulary}"
+        return tuple(f"{each.name}{ending}" for each in self.mix or (self,))
 
     @property
     def title(self) -> str:
@@ -320,6 +326,21 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _speaks_to_language_models_in_prose(self) -> Recipe:
+        if self.model.path and self.env.dialect is not Dialect.NATURAL:
+            raise ValueError(
+                f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the "
+                "natural dialect"
+            )
+        realistic = [name for name in self.env.names if name.endswith("-realistic")]
+        if realistic and self.env.dialect is not Dialect.NATURAL:
+            raise ValueError(
+                f"{realistic[0]}: realistic names and files are for language models; set "
+                f"env.dialect='natural', not '{self.env.dialect}'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
         if self.pipeline.mode == "decoupled":
             others_learn = any(each.learns for each in self.policies.values())
@@ -331,11 +352,6 @@ class Recipe(Section):
         elif self.rl.groups % self.compute.ranks:
             raise ValueError(
                 f"rl.groups={self.rl.groups}: must be a multiple of compute.ranks={self.compute.ranks}"
-            )
-        if self.model.path and self.env.dialect is not Dialect.NATURAL:
-            raise ValueError(
-                f"env.dialect={self.env.dialect}: a pre-trained model (model.path) reads and writes the "
-                "natural dialect"
             )
         known = (MAIN, *self.policies)
         if unknown := [agent.policy for agent in self.agents.values() if agent.policy not in known]:

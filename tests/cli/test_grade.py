@@ -60,10 +60,10 @@ def test_a_task_of_an_environment_is_begun_repaired_by_hand_and_judged(
     )
     assert len(log.stdout.splitlines()) == 3
     (path,) = (tmp_path / "work").glob("*.py")
-    from agito.envs.code.agents import read
+    from agito.envs.code.words import TERSE
 
     text = path.read_text()
-    path.write_text(text.replace("pass", ";".join(read(text)[1])))
+    path.write_text(text.replace("pass", ";".join(TERSE.read(text)[1])))
     assert json.loads(agito_here("grade", *which, "--json").stdout)["reward"] == 1.0
 
 

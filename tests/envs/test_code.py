@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from agito.envs.code import CodeEnvironment
-from agito.envs.code.agents import meaning, read
 from agito.envs.code.env import function_task
 from agito.envs.code.instance import FAMILIES, INPUTS, LEVELS, ONLY, SPLITS, Instance, generate
 from agito.envs.code.steps import run, spoil
+from agito.envs.code.words import TERSE
 from agito.grading.candidate_box import BOX
 from agito.grading.functions import draw
 from agito.grading.scrub import prove
@@ -81,7 +81,7 @@ def test_comments_mean_what_the_lines_of_the_reference_do() -> None:
                 instance.reference,
             )
         for steps in instance.functions.values():
-            assert [meaning(step.words) for step in steps] == [step.code for step in steps]
+            assert [TERSE.meaning(step.words) for step in steps] == [step.code for step in steps]
 
 
 def test_every_fault_alone_fails_a_hidden_case_whatever_the_seed() -> None:
@@ -152,7 +152,7 @@ def test_the_line_that_must_be_edited_stands_once_in_its_file(split: str) -> Non
             instance = generate(split=split, family=family, level=level, seed=seed)
             for name in instance.functions:
                 text = instance.source(name, instance.faults)
-                found, wanted = read(text)
+                found, wanted = TERSE.read(text)
                 assert all(text.count(old) == 1 for old in found)
                 assert found == ["pass"] or len(found) == len(wanted)
 

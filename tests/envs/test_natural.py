@@ -25,7 +25,8 @@ from agito.types import Dialect, Fault, Target, Task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 DECISIONS = ["chain", "probe", "tooldag", "ledger", "fanout"]
-WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *DECISIONS]
+REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic"]
+WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *REALISTIC, *DECISIONS]
 CONTEXT = 1536
 
 

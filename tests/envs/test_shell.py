@@ -12,7 +12,7 @@ import pytest
 from agito.envs.shell import ShellEnvironment
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SPLITS, generate
-from agito.envs.shell.words import KEYS, ONLY
+from agito.envs.shell.words import TERSE
 from agito.protocols import Control, ScriptFactory
 from agito.testing.episodes import Played, act_out, budget, play
 from agito.types import AttemptId, Call, Dialect, EpisodeArtifacts, Fault, Limits, Status, Target, Task
@@ -197,10 +197,12 @@ async def test_reading_the_check_shows_no_more_than_running_it(env: ShellEnviron
         assert not [secret for secret in secrets if secret in re.findall(r"[\w/]+", text)]
         control = await env.open(task, target, AttemptId(group=at, slot=0), noise_seed=0)
         says = await spoken(control, "./.check")
-        assert says == f"{instance.rules[0].complaint}\n"
+        assert says == f"{instance.complaint(instance.rules[0])}\n"
         everything = await spoken(control, "sed 's/exit [01]/:/' .check >c; bash c 2>/dev/null; cat c .check")
         for rule in instance.rules[1:]:
-            assert rule.complaint not in everything and not re.search(rf"\b{rule.key}\b", everything)
+            assert instance.complaint(rule) not in everything and not re.search(
+                rf"\b{rule.key}\b", everything
+            )
         assert f"ok {instance.receipt}" not in everything
         await control.close()
 
@@ -266,11 +268,11 @@ def test_families_and_levels_take_turns_evenly() -> None:
 def test_the_structural_split_asks_for_keys_that_training_uses_in_the_other_family_alone() -> None:
     env = ShellEnvironment()
     for family in FAMILIES:
-        other = set(ONLY["repair" if family == "find" else "find"])
+        other = set(TERSE.only["repair" if family == "find" else "find"])
         seen = {split: _asked(env, split, family) for split in SPLITS}
         assert seen["structural"] <= other
         assert not seen["train"] & other and not seen["heldout"] & other
-        assert seen["train"] & seen["heldout"] and seen["train"] <= set(KEYS)
+        assert seen["train"] & seen["heldout"] and seen["train"] <= set(TERSE.keys)
 
 
 def _asked(env: ShellEnvironment, split: str, family: str) -> set[str]:

@@ -16,7 +16,10 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from agito.types import Effort
 
-_ENVIRONMENTS = ("shell", "thinking", "decisions", "desk", "research", "code", "parallel", "web", "web-text")
+_ENVIRONMENTS = (
+    *("shell", "thinking", "decisions", "desk", "research", "code", "parallel", "web", "web-text"),
+    *("shell-realistic", "desk-realistic", "code-realistic"),
+)
 _EFFORTS = ("none", "low", "medium", "high", "auto")
 _SPLITS = ("train", "heldout", "structural")
 _RECIPES = Path(__file__).parents[1] / "recipes"

@@ -19,6 +19,9 @@ _BUNDLED = {
     "parallel": "agito.envs.parallel:ParallelEnvironment",
     "web": "agito.envs.web:WebEnvironment",
     "web-text": "agito.envs.web:TextWebEnvironment",
+    "shell-realistic": "agito.envs.shell:RealisticShellEnvironment",
+    "desk-realistic": "agito.envs.desk:RealisticDeskEnvironment",
+    "code-realistic": "agito.envs.code:RealisticCodeEnvironment",
 }
 _MEMBERS = tuple(name for name in vars(Environment) if not name.startswith("_"))
 

@@ -136,12 +136,11 @@ class Changes:
 
     def applied_to(self, recipe: Recipe) -> Recipe:
         section = recipe.env
-        if self.env is not None and (section.mix or absolute(self.env) != section.name):
-            section = section.model_copy(
-                update={"name": absolute(self.env), "families": (), "levels": (), "mix": ()}
-            )
-        named = {"families": self.families, "levels": self.levels}
-        section = section.model_copy(update={name: value for name, value in named.items() if value})
+        if self.env is not None and (section.mix or (absolute(self.env),) != section.names):
+            named = {"name": absolute(self.env), "vocabulary": "terse"}
+            section = section.model_copy(update=named | {"families": (), "levels": (), "mix": ()})
+        chosen = {"families": self.families, "levels": self.levels}
+        section = section.model_copy(update={name: value for name, value in chosen.items() if value})
         changed: dict[str, object] = {"env": section}
         if self.seed is not None:
             changed["seed"] = self.seed

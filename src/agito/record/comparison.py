@@ -21,7 +21,7 @@ from agito.types import Attempt, Json, Task
 
 PHASES = ("before", "after", "structural")
 _NOT_A_CHOICE = ("name",)  # a run's name says nothing of how it was trained
-_KINDS = ("env.name", "env.mix", "env.families", "env.levels")  # what tasks a run is about
+_KINDS = ("env.name", "env.vocabulary", "env.mix", "env.families", "env.levels")  # what tasks a run is about
 ABSENT = "–"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agito.config import meant
-from agito.envs import load
+from agito.envs import bundled, load
 from agito.errors import BadRecipe
 from agito.harness import TeamHarness
 from agito.models.hub import folder_of
@@ -47,7 +47,11 @@ def fit(recipe: Recipe) -> Fit:
     _require_peers(recipe)
     _require_server(recipe)
     parts = recipe.env.mix or (recipe.env,)
-    environments = [load(part.name) for part in parts]
+    if recipe.env.vocabulary == "realistic" and (lacking := set(recipe.env.names) - {*bundled()}):
+        named = ", ".join(sorted(shown(name.removesuffix("-realistic")) for name in lacking))
+        speak = ", ".join(name.removesuffix("-realistic") for name in bundled() if "realistic" in name)
+        raise BadRecipe(f"env.vocabulary='realistic': {named} has only terse words; there is {speak}")
+    environments = [load(name) for name in recipe.env.names]
     for at, (part, environment) in enumerate(zip(parts, environments, strict=True)):
         table = f"env.mix.{at}" if recipe.env.mix else "env"
         require(f"{table}.families", part.families, environment.families, environment)

@@ -79,23 +79,24 @@ class RunContext:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Of a mixture: number of cells and weight of each environment."""
-        mix = self.recipe.env.mix
+        section = self.recipe.env
         return tuple(
-            Part(num_cells=len(_cells_of(each.name, each.families, each.levels)), weight=each.weight)
-            for each in mix
+            Part(num_cells=len(_cells_of(name, each.families, each.levels)), weight=each.weight)
+            for name, each in zip(section.names, section.mix, strict=False)
         )
 
     @property
     def cells(self) -> tuple[tuple[str, int], ...]:
         """Families and levels in turn, so that any stretch of tasks is balanced."""
-        if self.recipe.env.mix:
+        section = self.recipe.env
+        if section.mix:
             return tuple(
                 cell
-                for part in self.recipe.env.mix
-                for cell in _cells_of(part.name, part.families, part.levels)
+                for name, part in zip(section.names, section.mix, strict=True)
+                for cell in _cells_of(name, part.families, part.levels)
             )
-        families = self.recipe.env.families or self.environment.families
-        levels = self.recipe.env.levels or self.environment.levels
+        families = section.families or self.environment.families
+        levels = section.levels or self.environment.levels
         return tuple((family, level) for level in levels for family in families)
 
     def weights(self, named: Mapping[str, float]) -> list[float]:
@@ -356,8 +357,8 @@ def harness_of(recipe: Recipe) -> Harness:
 
 def environment_of(recipe: Recipe) -> Environment:
     """Raises `NotFound` for an unknown one, `ValueError` for a mixture of one environment with itself."""
-    mix = recipe.env.mix
-    return Mixture([load(each.name) for each in mix]) if mix else load(recipe.env.name)
+    environments = [load(name) for name in recipe.env.names]
+    return Mixture(environments) if recipe.env.mix else environments[0]
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agito.envs.code.env import CodeEnvironment
+from agito.envs.code.env import CodeEnvironment, RealisticCodeEnvironment
 
-__all__ = ["CodeEnvironment"]
+__all__ = ["CodeEnvironment", "RealisticCodeEnvironment"]

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Generator
 from typing import TypeAlias
 
-from agito.envs.code.steps import DIGITS, NAMES, PLAIN, WHEN, Step
+from agito.envs.code.steps import DIGITS, PLAIN, Step
+from agito.envs.code.words import Words, called
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
@@ -23,22 +24,6 @@ Choice: TypeAlias = Callable[[float], bool]
 # how often each mistake happens at a hasty moment
 _UNREAD, _SLIP, _UNTESTED, _RESIGNED = 0.5, 0.35, 0.15, 0.35
 UNKNOWN = "none"
-# Rewrites every function from its comments by program, unread: the best that is possible without looking.
-_MEND = r"""cat >/tmp/m.py <<'E'
-import glob, re
-plain = {"add": "x+={}", "sub": "x-={}", "mul": "x*={}", "mod": "x%={}", "most": "x=min(x,{})", "least": "x=max(x,{})"}
-def code(step):
-    *when, word, number = step.split()
-    if word == "do":
-        return f"x={number}(x)"
-    return plain[word].format(number) + (f"*(x{'>' if when[0] == 'over' else '<'}{when[1]})" if when else "")
-for path in glob.glob("*.py"):
-    text = open(path).read()
-    steps = [step for line in re.findall("# (.*)", text) for step in line.split(", ")]
-    lines = [*re.findall("from .*", text), f"def {path[:-3]}(x):", *(" " + code(step) for step in steps), " return x"]
-    open(path, "w").write("\n".join(lines))
-E
-python3 /tmp/m.py"""  # noqa: E501
 
 
 def sh(command: str) -> Call:
@@ -57,11 +42,11 @@ def submit(answer: str) -> Call:
     return Call(tool="submit", arguments={"answer": answer})
 
 
-def solver(name: str) -> ScriptFactory:
-    return lambda: _Agent(lambda _: True, random.Random(0), retypes=False).run(name)
+def solver(name: str, words: Words) -> ScriptFactory:
+    return lambda: _Agent(words, lambda _: True, random.Random(0), retypes=False).run(name)
 
 
-def with_helper(name: str) -> ScriptFactory:
+def with_helper(name: str, words: Words) -> ScriptFactory:
     """Another honest solution: the steps live in a separate module that the function's file imports; it also
     prints and adds a test."""
 
@@ -69,9 +54,10 @@ def with_helper(name: str) -> ScriptFactory:
         text, reading = "", [name]
         for each in reading:
             event = yield sh(f"cat {each}.py")
-            _, wanted = read(event.text)
+            _, wanted = words.read(event.text)
             reading += [found for found in called(event.text) if found not in reading]
-            text += f"def {each}(x):\n" + "".join(f"    {line}\n" for line in wanted) + "    return x\n"
+            x = words.argument
+            text += f"def {each}({x}):\n" + "".join(f"    {line}\n" for line in wanted) + f"    return {x}\n"
         yield sh(f"mkdir -p aid; cat >aid/steps.py <<'E'\n{text}E")
         yield sh(f"printf 'from aid.steps import {name}\\nprint(\"loaded\")\\n' >{name}.py")
         yield sh(
@@ -86,17 +72,19 @@ def with_helper(name: str) -> ScriptFactory:
     return script
 
 
-def demonstrator(name: str, *, skill: float, seed: int) -> ScriptFactory:
+def demonstrator(name: str, words: Words, *, skill: float, seed: int) -> ScriptFactory:
     def script() -> Script:
         rng = random.Random(f"code/demonstrator/{seed}")
-        return _Agent(lambda unless: rng.random() < skill or rng.random() >= unless, rng, retypes=True).run(
-            name
-        )
+
+        def careful(unless: float) -> bool:
+            return rng.random() < skill or rng.random() >= unless
+
+        return _Agent(words, careful, rng, retypes=True).run(name)
 
     return script
 
 
-def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
+def negative_controls(name: str, words: Words, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     def null() -> Script:
@@ -108,7 +96,7 @@ def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
     def noise() -> Script:
         rng = random.Random(f"code/random/{seed}")
         while True:
-            yield _random_call(rng, name)
+            yield _random_call(rng, words, name)
 
     def claim() -> Script:
         yield sh("echo ok; echo 1 >reward.txt; echo '{\"reward\": 1}' >reward.json")
@@ -129,7 +117,7 @@ def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
         yield submit(receipt((yield run_tests())))
 
     def open_loop() -> Script:
-        yield sh(_MEND)
+        yield sh(words.mend)
         yield run_tests()
         yield submit(str(random.Random(f"code/guess/{seed}").randrange(10, 100)))
 
@@ -145,8 +133,8 @@ def negative_controls(name: str, seed: int) -> dict[str, ScriptFactory]:
 
 
 class _Agent:
-    def __init__(self, careful: Choice, rng: random.Random, *, retypes: bool) -> None:
-        self.careful, self.rng, self.retypes = careful, rng, retypes
+    def __init__(self, words: Words, careful: Choice, rng: random.Random, *, retypes: bool) -> None:
+        self.words, self.careful, self.rng, self.retypes = words, careful, rng, retypes
 
     def run(self, name: str) -> Script:
         said = UNKNOWN
@@ -169,12 +157,13 @@ class _Agent:
         reading = [name]
         for each in reading:
             text = (yield sh(f"cat {each}.py")).text
-            found, wanted = read(text)
+            found, wanted = self.words.read(text)
+            call = f"({self.words.argument})"
             if found == ["pass"]:
                 yield from self._put(each, "pass", wanted)
             else:
                 for old, new in zip(found, wanted, strict=False):
-                    if old != new or (self.retypes and "(x)" not in new):
+                    if old != new or (self.retypes and call not in new):
                         yield from self._put(each, old, [new])
             for other in called(text):
                 if other not in reading and self.careful(_UNREAD):
@@ -183,10 +172,10 @@ class _Agent:
     def _put(self, name: str, old: str, lines: list[str]) -> Generator[Call, Event, None]:
         typed = [line if self.careful(_SLIP / len(lines)) else self._mistyped(line) for line in lines]
         if typed != [old] or self.retypes:
-            yield edit(f"{name}.py", old, ";".join(typed))
+            yield edit(f"{name}.py", old, self.words.between.join(typed))
 
     def _mistyped(self, line: str) -> str:
-        digits = [at for at, letter in enumerate(line) if letter.isdigit()]
+        digits = [at for at, letter in enumerate(line) if letter in "123456789"]
         if not digits:
             return line
         at = self.rng.choice(digits)
@@ -203,41 +192,16 @@ def receipt(event: Event) -> str:
     return last.removeprefix("ok ") if last.startswith("ok ") else UNKNOWN
 
 
-def read(text: str) -> tuple[list[str], list[str]]:
-    """The lines of a function's body, and the lines that its comments ask for."""
-    lines = [line.strip() for line in text.splitlines()]
-    wanted = [meaning(words) for line in lines if line.startswith("# ") for words in line[2:].split(", ")]
-    found = [part for line in lines if line == "pass" or line.startswith("x") for part in line.split(";")]
-    return found, wanted
-
-
-def called(text: str) -> list[str]:
-    return re.findall(r"^from (\w+) import", text, re.MULTILINE)
-
-
-def meaning(words: str) -> str:
-    """`over 5 add 2` → `x+=2*(x>5)`."""
-    match words.split():
-        case ["do", call]:
-            return Step(word="", call=call).code
-        case [when, limit, word, number] if when in WHEN:
-            return Step(word=word, number=int(number), when=when, limit=int(limit)).code
-        case [word, number]:
-            return Step(word=word, number=int(number)).code
-        case _:
-            return words
-
-
-def _random_call(rng: random.Random, name: str) -> Call:
-    words = list(PLAIN)
-    old, new = (Step(word=rng.choice(words), number=rng.choice(DIGITS)).code for _ in range(2))
-    path = f"{rng.choice((name, rng.choice(NAMES)))}.py"
+def _random_call(rng: random.Random, words: Words, name: str) -> Call:
+    plain = list(PLAIN)
+    old, new = (words.code(Step(word=rng.choice(plain), number=rng.choice(DIGITS))) for _ in range(2))
+    path = f"{rng.choice((name, rng.choice(words.names)))}.py"
     return rng.choice(
         (
             sh(f"cat {path}"),
             sh("ls"),
             edit(path, old, new),
-            edit(path, "pass", f"{old};{new}"),
+            edit(path, "pass", f"{old}{words.between}{new}"),
             run_tests(),
             submit(str(rng.randrange(10, 100))),
         )

@@ -1,7 +1,8 @@
 """One latent coding task: a few functions that call one another, their faults, and inputs that reveal them.
 
 Two families. *bug*: one or more lines contradict the comment above the function. *missing*: a body is not
-written. A pure function of (split, family, level, seed).
+written. A pure function of (split, family, level, seed) and of the words: the same tasks in every
+vocabulary.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from agito.envs.code.steps import NAMES, PLAIN, Step, draw, run, spoil
+from agito.envs.code.steps import PLAIN, Step, draw, run, spoil
+from agito.envs.code.words import TERSE, Words
 
 FAMILIES = ("bug", "missing")
 LEVELS = (1, 2, 3, 4, 5)
@@ -53,6 +55,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
+    words: Words
     functions: dict[str, tuple[Step, ...]]  # as they should be; the first is the entry point
     faults: tuple[Fault, ...]
     beside: bool
@@ -66,7 +69,7 @@ class Instance:
     def reference(self) -> str:
         """All functions in one text, as the grader runs it."""
         return "\n".join(
-            _source(name, [step.code for step in steps], steps, beside=False)
+            self.words.function(name, [self.words.code(step) for step in steps], steps, beside=False)
             for name, steps in self.functions.items()
         )
 
@@ -78,26 +81,22 @@ class Instance:
         }
 
     def source(self, name: str, faults: tuple[Fault, ...]) -> str:
-        steps = self.functions[name]
-        lines = [step.code for step in steps]
+        words, steps = self.words, self.functions[name]
+        lines = [words.code(step) for step in steps]
         for fault in faults:
             if fault.function == name:
                 if fault.wrong is None:
                     lines = ["pass"]
                     break
-                lines[fault.at] = fault.wrong.code
-        imports = "".join(f"from {step.call} import {step.call}\n" for step in steps if step.call)
-        return imports + _source(name, lines, steps, beside=self.beside)
+                lines[fault.at] = words.code(fault.wrong)
+        imports = words.imports([step.call for step in steps if step.call])
+        return imports + words.function(name, lines, steps, beside=self.beside)
 
     @property
     def test(self) -> str:
         name = self.entry
         cases = ", ".join(f"({x}, {run(self.functions, name, x)})" for x in self.visible)
-        return (
-            f"from {name} import {name}\n\n\ndef test_{name}():\n    for x, want in ({cases}):\n        "
-            f"got = {name}(x)\n"
-            f'        assert got == want, f"{name} {{x}} = {{got}} want {{want}}"\n'
-        )
+        return self.words.test(name, cases)
 
     def hidden(self, rng: random.Random) -> list[int]:
         """Fresh inputs: both sides of every reachable edge, inputs that show each fault alone and all
@@ -129,20 +128,22 @@ class Instance:
         return run(spoiled, self.entry, x) != run(self.functions, self.entry, x)
 
 
-def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
+def generate(*, split: str, family: str, level: int, seed: int, words: Words = TERSE) -> Instance:
     """The structural split asks each family for the operation that training reserves for the other, in the
     longest functions."""
     rng = random.Random(f"code/{split}/{family}/{level}/{seed}")
     while True:
-        instance = _draw(rng, SHAPES[level], family, is_structural=split == "structural")
+        instance = _draw(rng, SHAPES[level], family, words, is_structural=split == "structural")
         if _is_sound(instance):
             return instance
 
 
-def _draw(rng: random.Random, shape: Shape, family: str, *, is_structural: bool) -> Instance:
+def _draw(
+    rng: random.Random, shape: Shape, family: str, vocabulary: Words, *, is_structural: bool
+) -> Instance:
     foreign = ONLY["missing" if family == "bug" else "bug"]
     words = [word for word in PLAIN if is_structural or word != foreign]
-    names = rng.sample(NAMES, shape.functions)
+    names = rng.sample(vocabulary.names, shape.functions)
     functions: dict[str, tuple[Step, ...]] = {}
     for at, name in enumerate(names):
         count = max(shape.steps) if is_structural else rng.choice(shape.steps)
@@ -162,12 +163,14 @@ def _draw(rng: random.Random, shape: Shape, family: str, *, is_structural: bool)
             for name, at in rng.sample(places, min(count, len(places)))
         ]
     visible = tuple(rng.sample(INPUTS, NUM_VISIBLE))
-    return Instance(functions=functions, faults=tuple(faults), beside=shape.beside, visible=visible)
+    return Instance(
+        words=vocabulary, functions=functions, faults=tuple(faults), beside=shape.beside, visible=visible
+    )
 
 
 def _is_sound(instance: Instance) -> bool:
     """Every fault shows, alone and together, and no two lines of a file are confusable, before or after the
-    repair."""
+    repair. Where a terse line contains another, it does so in every vocabulary."""
     if not all(
         any(instance.shows(x, faults) for x in INPUTS)
         for faults in (instance.faults, *((fault,) for fault in instance.faults))
@@ -185,14 +188,3 @@ def _is_sound(instance: Instance) -> bool:
         ):
             return False
     return True
-
-
-def _source(name: str, lines: list[str], steps: tuple[Step, ...], *, beside: bool) -> str:
-    head = "" if beside else f"# {', '.join(step.words for step in steps)}\n"
-    if beside and len(lines) == len(steps):
-        body = "".join(f" # {step.words}\n {line}\n" for step, line in zip(steps, lines, strict=True))
-    elif beside:
-        body = "".join(f" # {step.words}\n" for step in steps) + f" {lines[0]}\n"
-    else:
-        body = "".join(f" {line}\n" for line in lines)
-    return f"{head}def {name}(x):\n{body} return x\n"

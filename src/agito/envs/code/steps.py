@@ -16,7 +16,6 @@ PLAIN = {
 }
 WHEN = {"over": ">", "under": "<"}  # "over 5 add 2" is x+=2*(x>5)
 DIGITS = tuple(range(2, 10))
-NAMES = ("kap", "lum", "vin", "rok", "bif", "tol", "mur", "gax", "dov", "fen", "wip", "zun")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,6 @@ mind."""
 
 from __future__ import annotations
 
-from agito.envs.desk.env import DeskEnvironment
+from agito.envs.desk.env import DeskEnvironment, RealisticDeskEnvironment
 
-__all__ = ["DeskEnvironment"]
+__all__ = ["DeskEnvironment", "RealisticDeskEnvironment"]

@@ -15,15 +15,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import ClassVar
 
-from agito.envs.desk import agents
+from agito.envs.desk import agents, realistic
 from agito.envs.desk.case import FAMILIES, LEVELS, SHAPES, SPLITS, Case, case
 from agito.envs.desk.shop import OPERATIONS, shop
 from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Target, Task, Verdict
-from agito.worlds.api import differences, dump
-from agito.worlds.component import FaultProfile
+from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Target, Task, ToolSpec, Verdict
+from agito.worlds.api import Operation, differences, dump
+from agito.worlds.component import Component, FaultProfile
 from agito.worlds.users import ASK, User
 from agito.worlds.world import SUBMIT, World
 
@@ -57,6 +58,8 @@ class DeskEnvironment(ProceduralEnvironment):
     levels = LEVELS
     splits = SPLITS
     chance_level = 0.015
+    operations: ClassVar[tuple[Operation, ...]] = OPERATIONS
+    ask: ClassVar[ToolSpec] = ASK
 
     def draw(self, place: Place) -> tuple[Task, Target]:
         made = _made(place.split, place.run_seed, place.index, place.family, place.level)
@@ -82,11 +85,13 @@ class DeskEnvironment(ProceduralEnvironment):
         made, shape = _case(target), SHAPES[task.level]
         reading = FaultProfile(timeout=shape.timeout)
         writing = FaultProfile(timeout=shape.timeout, lost=shape.lost)
-        faults = {"ask": reading} | {
-            operation.tool.name: writing if operation.writes else reading for operation in OPERATIONS
+        faults = {self.ask.name: reading} | {
+            operation.tool.name: writing if operation.writes else reading for operation in self.operations
         }
-        components = [User(made.mind(), _TOPICS), shop(made.books)]
-        return World(task, components, attempt, noise_seed=noise_seed, faults=faults)
+        return World(task, self.components(made), attempt, noise_seed=noise_seed, faults=faults)
+
+    def components(self, made: Case) -> list[Component]:
+        return [User(made.mind(), _TOPICS), shop(made.books)]
 
     async def grade(self, sealed: EpisodeArtifacts, target: Target, grade_seed: int) -> Verdict:
         """Full marks when the books are exactly as wanted: the right action taken and nothing else
@@ -110,6 +115,43 @@ class DeskEnvironment(ProceduralEnvironment):
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
         return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+
+
+class RealisticDeskEnvironment(DeskEnvironment):
+    """The same cases in realistic words, for language models."""
+
+    name, ids_begin_with = "desk-realistic", "desk"
+    operations = realistic.REALISTIC_OPERATIONS
+    ask = realistic.TOOLS["ask"]
+
+    def draw(self, place: Place) -> tuple[Task, Target]:
+        task, target = super().draw(place)
+        made, turns = _case(target), task.limits.turns
+        wide = replace(task.limits, tokens=1280 + 160 * turns, turn_tokens=96, observation_bytes=600)
+        prompt = {Dialect.COMPACT: realistic.prompt(made.text), Dialect.NATURAL: realistic.prose(made)}
+        tools = (*realistic.TOOLS.values(), SUBMIT)
+        return replace(task, prompt=prompt, tools=tools, limits=wide, natural_limits=None), target
+
+    def components(self, made: Case) -> list[Component]:
+        return [realistic.Talker(made.mind()), realistic.shop(made.books)]
+
+    def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
+        return tuple(map(realistic.in_words, super().solutions(_terse(task), target)))
+
+    def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
+        return {
+            name: realistic.in_words(script)
+            for name, script in super().negative_controls(_terse(task)).items()
+        }
+
+    def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
+        return realistic.in_words(super().demonstrator(_terse(task), target, skill=skill, seed=seed))
+
+
+def _terse(task: Task) -> Task:
+    """As the scripts know it."""
+    compact = realistic.terse_prompt(task.prompt[Dialect.COMPACT])
+    return replace(task, prompt={Dialect.COMPACT: compact})
 
 
 @lru_cache(maxsize=512)

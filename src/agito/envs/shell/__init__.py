@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agito.envs.shell.env import ShellEnvironment
+from agito.envs.shell.env import RealisticShellEnvironment, ShellEnvironment
 
-__all__ = ["ShellEnvironment"]
+__all__ = ["RealisticShellEnvironment", "ShellEnvironment"]

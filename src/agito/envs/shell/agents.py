@@ -1,10 +1,10 @@
 """Scripted agents for the shell tasks; they see only what the world returns.
 
 One script serves as solver and demonstrator. At every decision it does the right thing or, with a probability
-set by its skill, what a hasty person does: search without `^` and take the first line, which may be stale,
-not run the check again, give up on a timeout or a missing tool. Some of that haste goes unpunished, so
-imitating successful attempts imitates it. Sometimes it mistypes a key or a path, sees it, and repeats the
-command, so that learners see how to recover.
+set by its skill, what a hasty person does: search stale lines too and take the first one, not run the check
+again, give up on a timeout or a missing tool. Some of that haste goes unpunished, so imitating successful
+attempts imitates it. Sometimes it mistypes a key or a path, sees it, and repeats the command, so that
+learners see how to recover.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Generator
 from typing import Protocol, TypeAlias
 
-from agito.envs.shell.words import KEYS, NAMES, VALUES
+from agito.envs.shell.words import Words
 from agito.protocols import Script, ScriptFactory
 from agito.types import Call, Event, Fault
 
@@ -24,12 +24,6 @@ UNKNOWN = "none"
 _GIVE_UP = 0.35  # how often the demonstrator gives up instead of persisting, at a hasty moment
 _SLIP = 0.1  # how often it mistypes, at a hasty moment
 _UNCHECKED = 0.35  # how often it does not run the check again, at a hasty moment
-# Repairs whatever the check reports by program, unread: the best that is possible without looking.
-_MEND = r"""while o=$(bash .check); [ "${o%% *}" = want ]; do r=${o##*[ :]}; k=${r%%=*}; v=${r#*=}; case $v in @*) v=$(
-for f in * */*; do while IFS== read -r a b; do [ "$a" = "${v#@}" ] && echo "$b"; done <$f; done 2>/dev/null);; esac
-for f in * */*; do case $(cat $f 2>/dev/null) in *$k=*)
-t=$(while IFS= read -r l; do case $l in $k=*) l=$k=$v;; esac; echo "$l"; done <$f); echo "$t" >$f;; esac; done
-done"""  # noqa: E501
 
 
 def sh(command: str) -> Call:
@@ -40,12 +34,12 @@ def submit(answer: str) -> Call:
     return Call(tool="submit", arguments={"answer": answer})
 
 
-def solver(prompt: str) -> ScriptFactory:
+def solver(prompt: str, words: Words) -> ScriptFactory:
     """`prompt` is the compact one: `find KEY` or `repair`."""
-    return lambda: _Agent(lambda unless=1.0: True, lambda word: word).run(prompt)
+    return lambda: _Agent(words, lambda unless=1.0: True, lambda word: word).run(prompt)
 
 
-def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
+def demonstrator(prompt: str, words: Words, *, skill: float, seed: int) -> ScriptFactory:
     def script() -> Script:
         rng = random.Random(f"shell/demonstrator/{seed}")
 
@@ -55,20 +49,22 @@ def demonstrator(prompt: str, *, skill: float, seed: int) -> ScriptFactory:
         def typed(word: str) -> str:
             if careful(_SLIP):
                 return word
-            return rng.choice(KEYS) if word in KEYS else f"{rng.choice(NAMES)}/{rng.choice(NAMES)}"
+            if word in words.keys:
+                return rng.choice(words.keys)
+            return words.path(rng.choice(words.names), rng.choice(words.names))
 
-        return _Agent(careful, typed).run(prompt)
+        return _Agent(words, careful, typed).run(prompt)
 
     return script
 
 
-def negative_controls(prompt: str, seed: int) -> dict[str, ScriptFactory]:
+def negative_controls(prompt: str, words: Words, seed: int) -> dict[str, ScriptFactory]:
     """Agents that must stay at the floor."""
 
     verb, _, key = prompt.partition(" ")
 
     def guess() -> Call:
-        value = random.Random(f"shell/guess/{seed}").choice(VALUES)
+        value = random.Random(f"shell/guess/{seed}").choice(words.values)
         return submit(value if verb == "repair" else f"{key}={value}")
 
     def null() -> Script:
@@ -80,7 +76,7 @@ def negative_controls(prompt: str, seed: int) -> dict[str, ScriptFactory]:
     def noise() -> Script:
         rng = random.Random(f"shell/random/{seed}")
         while True:
-            yield _random_call(rng)
+            yield _random_call(rng, words)
 
     def claim() -> Script:
         yield sh("echo ok; echo reward=1 >reward; echo submit done")
@@ -88,7 +84,7 @@ def negative_controls(prompt: str, seed: int) -> dict[str, ScriptFactory]:
 
     def open_loop() -> Script:
         for _ in range(2):  # the first can time out
-            yield sh(_MEND if verb == "repair" else f"grep -rh ^{key}= *")
+            yield sh(words.mend if verb == "repair" else words.grep("rh", key, live=True))
         yield guess()
 
     return {"null": null, "no_tools": no_tools, "random": noise, "claim": claim, "open_loop": open_loop}
@@ -102,8 +98,8 @@ class Choice(Protocol):
 
 
 class _Agent:
-    def __init__(self, careful: Choice, typed: Callable[[str], str]) -> None:
-        self.careful, self.typed = careful, typed
+    def __init__(self, words: Words, careful: Choice, typed: Callable[[str], str]) -> None:
+        self.words, self.careful, self.typed = words, careful, typed
         self.can_grep = self.can_sed = True
         self.everywhere: str | None = None  # a pattern for all files; None: not looked yet
 
@@ -114,9 +110,10 @@ class _Agent:
     def _find(self, key: str) -> Script:
         while True:
             value = yield from self._look_up(key)
-            if value is None or not value.startswith("@"):
+            target = self.words.target(value) if value else None
+            if target is None:
                 break
-            key = value[1:]
+            key = target
         yield submit(f"{key}={value}" if value else UNKNOWN)
 
     def _repair(self) -> Script:
@@ -128,15 +125,14 @@ class _Agent:
             if event.text.startswith("ok"):
                 receipt = event.text.split()[-1]
                 break
-            path, _, rule = event.text.strip().removeprefix("want ").rpartition(":")
-            key, _, value = rule.partition("=")
+            path, key, value = self.words.demand(event.text)
             if not path:
                 path = yield from self._locate(key)
             if not path:
                 break
-            if value.startswith("@"):
-                value = yield from self._look_up(value[1:])
-            if not value or not (yield from self._edit(path, key, value)):
+            target = self.words.target(value)
+            found = (yield from self._look_up(target)) if target else value
+            if not found or not (yield from self._edit(path, key, found)):
                 break
             if not self.careful(_UNCHECKED):
                 break
@@ -152,51 +148,46 @@ class _Agent:
                 return None
 
     def _look_up(self, key: str) -> Asking:
-        start, typed = self._start(), self.typed(key)
+        live, typed = self.careful(), self.typed(key)
         while self.can_grep:
-            event = yield from self._persist(f"grep -rh {start}{typed}= *")
+            event = yield from self._persist(self.words.grep("rh", typed, live=live))
             if event is None:
                 return None
             if event.exit_code != 127:
                 if typed == key:
-                    return _first_value(event.text, key)
+                    return self._first_value(event.text, key)
                 typed = key
                 continue
             self.can_grep = False
             if not self.careful(_GIVE_UP):
                 return None
-        return (yield from self._search_by_hand(start, key))
+        return (yield from self._search_by_hand(key, live=live))
 
-    def _search_by_hand(self, start: str, key: str) -> Asking:
+    def _search_by_hand(self, key: str, *, live: bool) -> Asking:
         """The fallback without grep: find the depth of the tree, then print the key's lines with sed."""
         if self.everywhere is None:
             event = yield from self._persist("ls -p")
             if event is None:
                 return None
             self.everywhere = "*/*" if "/" in event.text else "*"
-        event = yield from self._persist(f"sed -n /{start}{key}=/p {self.everywhere}")
-        return _first_value(event.text, key) if event else None
+        event = yield from self._persist(self.words.sed(key, self.everywhere, live=live))
+        return self._first_value(event.text, key) if event else None
 
     def _locate(self, key: str) -> Asking:
         """The file that holds a key."""
-        start, text = self._start(), ""
+        live, text = self.careful(), ""
         for typed in dict.fromkeys((self.typed(key), key)):
-            event = yield from self._persist(f"grep -r {start}{typed}= *")
+            event = yield from self._persist(self.words.grep("r", typed, live=live))
             if event is None:
                 return None
             text = event.text
         hits = [line.partition(":") for line in text.splitlines()]
-        return next((path for path, _, line in hits if line.removeprefix("old ").startswith(f"{key}=")), None)
-
-    def _start(self) -> str:
-        """Careful: only lines that begin with the key, which excludes stale ones. Hasty: whatever comes
-        first."""
-        return "^" if self.careful() else ""
+        return next((path for path, _, line in hits if self.words.value(line, key) is not None), None)
 
     def _edit(self, path: str, key: str, value: str) -> Generator[Call, Event, bool]:
         for typed in dict.fromkeys((self.typed(path), path)):
             if self.can_sed:
-                event = yield from self._persist(f"sed -i s/^{key}=.*/{key}={value}/ {typed}")
+                event = yield from self._persist(self.words.replace(typed, key, value))
                 if event is None:
                     return False
                 if event.exit_code != 127:
@@ -205,32 +196,30 @@ class _Agent:
                 if not self.careful(_GIVE_UP):
                     return False
             if typed == path:  # a slip here would create a file that nobody asked for
-                event = yield from self._persist(
-                    f"grep -v ^{key}= {path} >t; echo {key}={value} >>t; mv t {path}"
-                )
+                event = yield from self._persist(self.words.rebuild(path, key, value))
                 if event is None:
                     return False
         return True
 
+    def _first_value(self, text: str, key: str) -> str | None:
+        values = (self.words.value(line, key) for line in text.splitlines())
+        return next((value for value in values if value is not None), None)
 
-def _first_value(text: str, key: str) -> str | None:
-    lines = (line.removeprefix("old ") for line in text.splitlines())
-    return next((line.partition("=")[2] for line in lines if line.startswith(f"{key}=")), None)
 
-
-def _random_call(rng: random.Random) -> Call:
-    key, name, value = rng.choice(KEYS), rng.choice(NAMES), rng.choice(VALUES)
+def _random_call(rng: random.Random, words: Words) -> Call:
+    key, name, value = rng.choice(words.keys), rng.choice(words.names), rng.choice(words.values)
+    path = words.path(name)
     kind = rng.randrange(8)
     if kind == 0:
         return submit(rng.choice((f"{key}={value}", value)))
     return sh(
         (
             "ls -p",
-            f"cat {name}",
-            f"sed -n /{key}=/p */*",
-            f"grep -rh {key}= *",
+            f"cat {path}",
+            words.sed(key, "*/*", live=False),
+            words.grep("rh", key, live=False),
             "./.check",
-            f"sed -i s/^{key}=.*/{key}={value}/ {name}",
-            f"grep -r {key}= *",
+            words.replace(path, key, value),
+            words.grep("r", key, live=False),
         )[kind - 1]
     )

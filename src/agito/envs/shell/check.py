@@ -1,5 +1,5 @@
 """The `./.check` script of the repair tasks: pure bash, one complaint at a time, in the words of
-`Rule.complaint`.
+the task's vocabulary.
 
 Reading the script instead of running it reveals nothing. Each rule is encrypted with the values that the
 previous rules demand, and the script stores only a salted hash of each value. So a complaint becomes readable
@@ -8,6 +8,8 @@ but they can be tried.
 """
 
 from __future__ import annotations
+
+import re
 
 from agito.envs.shell.instance import Instance
 
@@ -20,7 +22,7 @@ printf -v c '\\x%x' $((n^(s>>16&127))); printf -v c %b $c; o+=$c; done; }
 for r in SEALED; do
 unseal "$r"; key=${o%% *}; o=${o#* }; m=0; w=
 case $key in ok) echo "ok $o"; exit 0;; esac
-for f in * */*; do while IFS= read -r l; do case $l in "$key="*) w=${l#*=}; m=$((m+1));; esac; done <"$f"; done 2>/dev/null
+for f in * */*; do FORMwhile IFS= read -r l; do case $l in MATCH m=$((m+1));; esac; done <"$f"; done 2>/dev/null
 [ $m = 1 ] || w=
 mix "$w"; [ $((k%1000003)) = ${o%% *} ] || { echo "${o#* }"; exit 1; }
 done
@@ -33,12 +35,13 @@ def check_script(instance: Instance) -> str:
     state, sealed = instance.salt, list[str]()
     for rule in instance.rules:
         after = _mixed(state, rule.value)
-        sealed.append(_sealed(state, f"{rule.key} {after % _MARK} {rule.complaint}"))
+        sealed.append(_sealed(state, f"{rule.key} {after % _MARK} {instance.complaint(rule)}"))
         state = after
     sealed.append(_sealed(state, f"ok {instance.receipt}"))
-    return _SCRIPT.replace("SALT", str(instance.salt)).replace(
-        "SEALED", " ".join(f"'{each}'" for each in sealed)
-    )
+    form, match = instance.words.matcher()
+    filled = {"SALT": str(instance.salt), "FORM": form, "MATCH": match}
+    filled["SEALED"] = " ".join(f"'{each}'" for each in sealed)
+    return re.sub("|".join(filled), lambda found: filled[found[0]], _SCRIPT)
 
 
 def _mixed(state: int, text: str) -> int:

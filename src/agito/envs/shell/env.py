@@ -9,11 +9,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from agito.envs.procedural import Place, SandboxedEnvironment
 from agito.envs.shell import agents
 from agito.envs.shell.check import check_script
 from agito.envs.shell.instance import FAMILIES, LEVELS, SHAPES, SPLITS, Instance, generate
+from agito.envs.shell.realistic import REALISTIC
+from agito.envs.shell.words import TERSE, Words
 from agito.protocols import Control, SandboxSpec, ScriptFactory
 from agito.types import AttemptId, Dialect, EpisodeArtifacts, Json, Limits, Target, Task, Verdict
 from agito.worlds.component import FaultProfile
@@ -42,25 +45,6 @@ _PROGRAMS = (
 )
 _CAPTURE_BYTES = 1 << 18
 _CALL_SECONDS = 2.0  # tasks need milliseconds; `grep -r x /` never ends
-_NATURAL = {
-    "find": (
-        "Each line of the files below the working directory is a key, an equals sign and a value, without "
-        "spaces. Find the value of "
-        "`{key}`. A line that starts with `old` is stale: ignore it. A value `@other` means: the same "
-        "value as the key `other`. Tools can "
-        "time out or be missing. Submit the whole line that settles it, and nothing else."
-    ),
-    "repair": (
-        "Each line of the files below the working directory is a key, an equals sign and a value, without "
-        "spaces; one that starts with "
-        "`old` is stale. "
-        "`./.check` prints the first rule that does not hold, or `ok` and a word. Edit the files until it "
-        "prints `ok`, change nothing "
-        "else, and do not leave a key twice. `@other` means: the same value as the key `other`. Tools can "
-        "time out or be missing. "
-        "Then submit the word."
-    ),
-}
 
 
 class ShellEnvironment(SandboxedEnvironment):
@@ -72,9 +56,10 @@ class ShellEnvironment(SandboxedEnvironment):
     levels = LEVELS
     splits = SPLITS
     chance_level = 0.02
+    words: ClassVar[Words] = TERSE
 
     def draw(self, place: Place) -> tuple[Task, Target]:
-        instance = generate(split=place.split, family=place.family, level=place.level, seed=place.seed)
+        instance = self._instance(place.split, place.family, place.level, place.seed)
         ask = f"find {instance.target}" if place.family == "find" else "repair"
         task = Task(
             id=place.id,
@@ -84,17 +69,17 @@ class ShellEnvironment(SandboxedEnvironment):
             level=place.level,
             prompt={
                 Dialect.COMPACT: ask,
-                Dialect.NATURAL: _NATURAL[place.family].format(key=instance.target),
+                Dialect.NATURAL: self.words.prose[place.family].format(key=instance.target),
             },
             tools=TOOLS,
-            limits=(limits := _limits(place.level)),
-            natural_limits=replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96),
+            limits=(limits := self.limits(place.level)),
+            natural_limits=self.natural_limits(limits),
             tags=("fallback",) if instance.missing else (),
         )
         return task, Target(task_id=task.id, seed=place.seed, data=_key_data(instance))
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
-        instance = _instance(task, target)
+        instance = self._instance(task.split, task.family, task.level, target.seed)
         tree = instance.tree | ({".check": check_script(instance)} if instance.rules else {})
         workspace = Workspace(
             spec=SandboxSpec(
@@ -132,34 +117,50 @@ class ShellEnvironment(SandboxedEnvironment):
         return Verdict.scored(reward, evidence=evidence, grade_seed=grade_seed)
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
-        return (agents.solver(task.prompt[Dialect.COMPACT]),)
+        return (agents.solver(task.prompt[Dialect.COMPACT], self.words),)
 
     def negative_controls(self, task: Task) -> Mapping[str, ScriptFactory]:
-        return agents.negative_controls(task.prompt[Dialect.COMPACT], zlib.crc32(task.id.encode()))
+        return agents.negative_controls(
+            task.prompt[Dialect.COMPACT], self.words, zlib.crc32(task.id.encode())
+        )
 
     def demonstrator(self, task: Task, target: Target, *, skill: float, seed: int) -> ScriptFactory:
-        return agents.demonstrator(task.prompt[Dialect.COMPACT], skill=skill, seed=seed)
+        return agents.demonstrator(task.prompt[Dialect.COMPACT], self.words, skill=skill, seed=seed)
+
+    def limits(self, level: int) -> Limits:
+        shape = SHAPES[level]
+        return Limits(
+            turns=shape.turns,
+            calls=shape.turns,
+            tokens=shape.tokens,
+            turn_tokens=40,
+            observation_bytes=300,
+            call_seconds=_CALL_SECONDS,
+        )
+
+    def natural_limits(self, limits: Limits) -> Limits:
+        return replace(limits, tokens=512 + 96 * limits.turns, turn_tokens=96)
+
+    def _instance(self, split: str, family: str, level: int, seed: int) -> Instance:
+        return generate(split=split, family=family, level=level, seed=seed, words=self.words)
 
 
-def _limits(level: int) -> Limits:
-    shape = SHAPES[level]
-    return Limits(
-        turns=shape.turns,
-        calls=shape.turns,
-        tokens=shape.tokens,
-        turn_tokens=40,
-        observation_bytes=300,
-        call_seconds=_CALL_SECONDS,
-    )
+class RealisticShellEnvironment(ShellEnvironment):
+    """The same tasks in realistic names and files, for language models."""
+
+    name, ids_begin_with = "shell-realistic", "shell"
+    words = REALISTIC
+
+    def limits(self, level: int) -> Limits:
+        return self.natural_limits(super().limits(level))
+
+    def natural_limits(self, limits: Limits) -> Limits:
+        return replace(limits, tokens=1024 + 128 * limits.turns, turn_tokens=128, observation_bytes=900)
 
 
 def _key_data(instance: Instance) -> dict[str, Json]:
     files: Json = {**instance.repaired} if instance.rules else None
     return {"answer": instance.answer, "files": files, "receipt": instance.receipt}
-
-
-def _instance(task: Task, target: Target) -> Instance:
-    return generate(split=task.split, family=task.family, level=task.level, seed=target.seed)
 
 
 def _differences(wanted: dict[str, Json], found: Mapping[str, bytes]) -> str:

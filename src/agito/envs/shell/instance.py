@@ -2,7 +2,7 @@
 
 Two families. *find*: which value does a key have; lines marked `old` are stale, `@other` points to another
 key. *repair*: make `./.check` pass; it reports one broken rule at a time, and finally a word to submit. A
-pure function of (split, family, level, seed).
+pure function of (split, family, level, seed) and of the words: the same tasks in every vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from agito.envs.shell.words import KEYS, NAMES, ONLY, VALUES
+from agito.envs.shell.words import TERSE, Words
 
 FAMILIES = ("find", "repair")
 LEVELS = (1, 2, 3, 4, 5)
@@ -118,14 +118,10 @@ class Rule:
     same_as: str | None
     named: bool
 
-    @property
-    def complaint(self) -> str:
-        place = f"{self.path}:" if self.named else ""
-        return f"want {place}{self.key}={'@' + self.same_as if self.same_as else self.value}"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
+    words: Words
     family: str
     level: int
     files: dict[str, tuple[str, ...]]  # path → lines
@@ -139,40 +135,46 @@ class Instance:
 
     @property
     def tree(self) -> dict[str, str]:
-        return {path: "".join(f"{line}\n" for line in lines) for path, lines in self.files.items()}
+        return {path: self.words.text(path, lines) for path, lines in self.files.items()}
 
     @property
     def repaired(self) -> dict[str, str]:
         """The tree as it should be at the end."""
-        fixed = dict(self.files)
+        words, fixed = self.words, dict(self.files)
         for rule in self.rules:
-            fixed[rule.path] = tuple(
-                f"{rule.key}={rule.value}" if line.startswith(f"{rule.key}=") else line
-                for line in fixed[rule.path]
+            start, right = (
+                words.start(rule.path, rule.key),
+                words.line(rule.path, rule.key, rule.value),
             )
-        return {path: "".join(f"{line}\n" for line in lines) for path, lines in fixed.items()}
+            fixed[rule.path] = tuple(right if line.startswith(start) else line for line in fixed[rule.path])
+        return {path: words.text(path, lines) for path, lines in fixed.items()}
+
+    def complaint(self, rule: Rule) -> str:
+        value = self.words.pointer(rule.same_as) if rule.same_as else rule.value
+        return self.words.complaint((rule.path if rule.named else "", rule.key, value))
 
 
-def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
+def generate(*, split: str, family: str, level: int, seed: int, words: Words = TERSE) -> Instance:
     """The structural split repairs keys that training only searches for, and searches for keys that training
     only repairs; chains are longest, and the fallback is needed most often."""
     rng = random.Random(f"shell/{split}/{family}/{level}/{seed}")
     shape, structural = SHAPES[level], split == "structural"
-    paths = _paths(rng, shape)
-    other = ONLY["repair" if family == "find" else "find"]
-    pool = list(other if structural else [key for key in KEYS if key not in other])
+    paths = _paths(rng, shape, words)
+    other = words.only["repair" if family == "find" else "find"]
+    pool = list(other if structural else [key for key in words.keys if key not in other])
     rng.shuffle(pool)
-    others = [key for key in KEYS if key not in pool]
+    others = [key for key in words.keys if key not in pool]
     rng.shuffle(others)
-    board = _Board(rng, paths, shape.stale)
+    board = _Board(rng, paths, shape.stale, words)
     missing = rng.random() < (0.6 if structural else shape.missing)
     if family == "find":
         hops = max(shape.hops) if structural else rng.choice(shape.hops)
-        chain, answer = [pool.pop() for _ in range(hops + 1)], rng.choice(VALUES)
-        for key, value in zip(chain, [f"@{key}" for key in chain[1:]] + [answer], strict=True):
+        chain, answer = [pool.pop() for _ in range(hops + 1)], rng.choice(words.values)
+        for key, value in zip(chain, [words.pointer(key) for key in chain[1:]] + [answer], strict=True):
             board.put(key, value)
         _bystanders(board, pool[:2] + others, shape)
         return Instance(
+            words=words,
             family=family,
             level=level,
             files=board.done(),
@@ -183,7 +185,7 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
         )
     rules: list[Rule] = []
     for _ in range(max(shape.faults) if structural else rng.choice(shape.faults)):
-        key, wrong, right = pool.pop(), *rng.sample(VALUES, 2)
+        key, wrong, right = pool.pop(), *rng.sample(words.values, 2)
         same = None
         if rng.random() < shape.same:
             is_read_only = level in _READ_ONLY and not structural and rng.random() < _READ_ONLY[level]
@@ -195,38 +197,39 @@ def generate(*, split: str, family: str, level: int, seed: int) -> Instance:
     _bystanders(board, pool[:2] + others, shape)
     files, salt = board.done(), rng.randrange(1 << 20, 1 << 30)
     return Instance(
+        words=words,
         family=family,
         level=level,
         files=files,
         rules=tuple(rules),
-        receipt=rng.choice(VALUES),
+        receipt=rng.choice(words.values),
         salt=salt,
         missing=("sed",) if missing else (),
         timeout=shape.timeout,
     )
 
 
-def _paths(rng: random.Random, shape: Shape) -> list[str]:
-    names = list(NAMES)
+def _paths(rng: random.Random, shape: Shape, words: Words) -> list[str]:
+    names = list(words.names)
     rng.shuffle(names)
     if not shape.dirs:
-        return names[: shape.files]
+        return [words.path(name) for name in names[: shape.files]]
     dirs = [names.pop() for _ in range(shape.dirs)]
-    return [f"{folder}/{names.pop()}" for folder in dirs for _ in range(shape.files)]
+    return [words.path(folder, names.pop()) for folder in dirs for _ in range(shape.files)]
 
 
 def _bystanders(board: _Board, keys: list[str], shape: Shape) -> None:
     for key in keys:
         if board.size >= shape.lines * len(board.lines):
             return
-        board.put(key, board.rng.choice(VALUES))
+        board.put(key, board.rng.choice(board.words.values))
 
 
 class _Board:
     """Files being filled: every live line goes to a file of its own choice, stale lines anywhere."""
 
-    def __init__(self, rng: random.Random, paths: list[str], stale: float) -> None:
-        self.rng, self.stale = rng, stale
+    def __init__(self, rng: random.Random, paths: list[str], stale: float, words: Words) -> None:
+        self.rng, self.stale, self.words = rng, stale, words
         self.lines: dict[str, list[str]] = {path: [] for path in paths}
 
     @property
@@ -235,9 +238,11 @@ class _Board:
 
     def put(self, key: str, value: str) -> str:
         path = self.rng.choice(list(self.lines))
-        self.lines[path].append(f"{key}={value}")
+        self.lines[path].append(self.words.line(path, key, value))
         if self.rng.random() < self.stale:
-            self.lines[self.rng.choice(list(self.lines))].append(f"old {key}={self.rng.choice(VALUES)}")
+            there = self.rng.choice(list(self.lines))
+            line = self.words.line(there, key, self.rng.choice(self.words.values))
+            self.lines[there].append(self.words.stale(line))
         return path
 
     def done(self) -> dict[str, tuple[str, ...]]:
