@@ -19,8 +19,9 @@ def load(warm: dict[str, Any]) -> str:
     sys.path[:] = warm["library"]
     import site
 
-    sys.executable, sys.prefix = warm["executable"], warm["prefix"]
-    sys.exec_prefix = sys.prefix
+    vars(sys).update(
+        {name: warm["prefix"] for name in ("prefix", "exec_prefix")}, executable=warm["executable"]
+    )
     site.setquit()
     site.setcopyright()
     site.sethelper()
