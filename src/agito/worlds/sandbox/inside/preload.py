@@ -19,9 +19,7 @@ def load(warm: dict[str, Any]) -> str:
     sys.path[:] = warm["library"]
     import site
 
-    vars(sys).update(
-        {name: warm["prefix"] for name in ("prefix", "exec_prefix")}, executable=warm["executable"]
-    )
+    vars(sys).update(dict.fromkeys(("prefix", "exec_prefix"), warm["prefix"]), executable=warm["executable"])
     site.setquit()
     site.setcopyright()
     site.sethelper()
