@@ -100,7 +100,7 @@ def test_clients_of_the_official_sdk_are_answered_by_vllm_and_what_they_got_is_k
     found = json.loads(done.stdout)
     whole, streamed = found["whole"], found["streamed"]
     assert whole[0] == streamed[0] == found["afterwards"] and streamed[2] > 1
-    assert len(whole[1]) == whole[2] == 16 and whole[1] == pytest.approx(streamed[1], abs=CLOSE)
+    assert len(whole[1]) == whole[2] > 3 and whole[1] == pytest.approx(streamed[1], abs=CLOSE)
     assert found["kept"][0] == found["kept"][1] and found["too long"] == "context_length_exceeded"
     assert [name for name, _ in found["forced"]] in ([], ["open"])
     assert found["forced"] or found["forced text"]
@@ -109,7 +109,7 @@ def test_clients_of_the_official_sdk_are_answered_by_vllm_and_what_they_got_is_k
     assert whole[0].startswith(stopped) and whole[0][len(stopped)] == letter
     assert found["responses"][0] == found["responses"][1] == whole[0]
     segments = segments_in(home, "served/served-*.parquet")
-    assert sum(sum(segment.tokens.is_sampled) for segment in segments) > 16 * 8
+    assert sum(sum(segment.tokens.is_sampled) for segment in segments) > 8 * whole[2]
     assert {span.version for segment in segments for span in segment.tokens.versions} == {1}
     assert any(TokenSource.FORCED in segment.tokens.kinds for segment in segments)
     require_own(segments)
