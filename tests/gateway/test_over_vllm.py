@@ -31,12 +31,13 @@ from agito.recipe import Recipe
 from agito.record import read_trajectories
 from agito.runtime import load_policy
 from agito.sampling.vllm import installed
+from agito.sampling.vllm.known_text import BOUNDS
 from agito.testing import FakeSession
 from agito.types import AttemptId, Segment, TokenSource
 
 ROOT = Path(__file__).parents[2]
 MODEL = Path(os.environ.get("AGITO_MODELS", "models")).absolute() / "smollm2-135m"
-CLOSE = 2e-3  # nats at any token: what is asked of each publication in float32
+CLOSE = 2e-3  # nats at any token
 pytestmark = [
     pytest.mark.full,
     pytest.mark.anyio,
@@ -67,19 +68,22 @@ def segments_in(folder: Path, pattern: str) -> list[Segment]:
 
 
 def require_own(segments: list[Segment]) -> None:
-    """Every sampled token has the log-probability that the checkpoint's own network gives it."""
-    model = load(MODEL, dtype=torch.float32)
+    """Sampled tokens have the log-probabilities that the checkpoint's own network gives them in float32, as
+    far as the precision in which it was served explains.
+    """
+    model, bounds = load(MODEL, dtype=torch.float32), BOUNDS[load_policy.recipe_of(MODEL).model.dtype]
+    off = list[float]()
     for segment in segments:
         ids = torch.tensor(segment.tokens.ids)
         with torch.no_grad():
             logits = model.logits(model.hidden(ids, [len(ids)]))[:-1]
         expected = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-        off = [
+        off += [
             abs(float(expected[at - 1]) - segment.tokens.logprobs[at])
             for at, is_sampled in enumerate(segment.tokens.is_sampled)
             if is_sampled
         ]
-        assert off and max(off) < CLOSE
+    assert len(off) > 50 and max(off) < bounds.token and sum(off) / len(off) < bounds.mean
 
 
 def test_clients_of_the_official_sdk_are_answered_by_vllm_and_what_they_got_is_kept_token_by_token(
@@ -125,7 +129,10 @@ def python_of_vllm() -> str:
 @asynccontextmanager
 async def engine_of_vllm() -> AsyncGenerator[tuple[Engine, Renderer]]:
     recipe = Recipe.model_validate(
-        {"model": {"path": str(MODEL)}, "compute": {"sampler": "vllm", "context": 4096, "ranks": 1}}
+        {
+            "model": {"path": str(MODEL), "dtype": "float32"},
+            "compute": {"sampler": "vllm", "context": 4096, "ranks": 1},
+        }
     )
     async with load_policy.open_engine(MODEL, recipe) as found:
         yield found
