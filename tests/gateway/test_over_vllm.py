@@ -25,12 +25,14 @@ from tests.test_resume import train
 
 from agito.gateway import Terms
 from agito.harness import SOLO, SoloHarness
-from agito.models.checkpoint import load
-from agito.protocols import Agent, AgentSpec, Engine, Renderer
-from agito.recipe import Recipe
+from agito.models.checkpoint import load, save
+from agito.models.config import WEIGHTS_NAME
+from agito.protocols import Agent, AgentSpec, Engine
 from agito.record import read_trajectories
+from agito.render import read_chat
 from agito.runtime import load_policy
-from agito.sampling.vllm import installed
+from agito.sampling.vllm import KnownLogprobs, VllmSampler, VllmSpec, installed
+from agito.sampling.vllm import serving as serving_vllm
 from agito.sampling.vllm.known_text import BOUNDS
 from agito.testing import FakeSession
 from agito.types import AttemptId, Segment, TokenSource
@@ -127,23 +129,29 @@ def python_of_vllm() -> str:
 
 
 @asynccontextmanager
-async def engine_of_vllm() -> AsyncGenerator[tuple[Engine, Renderer]]:
-    recipe = Recipe.model_validate(
-        {
-            "model": {"path": str(MODEL), "dtype": "float32"},
-            "compute": {"sampler": "vllm", "context": 4096, "ranks": 1},
-        }
-    )
-    async with load_policy.open_engine(MODEL, recipe) as found:
-        yield found
+async def engine_of_vllm(folder: Path) -> AsyncGenerator[Engine]:
+    """In float32, in which two batches give the same tokens."""
+    model, program = load(MODEL, dtype=torch.float32), installed()
+    assert program is not None
+    save(model, folder)
+    text = torch.tensor([number * 37 % 251 for number in range(100)])
+    with torch.no_grad():
+        logits = model.logits(model.hidden(text, [len(text)]))[:-1]
+    logprobs = logits.log_softmax(-1).gather(1, text[1:, None])[:, 0]
+    known = KnownLogprobs(ids=array("i", text.tolist()), logprobs=array("f", logprobs.tolist()))
+    async with serving_vllm(VllmSpec(model=folder, context=4096, program=program)) as server:
+        sampler = VllmSampler(server, "main")
+        await sampler.publish(1, folder / WEIGHTS_NAME, known)
+        yield sampler
 
 
 @pytest.mark.parametrize("overrides", [False, True])
 async def test_a_clients_loop_trains_on_what_the_solo_harness_trains_on_through_the_same_server(
-    overrides: bool,
+    overrides: bool, tmp_path: Path
 ) -> None:
     """Greedily: draws of vLLM do not repeat."""
-    async with engine_of_vllm() as (engine, renderer):
+    renderer = read_chat(MODEL)
+    async with engine_of_vllm(tmp_path / "model") as engine:
         spec = AgentSpec(renderer=renderer, temperature=0.0)
         agent = Agent(spec=spec, engine=engine)
         solo = await SoloHarness().run(TASK, FakeSession(), {SOLO: agent}, AttemptId(group=0, slot=0), seed=1)
