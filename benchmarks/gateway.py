@@ -6,9 +6,9 @@
   a real network: the largest difference between two log-probabilities, infinite where a token differs.
 - overhead: one client, one request at a time, an engine that answers at once: the whole of a call as the
   client sees it. `bare` is the same client with a route of the same server that answers a fixed body.
-- peer: the same client through LiteLLM's proxy, before a server that answers a fixed completion at once,
-  where `AGITO_LITELLM` names an environment with `litellm[proxy]`. What the proxy adds is a call through it
-  less one to that server; ours is a whole call, with tokens and their capture.
+- peer: the same clients, one and many, through LiteLLM's proxy, before a server that answers a fixed
+  completion at once, where `AGITO_LITELLM` names an environment with `litellm[proxy]`. What the proxy adds is
+  a call through it less one to that server; ours is a whole call, with tokens and their capture.
 - requests a second: many conversations at a time, each of which sends its growing history, from a process of
   their own.
 - fuzz: request histories that were kept, compacted, cut, reordered, branched, retried, interleaved and hung
@@ -243,8 +243,8 @@ async def measured(
     return [1000 * each for each in found["taken"]], len(found["taken"]) / found["wall_s"]
 
 
-async def peer(conversations: int, turns: int) -> dict[str, Json] | None:
-    """One client through the peer's proxy, and without it; None where there is none."""
+async def peer(conversations: int, turns: int, at_a_time: int) -> dict[str, Json] | None:
+    """One client through the peer's proxy, and without it; many, as ours are. None where there is none."""
     program = installed()
     if program is None:
         return None
@@ -266,6 +266,7 @@ async def peer(conversations: int, turns: int) -> dict[str, Json] | None:
             await measured(url, path, 3, 1, turns)
             through, _ = await measured(url, path, conversations, 1, turns)
             direct, _ = await measured(upstream, path, conversations, 1, turns)
+            at_once, rate = await measured(url, path, at_a_time * 2, at_a_time, turns)
         finally:
             await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
     added = sorted(through)[len(through) // 2] - sorted(direct)[len(direct) // 2]
@@ -274,6 +275,8 @@ async def peer(conversations: int, turns: int) -> dict[str, Json] | None:
         "call_ms": spread(through),
         "upstream_call_ms": spread(direct),
         "overhead_ms_p50": round(added, 3),
+        "call_ms_at_once": spread(at_once),
+        "requests_per_s": round(rate, 1),
     }
 
 
@@ -303,7 +306,7 @@ async def main(arguments: argparse.Namespace) -> None:
         cpu_ms = 1000 * (time.process_time() - began) / len(at_once)
         kept = conversations.tree.meter.share_of_turns
         await conversations.aclose()
-    beside = await peer(one, arguments.turns)
+    beside = await peer(one, arguments.turns, arguments.conversations)
     began = time.process_time()
     num, violations, ways = await fuzz(arguments.requests)
     report(
@@ -313,6 +316,7 @@ async def main(arguments: argparse.Namespace) -> None:
             "overhead_ms_p50": round(sorted(alone)[len(alone) // 2], 3),
             "peer_overhead_ms_p50": beside and beside["overhead_ms_p50"],
             "requests_per_s": round(rate, 1),
+            "peer_requests_per_s": beside and beside["requests_per_s"],
             "fuzz_violations": violations,
         },
         {

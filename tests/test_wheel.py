@@ -7,21 +7,38 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email import message_from_string
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from tests.cli.conftest import TINY, sets
+from tests.cli.conftest import COIN, TINY, sets
 from tests.cli.test_prompts import REWARD, given, small_model
+from tests.gateway.test_serving import agent_of
+
+from agito.testing.fakes import TOOLS
 
 ROOT = Path(__file__).parents[1]
+OWN = (
+    *COIN,
+    "env.dialect=natural",
+    "compute.context=1024",
+    "sft.demos=16",
+    "sft.epochs=1",
+    "rl.steps=4",
+    "eval.tasks=2",
+    "model.vocab_size=400",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,23 +51,36 @@ class Installed:
     def work(self) -> Path:
         return self.home / "work"
 
-    def __call__(self, *words: str, code: int = 0) -> str:
-        env = {
+    @property
+    def env(self) -> dict[str, str]:
+        return {
             "PATH": f"{self.home / 'env' / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
         }
+
+    def __call__(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
             [str(self.home / "env/bin/agito"), *words],
             cwd=self.work,
-            env=env,
+            env=self.env,
             capture_output=True,
             text=True,
             timeout=100,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.home / "env/bin/agito"), *words],
+            cwd=self.work,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +160,77 @@ def test_a_model_is_trained_killed_gone_on_with_and_exported_from_the_wheel_in_a
     kept = {path.name for path in (home / "served").iterdir()}
     assert kept >= {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
     assert not kept & {"adapter_config.json", "trainer.tensors", "meta.json"}
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+def test_an_agent_of_fifteen_lines_is_trained_killed_gone_on_with_and_served_from_the_wheel(
+    agito: Installed,
+) -> None:
+    """That of the guide, as it stands; unchanged, too, before the policy that it has trained."""
+    home, agent = agito.work, agent_of(ROOT / "docs/howto/own-agent.md")
+    assert len([line for line in agent.splitlines() if line]) <= 15
+    (home / "my_agent.py").write_text(agent)
+    (home / "own.toml").write_text('harness = { command = "python my_agent.py" }\n')
+    run = home / "runs/own"
+    with agito.begin("train", "own.toml", "--name", "own", "--admit-anyway", *sets(*OWN)) as training:
+        until = time.monotonic() + 200
+        while not (run / "checkpoints/step-2").exists():
+            assert training.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        training.kill()
+    assert not (run / "summary.json").exists()
+    agito("train", "--resume", "runs/own")
+    assert (run / "summary.json").is_file()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["phase"] == "rl"] == [0, 1, 2, 3]
+    with agito.begin("gateway", "runs/own", "--port", "0", "--key", "k", "--record", "kept") as serving:
+        try:
+            assert serving.stdout is not None
+            url = serving.stdout.readline().split("OPENAI_BASE_URL=")[1].split()[0]
+            asked = acted(home / "my_agent.py", url)
+        finally:
+            serving.send_signal(signal.SIGINT)
+    assert asked and asked[0] == "GET /tools"
+    assert list((home / "kept").glob("served-*.parquet"))
+
+
+def acted(agent: Path, url: str) -> list[str]:
+    """What an agent asks of tools of its user's own, while it is served at `url`."""
+    asked = list[str]()
+
+    class Tools(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            asked.append(f"{self.command} {self.path}")
+            tools = [tool.as_function() for tool in TOOLS]
+            body = json.dumps(tools if self.command == "GET" else {"content": "empty"}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Tools) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            tools, task = f"http://127.0.0.1:{server.server_port}/tools", "A coin is in one of 3 boxes."
+            given = {
+                "OPENAI_BASE_URL": url,
+                "OPENAI_API_KEY": "k",
+                "AGITO_TOOLS_URL": tools,
+                "AGITO_TASK": task,
+            }
+            subprocess.run([sys.executable, str(agent)], env=given, check=True, timeout=60)
+        finally:
+            server.shutdown()
+            thread.join()
+    return asked
 
 
 def test_what_the_commands_import_at_once_is_required_by_the_package_itself(wheel: Path) -> None:

@@ -5,6 +5,7 @@ tokens, to the bit.
 from __future__ import annotations
 
 import json
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from agito.protocols import Agent, AgentSpec, Renderer
 from agito.render import NaturalRenderer, Vocabulary, read_chat
 from agito.render.messages import answered
 from agito.testing import FakeEnvironment, FakeSession
+from agito.testing.fakes import TOOLS
 from agito.types import AttemptId, Budget, Call, Dialect, Event, Limits, Segment, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
@@ -46,14 +48,15 @@ def opening(renderer: Renderer, task: Task) -> list[dict[str, Any]]:
     return [{"role": "user", "content": f"{task.prompt[Dialect.NATURAL]}\n\n{turns}"}]
 
 
-def calls_of(choice: dict[str, Any]) -> list[Call]:
+def calls_of(choice: dict[str, Any], renderer: Renderer) -> list[Call]:
     """As the solo harness reads them: an answer without a call is a mistake that goes back to the policy."""
     message = choice["message"]
     made = [
         Call(tool=each["function"]["name"], arguments=json.loads(each["function"]["arguments"]))
         for each in message.get("tool_calls", ())
     ]
-    problem = "the turn was cut off" if choice["finish_reason"] == "length" else "no <tool_call> in the turn"
+    (silent,) = renderer.parse(array("i", renderer.stop_ids[:1]), TOOLS)
+    problem = "the turn was cut off" if choice["finish_reason"] == "length" else silent.problem
     return made or [Call(tool="", arguments={}, problem=problem)]
 
 
@@ -63,7 +66,7 @@ async def loop(served: Served, renderer: Renderer, **more: Any) -> list[Event]:
     for number in range(LIMITS.turns):
         found = await served.ask(messages, max_tokens=LIMITS.turn_tokens, **more)
         choice = found["choices"][0]
-        calls = calls_of(choice)[: LIMITS.calls - len(events)]
+        calls = calls_of(choice, renderer)[: LIMITS.calls - len(events)]
         left = Budget(
             turns=LIMITS.turns - number - 1, calls=LIMITS.calls - len(events) - len(calls), tokens=0
         )

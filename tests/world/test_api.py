@@ -4,12 +4,14 @@ idempotency, damage.
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
@@ -25,6 +27,9 @@ SCHEMA = """
 CREATE TABLE accounts (name TEXT PRIMARY KEY, owner TEXT NOT NULL, cents INTEGER NOT NULL CHECK (cents >= 0));
 CREATE TABLE transfers (id INTEGER PRIMARY KEY, source TEXT REFERENCES accounts, target TEXT REFERENCES accounts, cents INTEGER);
 """  # noqa: E501
+HALF_A_BODY = (
+    b"POST /accounts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t-ann\r\nContent-Length: 99\r\n\r\n{"
+)
 ROWS = {"accounts": [("a", "ann", 100), ("b", "bob", 50), ("c", "bob", 7)]}
 
 
@@ -399,3 +404,39 @@ async def test_over_http_a_request_that_takes_long_holds_up_nobody_but_its_servi
         504,
         [[1]],
     )
+
+
+@pytest.mark.parametrize(
+    "says", [b"POST /accounts HTTP/1.1\r\nHost: x\r\n", HALF_A_BODY], ids=["head", "body"]
+)
+async def test_a_client_that_never_ends_its_request_does_not_hold_up_the_end_of_the_service(
+    says: bytes,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(10):
+        async with listening(app(service(), {"t-ann": ("ann", "agent")}), listener):
+            link = socket.create_connection(listener.getsockname(), timeout=5)
+            link.send(says)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http:
+                answer = await http.post(
+                    "/accounts", json={"page": 1}, headers={"Authorization": "Bearer t-ann"}
+                )
+                assert answer.status_code == 200
+        link.close()
+
+
+async def test_a_client_that_hangs_up_in_its_request_ends_nothing_else(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with listening(app(service(), {"t-ann": ("ann", "agent")}), listener):
+            for says in (b"POST /accounts HTTP/1.1\r\nHost: x\r\n", HALF_A_BODY):
+                link = socket.create_connection(listener.getsockname(), timeout=5)
+                link.send(says)
+                await anyio.sleep(0.05)
+                link.close()
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http:
+                answer = await http.post(
+                    "/accounts", json={"page": 1}, headers={"Authorization": "Bearer t-ann"}
+                )
+                assert answer.status_code == 200
+    assert capfd.readouterr().err == "", "a request that was given up is no news"

@@ -6,9 +6,10 @@ import gc
 import hashlib
 import http.server
 import socket
+import struct
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -251,6 +252,53 @@ for said in (b"", b"GET http://data.test/ HTTP/1.1\\r\\n") * 40:
     assert (await egress.during(action)).output.split() == [b"echo"]
     await egress.aclose()
     gc.collect()  # a socket that nobody closed would be a warning, and fail
+
+
+POST = b"POST http://a.test/ HTTP/1.1\r\nContent-Length: 9\r\n" + HEAD + b"half"
+CONNECT = b"CONNECT a.test:80 HTTP/1.1\r\n" + HEAD
+
+
+@pytest.mark.parametrize(("said", "status"), [(POST, 0), (CONNECT, 200)])
+@pytest.mark.parametrize("resets", [True, False])
+async def test_a_request_that_is_given_up_is_recorded_and_leaves_nothing_open(
+    said: bytes, status: int, resets: bool, site: tuple[int, list[str]]
+) -> None:
+    """By a reset, or because the action ends."""
+    async with gate(["a.test:80"], at={"a.test:80": ("127.0.0.1", site[0])}) as (egress, address):
+
+        async def action() -> None:
+            with socket.create_connection(address) as link:
+                link.send(said)
+                with anyio.fail_after(5):
+                    if said is CONNECT:
+                        await anyio.wait_readable(link)
+                    while not (egress._held or said is CONNECT):  # noqa: ASYNC110 - the proxy notices when it does
+                        await anyio.sleep(0.01)
+                    if resets:
+                        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        link.close()
+                    while resets and not egress.record:  # noqa: ASYNC110 - the same
+                        await anyio.sleep(0.01)
+
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        await egress.during(action)
+        assert [exchange.status for exchange in egress.record] == [status] and egress._held == 0
+        gc.collect()  # a socket that nobody closed would be a warning, and fail
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the site's own end
+        assert b"200" in await send(egress, address, b"GET http://a.test/ HTTP/1.0\r\n" + HEAD)
+
+
+async def test_a_tunnel_that_is_given_up_before_its_host_has_answered_is_recorded() -> None:
+    with ExitStack() as stack:
+        host = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # it takes up no more
+            link = stack.enter_context(socket.socket())
+            link.setblocking(False)
+            link.connect_ex(host.getsockname())
+        async with gate(["a.test:80"], at={"a.test:80": host.getsockname()}) as (egress, address):
+            with anyio.move_on_after(0.5):
+                await send(egress, address, CONNECT)
+            assert [exchange.status for exchange in egress.record] == [0]
 
 
 async def test_connections_and_bodies_are_bounded() -> None:

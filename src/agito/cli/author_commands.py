@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -217,6 +217,10 @@ def gateway(
     temperature: Annotated[
         float, typer.Option(metavar="T", min=0.0, help="Where a client asks for none.")
     ] = 1.0,
+    sampler: Annotated[
+        Literal["embedded", "vllm"],
+        typer.Option(metavar="NAME", help="embedded, or vllm: a server of its own, which is started."),
+    ] = "embedded",
 ) -> None:
     """Serve a policy to any agent.
 
@@ -232,4 +236,4 @@ def gateway(
     from agito.cli.gateway import Place, serve_policy
 
     place = Place(host=host, port=port, key=key or f"agito-{secrets.token_urlsafe(24)}", record=record)
-    serve_policy(checkpoint, place, temperature=temperature)
+    serve_policy(checkpoint, place, temperature=temperature, sampler=sampler)

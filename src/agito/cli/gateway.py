@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -25,7 +26,7 @@ from agito.gateway import Conversations, Gateway, Refused, Terms, listening
 from agito.gateway.api_request import Ask
 from agito.gateway.app import body_of
 from agito.gateway.tree import Line
-from agito.protocols import MAIN, Agent, AgentSpec, Renderer
+from agito.protocols import Agent, AgentSpec, Renderer
 from agito.recipe import HarnessSection, Recipe
 from agito.record import recording
 from agito.record.outcomes import answer_name, report_outcome
@@ -34,7 +35,6 @@ from agito.record.trajectories import write_trajectories
 from agito.record.writable import require_folder
 from agito.render.messages import Speaker, templated, with_tool_names
 from agito.runtime import load_policy
-from agito.sampling.continuous_batching import ContinuousBatching
 from agito.types import Attempt, AttemptId, Task, TerminationReason, ToolSpec, Trajectory, Verdict
 
 PHASE = recording.SERVED
@@ -167,8 +167,10 @@ def _piece(renderer: Renderer, policy: str, token: int) -> str:
     return renderer.text([token])
 
 
-def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
-    """Until Ctrl-C."""
+def serve_policy(
+    checkpoint: Path, place: Place, *, temperature: float, sampler: Literal["embedded", "vllm"]
+) -> None:
+    """Until Ctrl-C, or until the engine is gone."""
     _require_port(place)
     if place.record is not None:
         require_folder(place.record, "--record")
@@ -177,7 +179,7 @@ def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
     tell_loading(recipe)
     recipe = recipe.model_copy(
         update={
-            "compute": recipe.compute.model_copy(update={"ranks": 1}),
+            "compute": recipe.compute.model_copy(update={"ranks": 1, "sampler": sampler}),
             "policies": {},
             "agents": {},
             "harness": HarnessSection(),
@@ -188,16 +190,13 @@ def serve_policy(checkpoint: Path, place: Place, *, temperature: float) -> None:
 
 async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, temperature: float) -> None:
     async with (
-        load_policy.open_trained(checkpoint, recipe) as run_context,
+        load_policy.open_engine(checkpoint, recipe) as (engine, renderer),
         anyio.create_task_group() as tasks,
     ):
-        engine = ContinuousBatching(run_context.policies.clients(0)[MAIN], steps=recipe.compute.decode_steps)
-        tasks.start_soon(engine.run)
-        agent = Agent(
-            spec=AgentSpec(renderer=run_context.policies.renderers[MAIN], temperature=temperature),
-            engine=engine,
-        )
+        agent = Agent(spec=AgentSpec(renderer=renderer, temperature=temperature), engine=engine)
         conversations = Conversations(agent, seed=secrets.randbits(48), terms=Terms(overrides=False))
+        is_gone = anyio.Event()
+        conversations.on_spent(is_gone)
         recorder = None if place.record is None else Recorder(place.record, conversations)
         tasks.start_soon(_keep, conversations, recorder)
 
@@ -206,7 +205,9 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
             more = [] if place.record is None else [outcomes_route(gateway, place.record)]
             async with listening(gateway.app(*more), host=place.host, port=place.port) as url:
                 _welcome(url, name, place)
-                await anyio.sleep_forever()
+                await is_gone.wait()
+                assert conversations.died is not None
+                raise conversations.died
         finally:
             with anyio.CancelScope(shield=True):
                 if recorder is not None:

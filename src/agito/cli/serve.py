@@ -75,20 +75,26 @@ class Desk:
         )
 
     async def use(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
-        """What the client reads, and whether it did something wrong."""
+        """What the client reads, and whether it did something wrong. What is under way is carried to its end,
+        though its client gives it up: its answer is nobody else's, and a verdict is kept.
+        """
         async with self._turn:
-            if name == self._opening:
-                return await self._open(), False
-            if self._live is None:
-                return f"no task is open: call {self._opening} first", True
-            if name == self._acting:
-                tool, given = arguments.get("tool"), arguments.get("arguments", {})
-                if not isinstance(tool, str) or not isinstance(given, dict):
-                    return f"{name} takes a string `tool` and an object `arguments`", True
-                return await self._act(Call(tool=tool, arguments=cast("dict[str, Json]", given)))
-            if name not in {tool.name for tool in self._live.task.tools}:
-                return f"{name}: the tools are {', '.join(tool.name for tool in self.tools)}", True
-            return await self._act(Call(tool=name, arguments=arguments))
+            with anyio.CancelScope(shield=True):
+                return await self._used(name, arguments)
+
+    async def _used(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
+        if name == self._opening:
+            return await self._open(), False
+        if self._live is None:
+            return f"no task is open: call {self._opening} first", True
+        if name == self._acting:
+            tool, given = arguments.get("tool"), arguments.get("arguments", {})
+            if not isinstance(tool, str) or not isinstance(given, dict):
+                return f"{name} takes a string `tool` and an object `arguments`", True
+            return await self._act(Call(tool=tool, arguments=cast("dict[str, Json]", given)))
+        if name not in {tool.name for tool in self._live.task.tools}:
+            return f"{name}: the tools are {', '.join(tool.name for tool in self.tools)}", True
+        return await self._act(Call(tool=name, arguments=arguments))
 
     async def finish(self) -> None:
         """Seals and grades what is open; the verdict goes to the file, never to the client."""

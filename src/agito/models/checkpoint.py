@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from agito.errors import CorruptCheckpoint, DiskFull, NotFound
-from agito.models.config import CONFIG_NAME, UnsupportedCheckpoint
+from agito.models.config import CONFIG_NAME, WEIGHTS_NAME, UnsupportedCheckpoint
 from agito.models.families import damaged, hf_config, read_config, read_json
 from agito.models.lora import merged_weights
 from agito.models.manifest import MANIFEST_NAME, Manifest, WeightKind, file_hash, tensor_hashes
 from agito.models.network import Decoder
 
-WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from agito.errors import AgitoError
 
 CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # `model_type` in the Hugging Face layout
 Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma3_text"]

@@ -28,9 +28,9 @@ from agito.runtime.placement import launcher
 from agito.runtime.policy_sources import beside, find, recipe_of, renderer_of
 from agito.runtime.pool import PolicyPlan, WorkerPool
 from agito.runtime.roles import PolicyHandle, Sampler
-from agito.runtime.vllm_policy import ServedPolicy
+from agito.runtime.vllm_policy import ServedPolicy, server_spec
 from agito.runtime.wire import ModelSpec
-from agito.sampling.vllm import AdapterSlots, VllmSampler, VllmSpec, installed, serving
+from agito.sampling.vllm import AdapterSlots, VllmSampler, VllmSpec, serving
 from agito.sampling.wire import EngineClient, ScoreRequest, Scores
 from agito.types import Json, Sample
 
@@ -150,21 +150,10 @@ class Policies:
         )
 
     def _server_spec(self) -> VllmSpec:
-        recipe, program = self.recipe, installed()
-        if program is None:
-            raise BadRecipe("compute.sampler=vllm: vLLM is not there: make vllm, or AGITO_VLLM=PATH/bin/vllm")
+        recipe = self.recipe
         is_adapter = recipe.model.adapter == "lora" and recipe.vllm.publish == "adapter"
-        return VllmSpec(
-            model=folder_of(recipe.model.path),
-            context=recipe.compute.context,
-            max_num_seqs=recipe.compute.max_num_seqs,
-            dtype=recipe.model.dtype,
-            adapters=AdapterSlots(max_rank=recipe.model.lora.rank) if is_adapter else None,
-            program=program,
-            threads=recipe.vllm.threads,
-            kv_cache_gb=recipe.vllm.kv_cache_gb,
-            options=recipe.vllm.options,
-        )
+        adapters = AdapterSlots(max_rank=recipe.model.lora.rank) if is_adapter else None
+        return server_spec(recipe, folder_of(recipe.model.path), adapters)
 
     def register(self, name: str, handle: PolicyHandle) -> None:
         """Sets a policy's learner and samplers."""

@@ -57,7 +57,7 @@ class Exchange:
     port: int
     path: str
     body_sha256: str  # of the forwarded body
-    # status sent to the sandbox; 4xx: refused here, 502: not reached, 0: the action ended before an answer
+    # status sent to the sandbox; 4xx: refused here, 502: not reached, 0: given up before an answer
     status: int
     sent_bytes: int
     received_bytes: int
@@ -153,6 +153,14 @@ class Egress:
                 body = await server.body(hold)
             if body is None:
                 raise BadMessage("the request did not come in time", 408)
+        except BadMessage:
+            self._held -= held
+            raise
+        except BaseException:  # the client is gone, or the action has ended
+            self._held -= held
+            self._note(asked, 0)
+            raise
+        try:
             response = await self._answer(asked, _onward(request, asked, body), hold)
             with suppress(BadMessage):  # the client is gone
                 await server.send(response)
@@ -179,22 +187,23 @@ class Egress:
             self._note(asked, response.status, onward.body, len(onward.body), len(response.body))
 
     async def _tunnel(self, server: Server, asked: Asked) -> None:
+        status, counts = 0, {"sent": 0, "received": 0}
         try:
-            with anyio.fail_after(self._timeout_s):
-                onward = await self._reach(asked.host, asked.port)
-        except (OSError, ValueError) as error:
-            self._note(asked, 502)
-            return await server.refuse(502, f"{asked.host}:{asked.port}: {error}")
-        counts = {"sent": 0, "received": 0}
-        async with onward:
-            await server.stream.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
             try:
+                with anyio.fail_after(self._timeout_s):
+                    onward = await self._reach(asked.host, asked.port)
+            except (OSError, ValueError) as error:
+                status = 502
+                return await server.refuse(502, f"{asked.host}:{asked.port}: {error}")
+            async with onward:
+                status = 200
+                await server.stream.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 async with anyio.create_task_group() as group:
                     group.start_soon(_pump, server.left_over(), server.stream, onward, counts, "sent")
                     group.start_soon(_pump, b"", onward, server.stream, counts, "received")
-            finally:
-                self._moved += sum(counts.values())
-                self._note(asked, 200, b"", counts["sent"], counts["received"])
+        finally:
+            self._moved += sum(counts.values())
+            self._note(asked, status, b"", counts["sent"], counts["received"])
         return None
 
     async def _reach(self, host: str, port: int) -> SocketStream:

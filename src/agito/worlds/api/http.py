@@ -16,12 +16,13 @@ from pathlib import Path
 import anyio
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agito.types import Json
-from agito.worlds.api.service import KEY, Reply, Service
+from agito.worlds.api.service import KEY, LONGEST_S, Reply, Service
 
 START_S = 10.0
 _MAX_BODY = 1 << 20
@@ -53,12 +54,17 @@ async def listening(application: Starlette, where: Path | socket.socket) -> Asyn
     """Serves for the duration of the block, on the Unix socket at a path, or on a listener, which the caller
     must close.
 
-    Raises `TimeoutError` if it does not start.
+    Whoever has not ended a request by then is cut off. Raises `TimeoutError` if it does not start.
     """
     is_path = isinstance(where, Path)
     server = _Server(
         uvicorn.Config(
-            application, uds=str(where) if is_path else None, log_level="warning", lifespan="off", ws="none"
+            application,
+            uds=str(where) if is_path else None,
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            http=H11Protocol,
         )
     )
     async with anyio.create_task_group() as tasks:
@@ -80,6 +86,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            cycle = connection.cycle if isinstance(connection, H11Protocol) else None
+            if cycle is not None and cycle.more_body:  # else it would be waited for, for ever
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Leaves signals alone: they belong to the process."""
@@ -88,10 +101,16 @@ class _Server(uvicorn.Server):
 
 async def _arguments(request: Request) -> dict[str, Json] | Reply:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            return Reply(status=413, body={"error": f"a body has at most {_MAX_BODY} bytes"})
+    try:
+        with anyio.fail_after(LONGEST_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MAX_BODY:
+                    return Reply(status=413, body={"error": f"a body has at most {_MAX_BODY} bytes"})
+    except TimeoutError:
+        return Reply(status=408, body={"error": "the request did not come in time"})
+    except ClientDisconnect:
+        return Reply(status=499, body={"error": "nobody waits for an answer"})
     try:
         parsed: Json = json.loads(bytes(body) or b"{}", parse_constant=_refuse)
     except (ValueError, RecursionError):

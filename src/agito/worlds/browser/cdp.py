@@ -14,6 +14,7 @@ import anyio
 
 from agito.errors import SandboxFailure
 from agito.protocols import Service
+from agito.worlds.outbox import Outbox
 
 _MOST_BYTES = 1 << 26  # size limit of one message
 _CHUNK = 1 << 16
@@ -42,7 +43,7 @@ class Link:
         self._waiting: dict[int, _Waiting] = {}
         self._is_read = False  # another waiter is reading
         self._unread = bytearray()
-        self._writing = anyio.Lock()
+        self._outbox = Outbox(self._write, lambda: anyio.wait_writable(self._stdin))
         self._listeners: dict[str, Callable[[str, dict[str, Any]], None]] = {}
         self._end = ""
 
@@ -76,7 +77,7 @@ class Link:
             message["sessionId"] = session
         self._waiting[mine] = waiting
         try:
-            await self._send(json.dumps(message).encode() + b"\0")
+            await self._outbox.send(json.dumps(message).encode() + b"\0")
             await self.until(lambda: waiting.reply is not None or gives_up(), waiting)
         finally:
             del self._waiting[mine]
@@ -118,15 +119,14 @@ class Link:
             for descriptor in (self._stdin, self._stdout, self._stderr):
                 os.close(descriptor)
 
-    async def _send(self, data: bytes) -> None:
-        async with self._writing:
-            while data:
-                self._check()
-                await anyio.wait_writable(self._stdin)
-                try:
-                    data = data[os.write(self._stdin, data[: 1 << 12]) :]
-                except OSError:
-                    raise self._gone() from None
+    def _write(self, data: bytes) -> int:
+        self._check()
+        try:
+            return os.write(self._stdin, data)
+        except BlockingIOError:
+            raise
+        except OSError:
+            raise self._gone() from None
 
     async def _read(self) -> None:
         self._check()

@@ -26,6 +26,7 @@ from agito.worlds.http1 import Request, Response, Server, meanwhile
 
 T = TypeVar("T")
 Site = Callable[[Request], Awaitable[Response]]  # request targets are whole URLs
+_SEND_S = 10.0
 _MOST_SHEETS, _MOST_FRAMES, _MOST_UPLOADS, _MOST_MESSAGES = 8, 32, 20, 20
 
 
@@ -341,7 +342,9 @@ class Page:
         if request is not None:
             # a request that reached the site is answered, even if nobody waits
             with anyio.CancelScope(shield=True):
-                await server.send(await self._site(request))
+                response = await self._site(request)
+                with anyio.move_on_after(_SEND_S):  # to a browser that may read no more of it
+                    await server.send(response)
 
     async def _click_dialog(self, element: Element) -> View:
         if element.node not in (OK, CANCEL):

@@ -120,18 +120,17 @@ class Farm:
         with anyio.move_on_after(_STEP_S):
             listener = await box.listen()
             try:
-                proxy = {
-                    "proxyServer": f"http://127.0.0.1:{listener.getsockname()[1]}",
-                    "proxyBypassList": "<-loopback>",
-                }
-                context = (await link.command("Target.createBrowserContext", disposeOnDetach=True, **proxy))[
-                    "browserContextId"
-                ]
-                page = self._pages[context] = Page(link, context, listener, site, self._put)
-                await link.command("Target.createTarget", url="about:blank", browserContextId=context)
-                await page.begin()
+                context = await _new_context(link, listener.getsockname()[1])
             except BaseException:
                 listener.close()
+                raise
+            page = self._pages[context] = Page(link, context, listener, site, self._put)
+            try:
+                await link.command("Target.createTarget", url="about:blank", browserContextId=context)
+                await page.begin()
+            except BaseException:  # given up, too: the browser goes on for others
+                with anyio.move_on_after(_STEP_S, shield=True):
+                    await page.close()
                 raise
             return page
         raise SandboxFailure(f"the browser has not opened a page for {_STEP_S:g} s")
@@ -194,3 +193,12 @@ class Farm:
             )
             return box, link
         raise SandboxFailure(f"{name} has not started for {_START_S:g} s")
+
+
+async def _new_context(link: Link, port: int) -> str:
+    """Whoever gives it up still learns its name, by which it can be disposed of."""
+    proxy = {"proxyServer": f"http://127.0.0.1:{port}", "proxyBypassList": "<-loopback>"}
+    with anyio.move_on_after(_STEP_S, shield=True):
+        made = await link.command("Target.createBrowserContext", disposeOnDetach=True, **proxy)
+        return str(made["browserContextId"])
+    raise SandboxFailure(f"the browser has not made a context for {_STEP_S:g} s")

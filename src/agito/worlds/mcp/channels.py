@@ -15,6 +15,7 @@ from agito.protocols import Sandbox, Service
 from agito.types import Json
 from agito.worlds import http1
 from agito.worlds.mcp.client import VERSION, Gone
+from agito.worlds.outbox import Outbox
 
 MOST_BYTES = 1 << 22  # per message
 _MOST_STRAY_LINES, _MOST_STRAY_BYTES = 1000, 1 << 20  # skipped before one message
@@ -28,19 +29,19 @@ class Pipes:
         self._stdin, self._stdout, self._stderr = service.stdin, service.stdout, service.stderr
         self._unread = b""
         self._is_closed = False
+        self._outbox = Outbox(lambda data: os.write(self._stdin, data), self._make_way)
 
     async def post(self, message: Mapping[str, Json]) -> None:
-        data = json.dumps(message).encode() + b"\n"
         try:
-            while data:
-                try:
-                    data = data[os.write(self._stdin, data[: 1 << 12]) :]
-                except BlockingIOError:  # it may be blocked itself until its output is read
-                    self._take()
-                    with anyio.move_on_after(_LOOK_S):
-                        await anyio.wait_writable(self._stdin)
+            await self._outbox.send(json.dumps(message).encode() + b"\n")
         except OSError:
             raise Gone("it has ended") from None
+
+    async def _make_way(self) -> None:
+        """It may be blocked itself until its output is read."""
+        self._take()
+        with anyio.move_on_after(_LOOK_S):
+            await anyio.wait_writable(self._stdin)
 
     async def receive(self) -> dict[str, Json]:
         """The next message. Skips other lines, because some servers print to standard output."""
