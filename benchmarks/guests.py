@@ -326,7 +326,7 @@ def trained(
         out = runs / f"{guest.folder}-{seed}"
         summaries.append(guest_training.trained(command, AGENTS, cold, seed, out))
         print(f"  {guest.name} {seed}: {guest_training.by_seed(summaries[-1:])[0]}", flush=True)
-    line = {when: guest_training.over_seeds(summaries, when) for when in ("before", "after")}
+    line: dict[str, Json] = {when: guest_training.over_seeds(summaries, when) for when in ("before", "after")}
     return line, {"trained": guest_training.by_seed(summaries)}
 
 

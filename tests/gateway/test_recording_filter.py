@@ -31,7 +31,17 @@ from agito.record.trajectories import write_trajectories
 from agito.render import ChatRenderer, read_chat
 from agito.runtime.imitation_data import Sifted, sifted
 from agito.training.conversations import as_sampled, samples_for
-from agito.types import Attempt, AttemptId, FinishReason, Penalty, Sample, TokenSource, Trajectory, Verdict
+from agito.types import (
+    Attempt,
+    AttemptId,
+    FinishReason,
+    Json,
+    Penalty,
+    Sample,
+    TokenSource,
+    Trajectory,
+    Verdict,
+)
 
 TOKENS = 6
 
@@ -55,7 +65,7 @@ class Client:
         self.answers.setdefault(name, []).append(answer)
         return answer["choices"][0]["message"]
 
-    def turned_out(self, name: str, at: int, **outcome: object) -> None:
+    def turned_out(self, name: str, at: int, **outcome: Json) -> None:
         report_outcome(self.folder, {"id": self.answers[name][at]["id"], **outcome})
 
     def num_sampled(self, *names: str) -> int:

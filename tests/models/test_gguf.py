@@ -98,6 +98,9 @@ def source(tmp_path: Path) -> Source:
 
 
 def test_a_model_is_converted_as_transformers_converts_it(source: Source, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "accelerate", reason="needs the package accelerate, to read GGUF as transformers does"
+    )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, stages = tmp_path / "models" / "tiny", list[str]()

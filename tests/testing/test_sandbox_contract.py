@@ -50,6 +50,9 @@ class Box:
     async def launch(self, command: str) -> Service:
         return await self.real.launch(command)
 
+    async def launch_script(self, arguments: Sequence[str], *, mark: str) -> Service:
+        return await self.real.launch_script(arguments, mark=mark)
+
     async def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
         return await self.real.connect(port, timeout_s=timeout_s)
 
@@ -72,6 +75,10 @@ class Boxes:
     @property
     def tier(self) -> str:
         return self.changes.get("tier", self.real.tier)
+
+    @property
+    def cold(self) -> str | None:
+        return self.real.cold
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
         wanted = replace(spec, **{name: value for name, value in self.changes.items() if name != "tier"})

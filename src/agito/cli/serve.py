@@ -81,6 +81,7 @@ class Desk:
         async with self._turn:
             with anyio.CancelScope(shield=True):
                 return await self._used(name, arguments)
+        raise AssertionError("a shielded call comes to its end")
 
     async def _used(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
         if name == self._opening:

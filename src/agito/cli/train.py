@@ -47,8 +47,8 @@ def train_run(
     """By a recipe of this name, or by the defaults."""
     if name in environments() and name not in bundled():
         named = [each for each in bundled() if read_recipe(each).env.names == (name,)]
-        by = f", or by a recipe: {', '.join(named)}" if named else ""
-        raise NotFound(f"recipe {name!r}: that is an environment; train on it with --env {name}{by}")
+        also = f", or by a recipe: {', '.join(named)}" if named else ""
+        raise NotFound(f"recipe {name!r}: that is an environment; train on it with --env {name}" + also)
     if name is not None and (hint := _instead(name)):
         raise NotFound(f"recipe {name!r}: {hint}")
     fitted = fit(read_recipe(name, overrides) if name is not None else build(Recipe, {}, overrides))

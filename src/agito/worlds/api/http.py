@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from agito.types import Json
 from agito.worlds.api.service import KEY, LONGEST_S, Reply, Service
@@ -88,9 +88,9 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for connection in list(self.server_state.connections):
-            cycle = connection.cycle if isinstance(connection, H11Protocol) else None
-            if cycle is not None and cycle.more_body:  # else it would be waited for, for ever
-                connection.transport.abort()
+            cycle: object = vars(connection).get("cycle")
+            if isinstance(cycle, RequestResponseCycle) and cycle.more_body:
+                connection.transport.abort()  # else it would be waited for, for ever
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -19,7 +19,9 @@ def load(warm: dict[str, Any]) -> str:
     sys.path[:] = warm["library"]
     import site
 
-    vars(sys).update(dict.fromkeys(("prefix", "exec_prefix"), warm["prefix"]), executable=warm["executable"])
+    sys.__dict__.update(
+        dict.fromkeys(("prefix", "exec_prefix"), warm["prefix"]), executable=warm["executable"]
+    )
     site.setquit()
     site.setcopyright()
     site.sethelper()
