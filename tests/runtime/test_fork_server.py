@@ -192,6 +192,38 @@ async def test_a_worker_that_has_ended_leaves_no_open_file(
     assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
+async def test_workers_that_are_given_up_before_they_are_forked_end_nothing_else(
+    launched: Callable[[int], PipeTransport],
+) -> None:
+    first = launched(0)
+    assert await is_answered(first)
+    server = server_of(await pid_of(first))
+    num_files = len(list(Path(f"/proc/{server}/fd").iterdir()))
+    os.kill(server, signal.SIGSTOP)
+    try:
+        for rank in range(1, 9):
+            transport = launch(rank)
+            transport.close()
+            if rank % 2:
+                transport.kill()
+            del transport
+    finally:
+        os.kill(server, signal.SIGCONT)
+    last = launched(9)
+    assert await is_answered(last)
+    mine = {await pid_of(each) for each in (first, last)}
+    assert server_of(await pid_of(last)) == server
+    with anyio.fail_after(_DEADLINE_S):
+        while children_of(server) != mine:  # noqa: ASYNC110 nothing says so
+            await anyio.sleep(0.01)
+        while len(list(Path(f"/proc/{server}/fd").iterdir())) > num_files + 2:  # noqa: ASYNC110 the same
+            await anyio.sleep(0.01)
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 def test_server_and_workers_end_with_their_owner() -> None:
     owner = subprocess.Popen(
         [
