@@ -30,6 +30,7 @@ from agito.record.outcomes import report_outcome
 from agito.record.trajectories import write_trajectories
 from agito.render import ChatRenderer, read_chat
 from agito.runtime.imitation_data import Sifted, sifted
+from agito.testing.fakes import TOOLS
 from agito.training.conversations import as_sampled, samples_for
 from agito.types import (
     Attempt,
@@ -96,8 +97,8 @@ async def _talked(renderer: ChatRenderer, folder: Path) -> Client:
     async with recorded(renderer, folder) as (client, recorder):
         going_on = [user("a"), await client.say("goes on", [user("a")]), user("and?")]
         base = [user("b"), await client.say("branches", [user("b")])]
-        await client.say("branches", [*base, user("x")])
-        await client.say("branches", [*base, user("y")])
+        await client.say("branches", [*base, user("one way")])
+        await client.say("branches", [*base, user("other way")])
         await client.say("rewritten", [user("c")])
         changed = [user("c"), {"role": "assistant", "content": "not what was said"}, user("go on")]
         await client.say("rewriting", changed)
@@ -189,8 +190,10 @@ def test_for_another_vocabulary_the_whole_of_each_conversation_is_written_anew(
     said = [each["choices"][0]["message"]["content"] for each in talked.answers["goes on"]]
     (whole,) = [text for text in texts if "and?" in text]
     assert all(each.strip() in whole for each in said)
+    assert [("one way" in text, "other way" in text) for text in texts].count((False, True)) == 1
+    assert not any("one way" in text for text in texts), "it is the last answer's"
     (shown,) = [text for text in texts if "the coin is here" in text]
-    assert "Opens a box" in shown or '"open"' in shown, "its tools are offered"
+    assert TOOLS[0].description and TOOLS[0].description in shown, "its tools are offered"
     for sample in samples:
         marked = array("i", [token for token, mark in zip(sample.ids, sample.trainable, strict=True) if mark])
         assert "the coin is here" not in other.text(marked) and "user" not in other.text(marked)
