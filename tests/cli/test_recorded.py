@@ -11,6 +11,7 @@ from tests.gateway.test_serving import post, served
 from tests.test_policies import pretrained
 
 NUM = 24
+LONG = " ".join(str(number * 7919 % 997) for number in range(300))  # for the context of training
 SETS = (
     *(each for each in SMALL if not each.startswith(("rl.", "eval."))),
     "rl.steps=1",
@@ -33,7 +34,8 @@ def test_what_was_served_and_what_a_run_did_are_trained_on_by_one_option(
     (tmp_path / "mine.py").write_text(REWARD.format(after=0, home=tmp_path))
     with served(model, "--record", "served") as (url, _):
         for at in range(NUM):
-            messages = [{"role": "user", "content": f"find kev {at}"}]
+            text = LONG if at == 1 else f"find kev {at}"
+            messages = [{"role": "user", "content": text}]
             answer = post(
                 f"{url}/chat/completions", {"model": "model", "messages": messages, "max_tokens": 9}
             )
@@ -51,4 +53,6 @@ def test_what_was_served_and_what_a_run_did_are_trained_on_by_one_option(
         third = len(losses) // 3
         assert third >= 1 and sum(losses[-third:]) < sum(losses[:third]), (name, losses)
     assert f"{2 * NUM // 3} of {NUM} conversations are imitated, {NUM // 3} no success" in told["again"]
+    too_long = f"; 1 of {2 * NUM // 3} segments are longer than compute.context=512"
+    assert told["again"].endswith(too_long) and "longer" not in told["distilled"]
     assert " conversations are imitated, " in told["distilled"] and "no success" in told["distilled"]
