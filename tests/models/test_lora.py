@@ -146,6 +146,39 @@ def test_in_bfloat16_an_engine_adds_what_an_adapter_adds_and_forgets_the_one_bef
         assert kept(found[0], wanted) == pytest.approx(1.0, abs=0.15)
 
 
+def says(engine: EmbeddedEngine) -> tuple[list[int], list[float]]:
+    """Ten tokens behind the same prompt, with the same seed."""
+    request = SampleRequest(extend=array("i", IDS.tolist()), max_tokens=10, stop_ids=())
+    engine.drop_all()
+    (done,) = engine.advance(
+        EngineRequest(requests=(RowRequest(key=1, seed=1, request=request),), steps=10)
+    ).done
+    assert done.sampled is not None
+    return list(done.sampled.ids), list(done.sampled.logprobs)
+
+
+def test_in_bfloat16_an_engine_samples_with_the_adapter_of_its_version_and_with_none_after_plain_weights() -> (
+    None
+):
+    model = adapt(Decoder(WIDE, seed=1).bfloat16(), LORA, seed=2)
+    engine, said = EmbeddedEngine(model, rows=1, context=64), list[tuple[list[int], list[float]]]()
+    for version in (1, 2):
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, LoraLinear):
+                    module.lora_B.normal_(std=0.2, generator=torch.Generator().manual_seed(version))
+        engine.load_weights(model, version)
+        said.append(says(engine))
+        assert said[-1] == says(EmbeddedEngine(model, rows=1, context=64)), "as a new engine"
+    assert said[0] != said[1]
+    plain = Decoder(WIDE, seed=1).bfloat16()
+    for weights in (plain, plain.state_dict()):
+        engine.load_weights(weights, 3)
+        assert says(engine) == says(EmbeddedEngine(plain, rows=1, context=64))
+        engine.load_weights(model, 4)
+        assert says(engine) == said[1], "the frozen weights are loaded again"
+
+
 def test_an_engine_and_a_folder_are_given_the_adapter_too(tmp_path: Path) -> None:
     model = trained()
     save(model, tmp_path)
