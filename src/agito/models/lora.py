@@ -112,6 +112,14 @@ def has_adapter(model: Decoder) -> bool:
     return any(isinstance(module, LoraLinear) for module in model.modules())
 
 
+def _frozen(model: Decoder) -> dict[str, Tensor]:
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith((".lora_A", ".lora_B"))
+    }
+
+
 @torch.no_grad()
 def apart(model: Decoder) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
     """The frozen weights, and A and (alpha / rank) B by the name of the projection."""
@@ -120,24 +128,14 @@ def apart(model: Decoder) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Te
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
     }
-    weights = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.endswith((".lora_A", ".lora_B"))
-    }
-    return weights, adapters
+    return _frozen(model), adapters
 
 
 @torch.no_grad()
 def merged_weights(model: Decoder) -> dict[str, Tensor]:
     """State dict of the equivalent plain decoder, for engines and for saving full weights."""
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
-    weights = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.endswith((".lora_A", ".lora_B"))
-    }
-    return weights | {f"{name}.weight": module.merged() for name, module in adapted.items()}
+    return _frozen(model) | {f"{name}.weight": module.merged() for name, module in adapted.items()}
 
 
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
