@@ -26,7 +26,7 @@ from typing import Any
 
 from agito.concurrency import run
 from agito.evaluation.adaptivity import Paired, adaptivity, by_difficulty, spearman
-from agito.evaluation.effort import PRICE, evaluate_efforts, measures_of
+from agito.evaluation.effort import evaluate_efforts, measures_of
 from agito.learning.modes import mode_of
 from agito.protocols import ShowsDifficulty
 from agito.recipe import Recipe
@@ -142,7 +142,11 @@ def _row(attempt: Attempt, recipe: Recipe) -> Row | None:
     found, section = measures_of(attempt, recipe.effort), recipe.effort
     cost = found["think_tokens"] + section.call_cost * found["calls"] + section.turn_cost * found["turns"]
     thinks = float(mode_of(attempt.trajectory) is Mode.THINK)
-    return found | {"cost": cost, "u": attempt.verdict.reward - PRICE * cost, "thinks": thinks}
+    return found | {
+        "cost": cost,
+        "u": attempt.verdict.reward - section.utility_price * cost,
+        "thinks": thinks,
+    }
 
 
 def recount(attempt: Attempt, directory: Path) -> tuple[int, int]:

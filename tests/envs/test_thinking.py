@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from agito.envs.decisions.scene import Hand, act_again, call
 from agito.envs.thinking import ThinkingEnvironment
-from agito.envs.thinking.chain import MOVES, ROOMS, Chain, draw, walk
+from agito.envs.thinking.chain import ERRAND_MOVES, MOVES, ROOMS, Chain, draw, draw_errand, walk
 from agito.protocols import Environment, Renderer, ThoughtfulCall
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
@@ -46,13 +46,28 @@ def test_only_the_right_room_after_every_page_pays() -> None:
     assert not outcome(*reads(1, 2), call("submit", room=MOVES[TWO][room]))
 
 
-def test_no_task_of_training_is_held_out_at_any_level() -> None:
+@pytest.mark.parametrize("drawing", [draw, draw_errand])
+def test_no_task_of_training_is_held_out_at_any_level(drawing: Callable[..., Chain]) -> None:
     for level in ThinkingEnvironment.levels:
         drawn = {
-            split: {draw(split, level, random.Random(at)).pages for at in range(300)}
+            split: {drawing(split, level, random.Random(f"{split}/{at}")).pages for at in range(300)}
             for split in ThinkingEnvironment.splits
         }
         assert not drawn["train"] & (drawn["heldout"] | drawn["structural"])
+
+
+@pytest.mark.parametrize("level", ThinkingEnvironment.levels)
+def test_an_errand_has_the_moves_that_its_prompt_tells_and_nowhere_says_its_end_but_by_chance(
+    level: int,
+) -> None:
+    errands = [draw_errand("train", level, random.Random(at)) for at in range(400)]
+    for each in errands:
+        words = [word for page in each.pages for word in page]
+        assert f"errand {each.num_moves} 6" == each.prompt[Dialect.COMPACT]
+        assert each.num_moves == ERRAND_MOVES[level] == sum(word in MOVES for word in words)
+        assert len(words) == 48 and sum(word in ROOMS for word in words) == 1
+    stays = sum(each.end == each.pages[0][0] for each in errands)
+    assert stays == 400 if level == 1 else stays < 80
 
 
 def test_every_move_leaves_no_room_in_its_place_and_no_two_commute() -> None:
@@ -62,15 +77,19 @@ def test_every_move_leaves_no_room_in_its_place_and_no_two_commute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effort", "words"), [(Effort.NONE, 0), (Effort.LOW, 2), (Effort.MEDIUM, 4), (Effort.HIGH, 9)]
+    ("effort", "in_chain", "in_errand"),
+    [(Effort.NONE, 0, 0), (Effort.LOW, 2, 1), (Effort.MEDIUM, 4, 8), (Effort.HIGH, 9, 17)],
 )
-def test_demonstrators_think_as_much_as_they_are_asked_to(effort: Effort, words: int) -> None:
-    environment = ThinkingEnvironment()
-    task, target = environment.task(split="train", index=3, seed=0, level=2)
+@pytest.mark.parametrize(("family", "first", "pages"), [("chain", 1, 2), ("errand", 0, 6)])
+def test_demonstrators_think_as_much_as_they_are_asked_to(
+    family: str, first: int, pages: int, effort: Effort, in_chain: int, in_errand: int
+) -> None:
+    environment, words = ThinkingEnvironment(), in_chain if family == "chain" else in_errand
+    task, target = environment.task(split="train", index=3, seed=0, family=family, level=2)
     script = environment.thinker(task, target, effort=effort, skill=1.0, seed=0)()
     calls = list(script)
     thoughts = [each.thinking.split() if isinstance(each, ThoughtfulCall) else [] for each in calls]
-    assert [len(each) for each in thoughts] == [words > 0, words, words]
+    assert [len(each) for each in thoughts] == [first * (words > 0), *[words] * pages]
     if words:
         assert thoughts[-1][-1] == calls[-1].arguments["room"]
 

@@ -23,7 +23,6 @@ from agito.runtime import load_policy
 from agito.runtime.run_context import environment_of
 from agito.types import Attempt, Effort, Json, Mode, Trajectory
 
-PRICE = 0.002  # of a think token, in reward, at which utility is reported, whatever prices a run learned
 MEASURES = ("success", "u", "think_tokens", "cost", "calls", "turns", "leaked", "seconds")
 
 
@@ -216,7 +215,7 @@ def measures_of(attempt: Attempt, section: EffortSection) -> dict[str, float]:
     trajectory, cost = attempt.trajectory, section.cost(attempt.trajectory)
     return {
         "success": float(bool(is_success(attempt))),
-        "u": attempt.verdict.reward - PRICE * cost,
+        "u": attempt.verdict.reward - section.utility_price * cost,
         "think_tokens": float(num_thought(trajectory)),
         "cost": cost,
         "calls": float(len(trajectory.events)),

@@ -46,6 +46,13 @@ class EffortSection(Section):
         "costs what thinking costs. Left out: whatever calls need.",
     )
 
+    utility_price: float = Field(
+        default=0.002,
+        ge=0,
+        description="Of a think token, in reward: utility is reported as reward less this · cost, whatever "
+        "prices a run learns.",
+    )
+
     shares: dict[Effort, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict[Effort, float],
         description="Of `high`'s mean cost in a cell, such as `low = 0.3`. An effort with a share gets a "

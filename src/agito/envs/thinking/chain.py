@@ -1,8 +1,12 @@
-"""Chain: moves on numbered pages take a thing from room to room; every move counts, and none commutes.
+"""Moves on numbered pages take a thing from room to room; none commutes.
 
-Difficulty is exact: the number of moves, κ, four to a page. A network without thoughts has to compose them
-all at once; one that says each room on the way looks up one move at a time. An answer before all pages were
-read is a guess, and never pays.
+Difficulty is exact: the number of moves, κ. A network without thoughts has to compose them all at once; one
+that says each room on the way looks up one move at a time. An answer before all pages were read is a guess,
+and never pays.
+
+- `chain`: every word is a move, four to a page; the prompt tells the first room and the number of pages.
+- `errand`: the first word is the room, most others are no moves; six pages of eight words whatever κ is, and
+  the prompt tells κ. Who thinks about every word thinks as long where there is nothing to think about.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ from agito.types import Call, Dialect, Effort, Json, Limits, ToolSpec
 from agito.worlds.component import Answer, spec, text_of
 
 ROOMS, PER_PAGE = VALUES[:8], 4
-PAGES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6}  # by level
+PAGES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6}  # of a chain, by level
+ERRAND_MOVES = {1: 0, 2: 1, 3: 8, 4: 16, 5: 24}  # by level
+_ERRAND_PAGES, _ERRAND_PER_PAGE = 6, 8
+IDLE = NAMES[8:12]  # words that move nothing
 _MORE_PAGES = 2  # of structural tasks
 _HELD_OUT = 6  # of the 24 pages that there are
 _SLIP = 0.5  # of an unskilled hand's errors: the rest are wrong turns that it notices
@@ -52,6 +59,11 @@ TOOLS = (
     ),
     spec("submit", "End the episode: the thing is in this room.", ["room"]),
 )
+_NATURAL_ERRAND = (
+    "A thing is in a room. Page 0 says what each move does: it takes the thing from any room to another. "
+    "{pages} more pages, from 1 on, are read in order: the first word is the room, {moves} of the others are "
+    "moves, and the rest mean nothing. Read them all, and submit the room in which the thing is in the end."
+)
 _NATURAL = (
     "A thing is in the room `{start}`. Page 0 says what each move does: it takes the thing from any room to "
     "another. {pages} more page(s), from 1 on, hold moves, to be carried out in order, page by page. Read "
@@ -71,6 +83,8 @@ class _State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
+    """`start`: empty where the first page says it."""
+
     start: str
     pages: tuple[tuple[str, ...], ...]
     tools = TOOLS
@@ -78,7 +92,11 @@ class Chain:
 
     @property
     def end(self) -> str:
-        return walk(self.start, [move for page in self.pages for move in page])[-1]
+        return walk(self.start, [word for page in self.pages for word in page])[-1]
+
+    @property
+    def num_moves(self) -> int:
+        return sum(word in MOVES for page in self.pages for word in page)
 
     @property
     def limits(self) -> Limits:
@@ -94,6 +112,11 @@ class Chain:
     @property
     def prompt(self) -> Mapping[Dialect, str]:
         pages = len(self.pages)
+        if not self.start:
+            return {
+                Dialect.COMPACT: f"errand {self.num_moves} {pages}",
+                Dialect.NATURAL: _NATURAL_ERRAND.format(moves=self.num_moves, pages=pages),
+            }
         return {
             Dialect.COMPACT: f"follow {self.start} {pages}",
             Dialect.NATURAL: _NATURAL.format(start=self.start, pages=pages),
@@ -114,7 +137,7 @@ class Chain:
             rooms = walk(room, page)
             if not hand.is_right() and hand.rng.random() < _SLIP:
                 rooms[-1] = hand.rng.choice([each for each in ROOMS if each != rooms[-1]])
-            thought = " ".join(_said(page, rooms, hand, effort))
+            thought = " ".join(_said(page, rooms, hand, effort, leap=2 if self.start else len(page)))
             room = rooms[-1]
         yield _thoughtful(call("submit", room=room), thought)
 
@@ -130,11 +153,13 @@ def _read(number: int) -> Call:
     return Call(tool="read", arguments=arguments)
 
 
-def _said(page: Sequence[str], rooms: Sequence[str], hand: Hand, effort: Effort) -> Iterator[str]:
-    """The words of a thought: `low` every other room, `medium` each, `high` each, perhaps with a wrong turn,
+def _said(
+    page: Sequence[str], rooms: Sequence[str], hand: Hand, effort: Effort, *, leap: int
+) -> Iterator[str]:
+    """The words of a thought: `low` one room a `leap`, `medium` each, `high` each, perhaps with a wrong turn,
     and each again; `none` nothing."""
     if effort is Effort.LOW:
-        yield from rooms[1::2]
+        yield from rooms[leap - 1 :: leap]
     elif effort is Effort.MEDIUM:
         yield from rooms
     elif effort is not Effort.NONE:
@@ -183,11 +208,11 @@ class ChainScene(Scene):
         return {}
 
 
-def walk(room: str, moves: Sequence[str]) -> list[str]:
-    """The room after each move."""
+def walk(room: str, words: Sequence[str]) -> list[str]:
+    """The room after each word: a move, a room, or one that means nothing."""
     rooms = list[str]()
-    for move in moves:
-        room = MOVES[move][room]
+    for word in words:
+        room = MOVES[word][room] if word in MOVES else word if word in ROOMS else room
         rooms.append(room)
     return rooms
 
@@ -211,6 +236,21 @@ def draw(split: str, level: int, rng: random.Random) -> Chain:
         case = Chain(start=start, pages=tuple(pages))
         if case.end != start:  # otherwise the prompt would show the answer
             return case
+
+
+def draw_errand(split: str, level: int, rng: random.Random) -> Chain:
+    """Held-out tasks have texts of their own; structural ones two more pages."""
+    num_pages = _ERRAND_PAGES + _MORE_PAGES * (split == "structural")
+    words = [rng.choice(IDLE) for _ in range(num_pages * _ERRAND_PER_PAGE)]
+    words[0] = rng.choice(ROOMS)
+    for at in rng.sample(range(1, len(words)), ERRAND_MOVES[level]):
+        words[at] = rng.choice([*MOVES])
+    return Chain(
+        start="",
+        pages=tuple(
+            tuple(words[at : at + _ERRAND_PER_PAGE]) for at in range(0, len(words), _ERRAND_PER_PAGE)
+        ),
+    )
 
 
 def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:

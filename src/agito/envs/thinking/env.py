@@ -1,6 +1,6 @@
 """The `thinking` environment: tasks whose difficulty is exact, and demonstrators that think at every effort.
 
-Chance level: `chain` has eight rooms, and never ends where it began: 1/7.
+Chance level: there are eight rooms, and a chain never ends where it began: 1/7.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from agito.protocols import Control, ScriptFactory
 from agito.types import AttemptId, Effort, EpisodeArtifacts, Status, Target, Task, Verdict
 from agito.worlds.world import World
 
-_FAMILIES = {"chain": Family(draw=chain.draw, open_loop=chain.open_loop, anything=chain.anything)}
+_FAMILIES = {
+    "chain": Family(draw=chain.draw, open_loop=chain.open_loop, anything=chain.anything),
+    "errand": Family(draw=chain.draw_errand, open_loop=chain.open_loop, anything=chain.anything),
+}
+_AUTO = {"chain": (Effort.NONE, Effort.HIGH), "errand": (Effort.NONE, Effort.MEDIUM)}  # shown in turn
 
 
 class ThinkingEnvironment(ProceduralEnvironment):
@@ -33,7 +37,7 @@ class ThinkingEnvironment(ProceduralEnvironment):
     chance_level = 0.15
 
     def draw(self, place: Place) -> tuple[Task, Target]:
-        case = _case(place.split, place.level, place.seed)
+        case = _case(place.family, place.split, place.level, place.seed)
         task = Task(
             id=place.id,
             env=self.name,
@@ -47,7 +51,7 @@ class ThinkingEnvironment(ProceduralEnvironment):
                 limits, tokens=2048 + 192 * limits.turns, turn_tokens=256, observation_bytes=1024
             ),
         )
-        data = {"split": place.split, "level": place.level}
+        data = {"family": place.family, "split": place.split, "level": place.level}
         return task, Target(task_id=task.id, seed=place.seed, data=data)
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
@@ -85,16 +89,19 @@ class ThinkingEnvironment(ProceduralEnvironment):
             rng = random.Random(f"thinking/demonstrator/{seed}")
             thinks = effort
             if effort is Effort.AUTO:  # either choice is shown
-                thinks = rng.choice((Effort.NONE, Effort.HIGH))
+                thinks = rng.choice(_AUTO[task.family])
             return case.thinker(Hand(skill, rng), thinks)
 
         return script
 
 
 def _of(target: Target) -> Chain:
-    return _case(str(target.data["split"]), int(str(target.data["level"])), target.seed)
+    data = target.data
+    return _case(str(data["family"]), str(data["split"]), int(str(data["level"])), target.seed)
 
 
 @lru_cache(maxsize=4096)
-def _case(split: str, level: int, seed: int) -> Chain:
-    return chain.draw(split, level, random.Random(f"thinking/chain/{split}/{level}/{seed}"))
+def _case(family: str, split: str, level: int, seed: int) -> Chain:
+    case = _FAMILIES[family].draw(split, level, random.Random(f"thinking/{family}/{split}/{level}/{seed}"))
+    assert isinstance(case, Chain)
+    return case
