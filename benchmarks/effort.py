@@ -1,12 +1,12 @@
 """Success against compute: one checkpoint at four efforts and `auto`, on the same held-out tasks.
 
-    python benchmarks/effort.py [--seeds 5] [--first-seed 0] [--runs runs/effort] [--short]
+    python benchmarks/effort.py [--seeds 5] [--first-seed 0] [--only chain] [--runs runs/effort] [--short]
 
-Trains `think` for each seed that is not there yet, then asks for each effort. What counts, and how it is
-analysed, is in `docs/decisions/effort.md`, which was committed before. Every turn is counted again from its
-recorded tokens. What is done is kept in the directory of the run, under `measured/`: killed at any time, the
-same command goes on. `--short`: one seed with a fraction of the demonstrations, in two minutes; its curve
-says nothing.
+Trains the recipe of each family (`think`, `think-errand`) for each seed that is not there yet, then asks for
+each effort. What counts, and how it is analysed, is in `docs/decisions/effort.md`, which was committed
+before. Every turn is counted again from its recorded tokens. What is done is kept in the directory of the
+run, under `measured/`: killed at any time, the same command goes on. `--short`: one seed of each with a
+fraction of the demonstrations, in a few minutes; its curve says nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from agito.runtime import load_policy
 from agito.runtime.run_context import environment_of
 from agito.sampling.thinking_budget import whole_turns
 from agito.types import Attempt, Effort, Mode
-from harness import Json, report
+from harness import RESULTS, Json, report
 
+RECIPES = {"chain": "think", "errand": "think-errand"}  # by family
 DRAWS, SLACK = 2000, 0.01
 MEASURES: tuple[str, ...] = ("success", "think_tokens", "cost", "u", "leaked")
 SHORT = ("sft.demos=600", "rl.steps=2", "eval.structural_tasks=20", "eval.baseline_tasks=20", "eval.tasks=40")
@@ -77,21 +78,31 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--only", choices=[*RECIPES], help="one family; what is known of the others is kept")
     parser.add_argument("--runs", type=Path, default=Path("runs/effort"))
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
     numbers = range(options.first_seed, options.first_seed + (1 if options.short else options.seeds))
-    seeds = [one_seed(number, options.runs, SHORT if options.short else ()) for number in numbers]
-    figures, detail = analysed("chain", seeds)
-    detail["seeds"] = list(numbers)
-    report("effort-short" if options.short else "effort", figures, detail)
+    name = "effort-short" if options.short else "effort"
+    kept = RESULTS / f"{name}.json"
+    before = (
+        json.loads(kept.read_text()) if kept.exists() else {"figures": {"environments": {}}, "detail": {}}
+    )
+    figures, detail = before["figures"]["environments"], before["detail"]
+    for family in [options.only] if options.only else RECIPES:
+        changes = SHORT if options.short else ()
+        seeds = [one_seed(RECIPES[family], number, options.runs, changes) for number in numbers]
+        figures[family], detail[family] = analysed(seeds)
+        detail[family]["seeds"] = list(numbers)
+    totals = {key: sum(each[key] for each in detail.values()) for key in ("over_budget", "turns")}
+    report(name, {"environments": figures} | totals, detail)
 
 
-def one_seed(number: int, runs: Path, changes: Sequence[str]) -> Seed:
-    out = runs / f"think{'-short' if changes else ''}-{number}"
+def one_seed(recipe_name: str, number: int, runs: Path, changes: Sequence[str]) -> Seed:
+    out = runs / f"{recipe_name}{'-short' if changes else ''}-{number}"
     if not (out / "summary.json").exists():
         sets = [word for change in (f"seed={number}", *changes) for word in ("--set", change)]
-        how = ["--resume", str(out)] if out.exists() else ["think", *sets, "--out", str(out)]
+        how = ["--resume", str(out)] if out.exists() else [recipe_name, *sets, "--out", str(out)]
         command = [sys.executable, "-m", "agito.cli", "train", *how]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     recipe = load_policy.recipe_of(load_policy.find(out))
@@ -176,7 +187,7 @@ def _vocabulary(directory: Path) -> Vocabulary:
     return _VOCABULARIES[directory]
 
 
-def analysed(name: str, seeds: Sequence[Seed]) -> tuple[dict[str, Json], dict[str, Json]]:
+def analysed(seeds: Sequence[Seed]) -> tuple[dict[str, Json], dict[str, Json]]:
     efforts = [effort for effort in Effort if effort in seeds[0].held_out]
     row = [effort for effort in efforts if effort is not Effort.AUTO]
     draws = [_drawn(seeds, efforts, random.Random(f"effort/{draw}")) for draw in range(DRAWS)]
@@ -193,21 +204,14 @@ def analysed(name: str, seeds: Sequence[Seed]) -> tuple[dict[str, Json], dict[st
     gap = point[row[-1]]["success"] - point[row[0]]["success"]
     capture, auto = _adaptivity(seeds) if Effort.AUTO in efforts else (None, None)
     figures: dict[str, Json] = {
-        "environments": {
-            name: {
-                "efforts": table,
-                "tau_cost": round(tau_b([point[effort]["cost"] for effort in row]), 4),
-                "tau_success": round(tau_b([point[effort]["success"] for effort in row]), 4),
-                "violations": round(fmean(falls), 4),
-                "gap": _interval(gap, gaps),
-                "capture": capture,
-                "spearman": _follows(seeds) if Effort.AUTO in efforts else None,
-                "adaptivity": auto,
-            }
-        },
-        "over_budget": sum(each.over_budget for seed in seeds for each in seed.pieces),
-        "turns": sum(each.num_turns for seed in seeds for each in seed.pieces),
-        "num_seeds": len(seeds),
+        "efforts": table,
+        "tau_cost": round(tau_b([point[effort]["cost"] for effort in row]), 4),
+        "tau_success": round(tau_b([point[effort]["success"] for effort in row]), 4),
+        "violations": round(fmean(falls), 4),
+        "gap": _interval(gap, gaps),
+        "capture": capture,
+        "spearman": _follows(seeds) if Effort.AUTO in efforts else None,
+        "adaptivity": auto,
     }
     return figures, _detail(seeds, efforts, point)
 
@@ -223,6 +227,8 @@ def _detail(seeds: Sequence[Seed], efforts: Sequence[Effort], point: Mapping[Eff
             )
             for effort in efforts
         },
+        "over_budget": sum(each.over_budget for seed in seeds for each in seed.pieces),
+        "turns": sum(each.num_turns for seed in seeds for each in seed.pieces),
         "void": sum(row is None for seed in seeds for each in seed.pieces for row in each.rows),
         "scripts": [
             {script: each["success"] for script, each in seed.summary.get("baselines", {}).items()}

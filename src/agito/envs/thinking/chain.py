@@ -137,7 +137,7 @@ class Chain:
             rooms = walk(room, page)
             if not hand.is_right() and hand.rng.random() < _SLIP:
                 rooms[-1] = hand.rng.choice([each for each in ROOMS if each != rooms[-1]])
-            thought = " ".join(_said(page, rooms, hand, effort, leap=2 if self.start else len(page)))
+            thought = " ".join(_said(page, rooms, hand, effort))
             room = rooms[-1]
         yield _thoughtful(call("submit", room=room), thought)
 
@@ -153,13 +153,11 @@ def _read(number: int) -> Call:
     return Call(tool="read", arguments=arguments)
 
 
-def _said(
-    page: Sequence[str], rooms: Sequence[str], hand: Hand, effort: Effort, *, leap: int
-) -> Iterator[str]:
-    """The words of a thought: `low` one room a `leap`, `medium` each, `high` each, perhaps with a wrong turn,
+def _said(page: Sequence[str], rooms: Sequence[str], hand: Hand, effort: Effort) -> Iterator[str]:
+    """The words of a thought: `low` every other room, `medium` each, `high` each, perhaps with a wrong turn,
     and each again; `none` nothing."""
     if effort is Effort.LOW:
-        yield from rooms[leap - 1 :: leap]
+        yield from rooms[1::2]
     elif effort is Effort.MEDIUM:
         yield from rooms
     elif effort is not Effort.NONE:
