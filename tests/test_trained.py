@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agito import config
 from agito.errors import CorruptCheckpoint, NotFound
 from agito.models import Qwen3, Qwen3Config, UnsupportedCheckpoint, save
+from agito.recipe import Recipe
 from agito.runtime.load_policy import recipe_of
 
 SHAPE = Qwen3Config(
@@ -55,3 +57,10 @@ def test_a_checkpoint_that_says_too_little_or_of_another_network_is_named(tmp_pa
     (checkpoint / "config.json").write_text('{"model_type": "mixtral"}')
     with pytest.raises(UnsupportedCheckpoint, match="mixtral"):
         recipe_of(checkpoint)
+
+
+def test_a_policy_that_learned_beside_main_has_its_own_precision(tmp_path: Path) -> None:
+    asked = {"policies": {"writer": {"path": "x", "learns": True}}, "model": {"dtype": "bfloat16"}}
+    (tmp_path / "config.toml").write_text(config.dump(Recipe.model_validate(asked)))
+    steps = [tmp_path / "checkpoints" / "step-1", tmp_path / "policies" / "writer" / "checkpoints" / "step-1"]
+    assert [recipe_of(step).model.dtype for step in steps] == ["bfloat16", "float32"]

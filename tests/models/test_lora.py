@@ -102,19 +102,24 @@ def kept(found: Tensor, wanted: Tensor) -> float:
     return float((found * wanted).sum() / wanted.square().sum())
 
 
+@pytest.mark.parametrize("bias", [None, 0.3, 3.0])
 @pytest.mark.parametrize("size", [1e-4, 3e-4])
 @torch.no_grad()
-def test_in_bfloat16_a_projection_adds_what_its_adapter_adds(size: float) -> None:
-    """Added to a sum that is rounded already, .29 and .64 of it would be left."""
+def test_in_bfloat16_a_projection_adds_what_its_adapter_adds(size: float, bias: float | None) -> None:
+    """Added to a sum that is rounded already, .29 and .64 of it would be left; to a bias, .09 and .32."""
     torch.manual_seed(0)
-    plain = torch.nn.Linear(576, 768, bias=False)
+    plain = torch.nn.Linear(576, 768, bias=bias is not None)
     plain.weight = torch.nn.Parameter(torch.randn(768, 576).mul(0.05).bfloat16())
+    if bias is not None:
+        plain.bias = torch.nn.Parameter(torch.randn(768).mul(bias).bfloat16())
     adapted = LoraLinear(plain, LORA)
     adapted.lora_A.normal_(std=0.05)
     adapted.lora_B.normal_(std=size)
     inputs = torch.randn(256, 576).bfloat16()
     exact = inputs.float() @ adapted.lora_A.T @ adapted.lora_B.T * adapted.scale
     base = inputs.float() @ plain.weight.float().T
+    if plain.bias is not None:
+        base += plain.bias.float()
     assert kept(adapted(inputs).float() - base, exact) == pytest.approx(1.0, abs=0.1)
 
 
@@ -146,6 +151,29 @@ def test_in_bfloat16_an_engine_adds_what_an_adapter_adds_and_forgets_the_one_bef
             found.append(network.extend(ids, [0], [0], [40])[0] - without)
         assert torch.equal(found[0], found[1]), "whatever the number of threads"
         assert kept(found[0], wanted) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.skipif(not is_built(FORWARD), reason="needs a C compiler")
+@torch.no_grad()
+def test_an_engine_writes_an_adapter_of_any_rank_within_its_own_memory() -> None:
+    config = LoraConfig(rank=96, alpha=96)
+    exact = adapt(Decoder(TINY, seed=1).bfloat16().float(), config, seed=2)
+    for module in exact.modules():
+        if isinstance(module, LoraLinear):
+            module.lora_B.normal_(std=0.01, generator=torch.Generator().manual_seed(3))
+    network = NativeDecoder(TINY, slots=1, context=64, dtype=torch.bfloat16)
+    guarded = torch.full((1, 4 * network._scratch["packing"].numel()), 7.0)
+    network._scratch["packing"] = guarded[:, : network._scratch["packing"].numel()]
+    network.load(apart(exact)[0])
+    base = network.extend(IDS, [0], [0], [11])[0]
+    network.adapt(apart(exact)[1])
+    assert (guarded[:, guarded.numel() // 4 :] == 7.0).all(), "nothing is written behind its room"
+    wanted = exact(IDS, [11])[-1] - Decoder(TINY, seed=1).bfloat16().float()(IDS, [11])[-1]
+    assert kept(network.extend(IDS, [0], [0], [11])[0] - base, wanted) == pytest.approx(1.0, abs=0.15)
+
+
+def test_weights_are_rounded_where_they_are() -> None:
+    assert dithered(torch.empty(4, 4, device="meta")).device.type == "meta"
 
 
 def says(engine: EmbeddedEngine) -> tuple[list[int], list[float]]:
@@ -238,6 +266,10 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path) -> None:
         {"target_modules": "all-linear"},
         {"rank_pattern": {"q_proj": 2}},
         {"peft_type": "IA3"},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+        {"alora_invocation_tokens": [1]},
+        {"use_qalora": True},
     ],
     ids=str,
 )

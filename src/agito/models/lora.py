@@ -39,6 +39,9 @@ _REFUSED: dict[str, tuple[object, ...]] = {
     "lora_bias": (None, False),
     "target_parameters": (None, []),
     "trainable_token_indices": (None, []),
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),  # others change the base too
+    "alora_invocation_tokens": (None, []),
+    "use_qalora": (None, False),
 }
 
 
@@ -56,10 +59,12 @@ class LoraLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         down, up = self.lora_A.to(input.dtype), (self.lora_B * self.scale).to(input.dtype)
         flat = input.flatten(0, -2)
-        # The small part is rounded first, and the sum once. The other way round, what is less than half the
-        # distance between two bfloat16 numbers would vanish from a sum that is one of them already.
-        added = F.linear(F.linear(flat, down), up, self.bias)
-        return torch.addmm(added, flat, self.weight.T).unflatten(0, input.shape[:-1])
+        # The small part is rounded first, alone, and then the sum. The other way round, what is less than
+        # half the distance between two bfloat16 numbers would vanish from what is one of them already.
+        total = torch.addmm(F.linear(F.linear(flat, down), up), flat, self.weight.T)
+        if self.bias is not None:
+            total = total + self.bias
+        return total.unflatten(0, input.shape[:-1])
 
     def merged(self) -> Tensor:
         """The equivalent weight without an adapter; in bfloat16, as near as `dithered` comes."""
@@ -77,17 +82,17 @@ def dithered(exact: Tensor) -> Tensor:
     a tenth of a distance moves a tenth of the entries by a whole one, so that sums over many are kept.
     Numbers that bfloat16 has stay as they are.
     """
-    thresholds = _thresholds(exact.numel()).view(exact.shape)
+    thresholds = _thresholds(exact.numel(), exact.device).view(exact.shape)
     bits = exact.float().contiguous().view(torch.int32)
     return ((bits + thresholds) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
-def _thresholds(count: int) -> Tensor:
+def _thresholds(count: int, device: torch.device) -> Tensor:
     """int32 of 0 to 65,535; a prime period, so that no two rows of a matrix begin alike."""
     period = torch.randint(
         0, 1 << 16, (65_521,), generator=torch.Generator().manual_seed(0), dtype=torch.int32
     )
-    return period.repeat(-(-count // len(period)))[:count]
+    return period.to(device).repeat(-(-count // len(period)))[:count]
 
 
 def adapt(model: Decoder, config: LoraConfig, *, seed: int) -> Decoder:

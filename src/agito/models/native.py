@@ -383,10 +383,12 @@ class NativeDecoder:
 
     def _pack(self, parts: Sequence[Tensor], packed: Tensor) -> None:
         """Concatenates the rows of all parts as columns."""
-        columns, first = sum(len(part) for part in parts), 0
+        columns, first, room = sum(len(part) for part in parts), 0, self._scratch["packing"]
         for part in parts:
             wide = part.detach().to("cpu", torch.float32).contiguous()
             depth = wide.shape[1] >> self.is_narrow
+            if _LANES * depth > room.shape[1]:  # an adapter of a rank above all widths
+                room = self._scratch["packing"] = torch.empty(len(room), _LANES * depth)
             _library().pack(
                 self._team,
                 self.is_narrow,
@@ -396,7 +398,7 @@ class NativeDecoder:
                 len(wide),
                 wide.data_ptr(),
                 packed.data_ptr(),
-                self._scratch["packing"].data_ptr(),
+                room.data_ptr(),
             )
             first += len(wide)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -84,12 +85,15 @@ def positions_of(folder: Path, otherwise: int) -> int:
 
 
 def recipe_of(checkpoint: Path) -> Recipe:
-    """The recipe of the run that contains the checkpoint, or else the defaults with its network. Raises
-    `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint` for an unimplemented architecture."""
+    """The recipe of the run that contains the checkpoint, with the precision of the policy that it is of; or
+    else the defaults with its network. Raises `CorruptCheckpoint`, `BadRecipe`, and `UnsupportedCheckpoint`
+    for an unimplemented architecture."""
     whole = checkpoint.resolve()
     for at in (1, 3):  # for `main`, and for a policy that learned with it
         if len(whole.parents) > at and (whole.parents[at] / "config.toml").is_file():
-            return config.read(Recipe, whole.parents[at] / "config.toml")
+            recipe = config.read(Recipe, whole.parents[at] / "config.toml")
+            section = recipe.policies.get(whole.parents[1].name) if at == 3 else None
+            return recipe if section is None else _in_precision(recipe, section.dtype)
     if not is_own(checkpoint):
         recipe = Recipe.model_validate({"model": {"path": str(checkpoint)}})
         asked = recipe.compute.context
@@ -107,6 +111,10 @@ def recipe_of(checkpoint: Path) -> Recipe:
         raise CorruptCheckpoint(
             f"{checkpoint / CONFIG_NAME}: {str(error).splitlines()[0]}: use another checkpoint"
         ) from error
+
+
+def _in_precision(recipe: Recipe, dtype: Literal["float32", "bfloat16"]) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
 
 
 def renderer_of(checkpoint: Path, recipe: Recipe) -> Renderer:
