@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -14,8 +16,8 @@ import pytest
 from agito.harness.foreign import boxed
 from agito.harness.foreign.guest import Ended, OwnClock
 from agito.harness.foreign.layout import layout
-from agito.protocols import SandboxSpec
-from agito.worlds.sandbox import Pool
+from agito.protocols import SandboxPool, SandboxSpec, WarmPython
+from agito.worlds.sandbox import Pool, launch
 
 pytestmark = pytest.mark.anyio
 
@@ -26,11 +28,11 @@ GLOBAL = "a global"
 known.seen.append(1)
 atexit.register(lambda: print("at exit"))
 threading.Thread(target=lambda: (time.sleep(0.2), print("a thread", flush=True))).start()
-of_bash = {"SHLVL", "_", "OLDPWD"}
+others = {"SHLVL", "_", "OLDPWD", "OPENAI_API_KEY"}
 print(json.dumps({
     "main": [__name__, __file__, sys.argv, sys.modules["__main__"].GLOBAL],
     "python": [sys.prefix, sys.executable, sys.path, sys.flags.hash_randomization, gc.isenabled()],
-    "place": [os.getcwd(), sys.stdin.read(), {k: v for k, v in os.environ.items() if k not in of_bash}],
+    "place": [os.getcwd(), sys.stdin.read(), {k: v for k, v in os.environ.items() if k not in others}],
     "state": [known.seen, type(exit).__name__, sys.getrecursionlimit(), sys.stdout.encoding],
 }, sort_keys=True))
 """
@@ -49,6 +51,13 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (site / "fails.py").write_text("raise RuntimeError('no screen')\n")
     (site / "leaves.py").write_text("raise SystemExit(3)\n")
+    (site / "tools.py").write_text("whose = 'the package'\n")
+    (site / "hangs.py").write_text("import time\ntime.sleep(3600)\n")
+    (site / "asks.py").write_text(
+        "import os\nbase = os.environ.get('OPENAI_BASE_URL'), os.environ.get('HOME')\n"
+        "key = os.environ.get('OPENAI_API_KEY')\n"
+    )
+    (site / "draws.py").write_text("import random\ncoin, die = random.Random(1), random.Random()\n")
     return venv / "bin/python"
 
 
@@ -57,11 +66,16 @@ async def ran(
 ) -> list[tuple[Ended, float]]:
     """How a guest's attempts ended, one after another, and the seconds of each."""
     (folder / "agent.py").write_text(does)
-    place = layout([str(python), "agent.py", "--deep", "2"], folder, files=(), shown=(), warm=warm)
+    for name in ("tools.py", "calendar.py"):
+        (folder / name).write_text("whose = 'the guest'\n")
+    argv, files = [str(python), "agent.py", "--deep", "2"], ("tools.py", "calendar.py")
+    env = {"OPENAI_BASE_URL": "http://here/v1"}
+    place = layout(argv, folder, files=files, shown=(), warm=warm, env=env)
     found = list[tuple[Ended, float]]()
     async with await Pool.open(warm=0, shown=place.shown, python=place.python) as pool:
         for _ in range(times):
-            box = await pool.start(SandboxSpec(procs=64, env={"GIVEN": "word"}, path=place.path))
+            given = {**env, "GIVEN": "word", "OPENAI_API_KEY": f"key {len(found)}"}
+            box = await pool.start(SandboxSpec(procs=64, fsize_mb=1, env=given, path=place.path))
             await box.write(place.contents())
             began = time.monotonic()
             ended = await boxed.run(
@@ -112,6 +126,22 @@ async def test_a_warm_guest_finds_all_as_a_cold_one_does_and_nothing_of_the_one_
         ("import threads\nprint(threads.__name__)", 0, "threads"),
         ("import agent\nprint(agent.__name__)", 0, "agent"),
         ("import random, os\nprint(len({random.random(), 1.0}))", 0, "2"),
+        ("import builtins\nprint(__builtins__ is builtins)", 0, "True"),
+        (
+            "import socket\na, b = socket.socketpair()\nb.close()\ntry:\n    a.send(b'x')\n"
+            "except BrokenPipeError:\n    print('caught')",
+            0,
+            "caught",
+        ),
+        ("import subprocess\nsubprocess.run(['true'], input=b'x' * 10**6)\nprint('went on')", 0, "went on"),
+        (
+            "try:\n    open('large', 'wb').write(b'x' * (2 << 20))\nexcept OSError as error:\n"
+            "    print('errno', error.errno)",
+            0,
+            "errno 27",
+        ),
+        ("import tools, calendar\nprint(tools.whose, calendar.whose)", 0, "the guest the guest"),
+        ("import draws, random\nprint(type(draws.die).__name__, draws.coin is not None)", 0, "Random True"),
     ],
 )
 async def test_a_warm_guest_ends_as_a_cold_one_does(
@@ -136,3 +166,52 @@ async def test_what_cannot_be_forked_soundly_is_not_kept_warm_and_the_pool_says_
 async def test_attempts_draw_other_random_numbers(tmp_path: Path, python: Path) -> None:
     found = await ran(tmp_path, python, "import random\nprint(random.random())", warm=True, times=3)
     assert len({ended.tail for ended, _ in found}) == 3
+
+
+MARK = 918_273  # of this test's sandboxes
+DRAWS = "import draws, json\nprint(json.dumps([draws.coin.random(), draws.die.random()]))"
+
+
+async def test_generators_that_an_import_has_made_draw_other_numbers_in_each_attempt(
+    tmp_path: Path, python: Path
+) -> None:
+    said = [json.loads(ended.tail) for ended, _ in await ran(tmp_path, python, DRAWS, warm=True, times=3)]
+    assert len({die for _, die in said}) == 3
+
+
+async def test_an_import_reads_the_variables_that_all_attempts_share_and_no_key(
+    tmp_path: Path, python: Path
+) -> None:
+    does = "import asks, os, json\nprint(json.dumps([*asks.base, asks.key, os.environ['OPENAI_API_KEY']]))"
+    said = [json.loads(ended.tail) for ended, _ in await ran(tmp_path, python, does, warm=True, times=2)]
+    assert said == [["http://here/v1", "/work", None, f"key {at}"] for at in range(2)]
+
+
+async def test_an_import_that_hangs_leaves_no_process_and_is_not_tried_again(
+    tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_IMPORTED_S", 2.0)
+    (tmp_path / "agent.py").write_text("import hangs")
+    place = layout([str(python), "agent.py"], tmp_path, files=(), shown=(), warm=True)
+    opened = list[WarmPython | None]()
+
+    async def opens(*, warm: int, shown: Sequence[str], python: WarmPython | None) -> SandboxPool:
+        opened.append(python)
+        return await Pool.open(warm=warm, shown=shown, python=python, hash_seed=MARK)
+
+    boxes = boxed.Boxes(place, opens)
+    for _ in range(2):
+        async with boxes.box({}, cpu_s=10) as (_, is_warm):
+            assert not is_warm
+    assert [each is not None for each in opened] == [True, False]
+    assert not alive(f"PYTHONHASHSEED={MARK}\0".encode())
+
+
+def alive(variable: bytes) -> list[int]:
+    """Processes with this variable."""
+    found = list[int]()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if variable in (place / "environ").read_bytes():
+                found.append(int(place.name))
+    return found

@@ -66,6 +66,8 @@ class WarmPython:
     library: tuple[str, ...]  # folders of the standard library
     site: tuple[str, ...]  # folders with packages
     modules: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])  # the same for all scripts
+    own: tuple[str, ...] = ()  # modules that scripts bring with them, whatever has one of these names
 
 
 class Standing(Protocol):

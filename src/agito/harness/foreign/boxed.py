@@ -33,6 +33,7 @@ class Boxes:
 
     def __init__(self, layout: Layout, open_pool: OpensPool) -> None:
         self._layout, self._open_pool = layout, open_pool
+        self._python = layout.python
         self._pool: SandboxPool | None = None
         self._num = 0
         self._changing = anyio.Lock()
@@ -68,9 +69,9 @@ class Boxes:
     async def _enter(self) -> SandboxPool:
         async with self._changing:
             if self._pool is None:
-                self._pool = await self._open_pool(
-                    warm=0, shown=self._layout.shown, python=self._layout.python
-                )
+                self._pool = await self._open_pool(warm=0, shown=self._layout.shown, python=self._python)
+                if self._pool.cold is not None:
+                    self._python = None  # nor the next time
             self._num += 1
             return self._pool
 

@@ -61,7 +61,9 @@ class CommandHarness:
         self._argv = _argv(command, self._cwd, shown if sandbox is not None else ())
         self._layout = self._boxes = None
         if sandbox is not None:
-            self._layout = layout(self._argv, self._cwd, files=files, shown=shown, warm=warm)
+            common = environment(boxed.URL, "", "", {})
+            common = {name: value for name, value in common.items() if value}
+            self._layout = layout(self._argv, self._cwd, files=files, shown=shown, warm=warm, env=common)
             self._boxes = Boxes(self._layout, sandbox)
 
     async def run(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import MappingProxyType
 
 from agito.errors import BadHarness
 from agito.harness.foreign.warm import warm_python
@@ -38,10 +39,16 @@ class Layout:
 
 
 def layout(
-    argv: Sequence[str], folder: Path, *, files: Sequence[str], shown: Sequence[str], warm: bool
+    argv: Sequence[str],
+    folder: Path,
+    *,
+    files: Sequence[str],
+    shown: Sequence[str],
+    warm: bool,
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> Layout:
     """Of a command whose program is a path. `files`: of `folder`, beside those that the command names.
-    `warm`: whether an interpreter is to be kept warm for it.
+    `warm`: whether an interpreter is to be kept warm for it; it imports with the variables `env`.
 
     Raises `BadHarness` for what is not there, and for a word that names a file outside of all of these.
     """
@@ -62,7 +69,6 @@ def layout(
         raise BadHarness(
             f"harness.files: more than {_MOST_BYTES >> 20} MiB; show a folder by harness.shown instead"
         )
-    scripts = [path for name, path in copied.items() if name.endswith(".py")]
     programs = [
         f"{seen_at(os.path.realpath(root))}/{name}"
         for root in roots
@@ -70,12 +76,21 @@ def layout(
         if (root / name).is_dir()
     ]
     programs += [seen_at(os.path.realpath(root)) for root in roots if root.name == "bin"]
+    path = ":".join([*programs, _SYSTEM_PATH])
     return Layout(
         argv=tuple(words),
         shown=tuple(os.path.realpath(root) for root in roots),
         files=copied,
-        path=":".join([*programs, _SYSTEM_PATH]),
-        python=warm_python(argv, scripts, lambda path: _inside(path, roots)) if warm else None,
+        path=path,
+        python=warm_python(
+            argv,
+            [each for name, each in copied.items() if name.endswith(".py")],
+            _beside(words[1], copied) if words[1] in copied else _in(folder / argv[1]),
+            lambda each: _inside(each, roots),
+            {**env, "PATH": path},
+        )
+        if warm and argv[1:]
+        else None,
     )
 
 
@@ -84,6 +99,20 @@ def which(program: str, folder: Path, shown: Sequence[str]) -> str | None:
     places = [str(folder / each / name) for each in shown for name in _PROGRAMS]
     found = shutil.which(program, path=":".join(places)) if places else None
     return found or shutil.which(program) or (str(folder / program) if (folder / program).is_file() else None)
+
+
+def _beside(script: str, copied: Iterable[str]) -> Iterator[PurePath]:
+    """The copies by their path from the script's folder."""
+    folder = PurePath(script).parent
+    yield from (
+        PurePath(name).relative_to(folder) for name in copied if PurePath(name).is_relative_to(folder)
+    )
+
+
+def _in(script: Path) -> Iterator[PurePath]:
+    """The modules in the folder of a script that is shown where it is."""
+    for pattern in ("*.py", "*/__init__.py"):
+        yield from (each.relative_to(script.parent) for each in script.parent.glob(pattern))
 
 
 def _roots_of(program: Path) -> Iterator[Path]:

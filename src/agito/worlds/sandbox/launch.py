@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,23 +211,30 @@ async def _try(
         except OSError as error:
             control.close()
             return f"{_ABSENT}: {error}"
-    answer, descriptors = b"", list[int]()
+    report: tuple[Any, ...] = ("nothing",)
+    descriptors = list[int]()
+    limit_s = _IMPORTED_S if settings["warm"] else _START_S
     try:
         group = _enclose(process.pid, group, users)
         _send_program(control, settings, group, users)
-        with anyio.move_on_after(_IMPORTED_S if settings["warm"] else _START_S):
+        with anyio.move_on_after(limit_s):
             await anyio.wait_readable(control)
             answer, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
+            if descriptors:  # of the zygote, which may import for long
+                await anyio.wait_readable(control)
+                answer = control.recv(1 << 16)
+            report = marshal.loads(answer) if answer else report  # nothing of an episode has run yet
     except OSError:
         pass  # it ended without an answer
     finally:
-        if not descriptors:
+        if report[0] != "ready":
             control.close()
             process.kill()
+            await _end(descriptors)
         process.wait()  # only the first process; the zygote is its child, in its own namespaces
-    if not answer:
-        return f"{_ABSENT}: it ended at once, or lacks ctypes"
-    report = marshal.loads(answer)  # nothing of an episode has run yet
+    if report[0] == "nothing":
+        late = f"it was not ready within {limit_s:.0f} s, or ended before"
+        return late if descriptors else f"{_ABSENT}: it ended at once, or lacks ctypes"
     if report[0] != "ready":
         return str(report[2])
     return Zygote(
@@ -239,6 +247,16 @@ async def _try(
         group=group,
         users=users,
     )
+
+
+async def _end(pidfds: Sequence[int]) -> None:
+    """Kills a zygote that will not be used, and waits for its end."""
+    for pidfd in pidfds:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with anyio.move_on_after(_START_S, shield=True):
+            await anyio.wait_readable(pidfd)
+        os.close(pidfd)
 
 
 def _start(interpreter: str, remote: socket.socket, hash_seed: int) -> subprocess.Popen[bytes]:

@@ -83,7 +83,7 @@ class Pool:
                 limit_bytes=limit_mb << 20 if limit_mb else None,
                 hash_seed=hash_seed,
                 shown=tuple(shown),
-                python=python,
+                python=python and replace(python, env={**_ENV, **python.env}),
             ),
             warm,
             hash_seed,

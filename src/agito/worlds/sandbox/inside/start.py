@@ -8,6 +8,7 @@ Otherwise a fork is used.
 from __future__ import annotations
 
 import _socket
+import builtins
 import errno
 import gc
 import os
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agito.worlds.sandbox.inside import kernel
+from agito.worlds.sandbox.inside import kernel, preload
 from agito.worlds.sandbox.inside.expand import Beyond, expand, is_of_proc
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def fork_snippet(code: str, control: _socket.socket, writing: int) -> int:
         control.close()
         become_a_command([(writing, 1), (writing, 2)])
         os.closerange(3, 1024)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        take_signals_as_python_does()
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         sys.path.insert(0, "")
         sys.argv = ["-c"]
@@ -240,7 +241,7 @@ def start_script(
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         script = os.fork()
         if not script:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            take_signals_as_python_does()
             run_script(arguments, env)
         code = os.waitstatus_to_exitcode(os.waitpid(script, 0)[1])
         os.write(2, f"\n{mark} {code if code >= 0 else 128 - code}\n".encode())
@@ -248,15 +249,23 @@ def start_script(
         os._exit(0)
 
 
+def take_signals_as_python_does() -> None:
+    """A write to a closed pipe, or beyond the largest file, is an error that can be caught."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def run_script(arguments: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """As `python SCRIPT ARGUMENTS`. Never returns."""
     os.environ.clear()
     os.environ.update(env)
     gc.enable()
+    preload.begin_script()
     sys.argv, path = list(arguments), os.path.abspath(arguments[0])
     sys.path.insert(0, os.path.dirname(path))
     main = sys.modules["__main__"] = type(sys)("__main__")
-    main.__dict__.update({"__file__": path, "__builtins__": __builtins__})
+    main.__dict__.update({"__file__": path, "__builtins__": builtins})
     try:
         with open(path, "rb") as file:
             source = file.read()
@@ -274,7 +283,7 @@ def run_script(arguments: Sequence[str], env: Mapping[str, str]) -> NoReturn:
 
 def run_snippet(code: str) -> NoReturn:
     """Never returns, whatever `code` does."""
-    _leave(_status(code, "<snippet>", {"__name__": "__main__", "__builtins__": __builtins__}))
+    _leave(_status(code, "<snippet>", {"__name__": "__main__", "__builtins__": builtins}))
 
 
 def _status(source: str | bytes, name: str, space: dict[str, Any]) -> int:
