@@ -52,6 +52,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "fails.py").write_text("raise RuntimeError('no screen')\n")
     (site / "leaves.py").write_text("raise SystemExit(3)\n")
     (site / "tools.py").write_text("whose = 'the package'\n")
+    (site / "wants.py").write_text("import calendar\n")
     (site / "hangs.py").write_text("import time\ntime.sleep(3600)\n")
     (site / "asks.py").write_text(
         "import os\nbase = os.environ.get('OPENAI_BASE_URL'), os.environ.get('HOME')\n"
@@ -140,7 +141,11 @@ async def test_a_warm_guest_finds_all_as_a_cold_one_does_and_nothing_of_the_one_
             0,
             "errno 27",
         ),
-        ("import tools, calendar\nprint(tools.whose, calendar.whose)", 0, "the guest the guest"),
+        (
+            "import wants, tools, calendar\nprint(tools.whose, calendar.whose, wants.calendar.__name__)",
+            0,
+            "the guest the guest calendar",
+        ),
         ("import draws, random\nprint(type(draws.die).__name__, draws.coin is not None)", 0, "Random True"),
     ],
 )

@@ -41,14 +41,13 @@ def warm_python(
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     own = {name for path in beside for name in _module(path)} - set(at_start)
-    imported = dict.fromkeys(name for source in sources for name in _imported(source))
     return WarmPython(
         interpreter=interpreter,
         executable=inside(Path(argv[0])) or argv[0],
         prefix=inside(Path(prefix)) or prefix,
         library=tuple(inside(Path(place)) or place for place in library),
         site=tuple(inside(Path(place)) or place for place in places),
-        modules=tuple(name for name in imported if name.partition(".")[0] not in own),
+        modules=tuple(dict.fromkeys(name for source in sources for name in _imported(source))),
         env=env,
         own=tuple(sorted(own)),
     )

@@ -38,7 +38,6 @@ def load(warm: dict[str, Any]) -> str:
             __import__(name)
         except (Exception, SystemExit):
             pass
-    os.environ.clear()
     _draw_anew.extend(_generators())
     _own.update(warm["own"])
     num_threads = len(os.listdir("/proc/self/task"))
