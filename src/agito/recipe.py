@@ -155,6 +155,12 @@ class SftSection(Section):
         description="Of `messages` with a `reward` or `success`: below it they are left out. Without: those "
         "that are no success are.",
     )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Demonstrations. Imitation ends early once the loss of this many new ones is no longer a "
+        "tenth lower than that of as many before, with a short decay of the learning rate. 0: all are shown.",
+    )
     tokenizer_episodes: int = Field(
         default=200, ge=1, description="Episodes that the vocabulary is learned from."
     )

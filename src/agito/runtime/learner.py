@@ -26,6 +26,7 @@ from agito.runtime.wire import (
     SaveCheckpoint,
     SaveState,
     SftStep,
+    ShortenPhase,
     Stepped,
     SyncWeights,
     TakeStep,
@@ -72,6 +73,8 @@ class LearnerService:
             case BeginPhase():
                 self._trainer.reducer = OneRank() if request.is_alone else self._reducer
                 self._trainer.begin_phase(request.phase, request.total_steps)
+            case ShortenPhase():
+                self._trainer.shorten_phase(request.total_steps)
             case SyncWeights():
                 self._sync()
             case PushWeights():

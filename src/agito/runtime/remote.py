@@ -27,6 +27,7 @@ from agito.runtime.wire import (
     SaveCheckpoint,
     SaveState,
     SftStep,
+    ShortenPhase,
     Stepped,
     SyncWeights,
     TakeStep,
@@ -79,6 +80,9 @@ class RemoteLearner:
         await self._all(
             BeginPhase(phase=phase, total_steps=total_steps, is_alone=is_alone), num=self._num_active
         )
+
+    async def shorten_phase(self, total_steps: int) -> None:
+        await self._all(ShortenPhase(total_steps=total_steps), num=self._num_active)
 
     async def join(self) -> None:
         if self._num_active == len(self._workers):

@@ -41,6 +41,10 @@ class Learner(Protocol):
         free."""
         ...
 
+    async def shorten_phase(self, total_steps: int) -> None:
+        """The schedule ends after `total_steps` steps of the phase, which are fewer than planned."""
+        ...
+
     async def join(self) -> None:
         """From here on all learning processes take part, starting from the first one's state."""
         ...

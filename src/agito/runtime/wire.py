@@ -120,6 +120,13 @@ class BeginPhase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShortenPhase:
+    """The phase ends after as many steps as this, which are fewer than planned."""
+
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SftStep:
     """A supervised step for each batch. `num_tokens`: trainable tokens of each whole batch, of which this
     process may hold a part."""
@@ -215,6 +222,7 @@ SamplerRequest: TypeAlias = EngineRequest | ScoreRequest | PullWeights
 SamplerResponse: TypeAlias = EngineResponse | ScoreResponse | WeightsPulled
 LearnerRequest: TypeAlias = (
     BeginPhase
+    | ShortenPhase
     | SftStep
     | TakeStep
     | SyncWeights

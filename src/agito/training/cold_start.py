@@ -17,6 +17,7 @@ from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.sync_scheduler import Quota
 from agito.training import conversations
+from agito.training.early_stop import EarlyStop
 from agito.types import Attempt, AttemptId, Sample, Target, Task
 
 DEMO_BASE = 0
@@ -86,9 +87,9 @@ async def run_sft(
     weights, one rank alone trains the first epoch while demonstrations are still being made; the others join
     for the second.
 
-    Calls `on_start` with the number of steps, then `on_step` for each. Returns the demonstrations, good and
-    bad alike, as many of each cell as the recipe says; penalised ones are not shown. Raises `BadRecipe` for
-    too many demonstrations, or less than one batch.
+    Calls `on_start` with the number of steps, then `on_step` for each; `on_note` is told why there were fewer
+    (`sft.patience`). Returns the demonstrations, good and bad alike, as many of each cell as the recipe says;
+    penalised ones are not shown. Raises `BadRecipe` for too many demonstrations, or less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
@@ -115,6 +116,7 @@ async def run_sft(
         buffer.complete()
 
     num_steps = sum(map(len, epochs))
+    stop = EarlyStop(-(-recipe.patience // recipe.batch), num_steps)
     on_start(num_steps)
     # a large model is learned far more slowly than demonstrations are made
     is_alone = not run_context.recipe.model.path
@@ -126,12 +128,22 @@ async def run_sft(
             if epoch == 1 and is_alone:
                 await learner.join()
             for first in range(0, len(batches), _BATCHES_A_CALL):
-                samples = [await buffer.take(batch) for batch in batches[first : first + _BATCHES_A_CALL]]
-                for stats in await learner.sft_step([batch for batch in samples if batch]):
+                left = stop.total - step
+                if left <= 0:
+                    break
+                chosen = batches[first : first + min(_BATCHES_A_CALL, left)]
+                samples = [await buffer.take(batch) for batch in chosen]
+                found = await learner.sft_step([batch for batch in samples if batch])
+                for stats in found:
                     on_step(step, stats)
                     step += 1
+                if epoch == 0 and stop.add(found):
+                    on_note(stop.reason)
+                    await learner.shorten_phase(stop.total)
+        if stop.reason:
+            tasks.cancel_scope.cancel()
     await learner.sync()
-    return tuple(made)
+    return tuple(made or buffer.arrived)
 
 
 def _batches(run_context: RunContext, count: int) -> list[list[list[int]]]:
@@ -161,10 +173,12 @@ class _DemoBuffer:
     def __init__(self, places: Mapping[int, int]) -> None:
         self._places = places  # by group
         self._samples: dict[int, tuple[Sample, ...]] = {}
+        self.arrived = list[Attempt]()
         self._news = anyio.Event()
         self._is_complete = False
 
     def add(self, attempt: Attempt) -> None:
+        self.arrived.append(attempt)
         if attempt.is_trusted:
             self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(
                 sample for sample in demonstrations(attempt.trajectory) if sample.policy == MAIN

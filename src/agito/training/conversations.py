@@ -22,6 +22,7 @@ from agito.record.recording import vocabulary_of
 from agito.render import ChatRenderer
 from agito.runtime.imitation_data import Sifted, sifted
 from agito.runtime.run_context import RunContext
+from agito.training.early_stop import EarlyStop
 from agito.types import AttemptId, FinishReason, Sample, Trajectory, span
 
 _BATCHES_A_CALL = 10
@@ -55,10 +56,16 @@ async def run_sft(
     ]
     on_start(len(batches))
     await learner.begin_phase("sft", len(batches), is_alone=False)
-    steps = count()
+    steps, stop = count(), EarlyStop(-(-recipe.patience // recipe.batch), len(batches))
     for first in range(0, len(batches), _BATCHES_A_CALL):
-        for stats in await learner.sft_step(batches[first : first + _BATCHES_A_CALL]):
+        found = await learner.sft_step(batches[first : min(first + _BATCHES_A_CALL, stop.total)])
+        for stats in found:
             on_step(next(steps), stats)
+        if first < len(batches) // recipe.epochs and stop.add(found):
+            on_note(stop.reason)
+            await learner.shorten_phase(stop.total)
+        if first + _BATCHES_A_CALL >= stop.total:
+            break
     await learner.sync()
 
 

@@ -79,7 +79,7 @@ class PhaseOptimizer:
         has_muon: bool = True,
     ) -> None:
         self._config = config
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._reducer = reducer or OneRank()
         split = split_parameters(model, has_muon=has_muon)
         weights = dict(model.named_parameters())
@@ -134,7 +134,7 @@ class PhaseOptimizer:
 
     def factor(self, step: int) -> float:
         config = self._config
-        return schedule(step, self._total_steps, warmup=config.warmup, decay=config.decay, floor=config.floor)
+        return schedule(step, self.total_steps, warmup=config.warmup, decay=config.decay, floor=config.floor)
 
     def gradients(self) -> list[Tensor]:
         """Every trained parameter's gradient, in a fixed order; zeros where backward did not reach."""

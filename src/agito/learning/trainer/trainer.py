@@ -93,6 +93,16 @@ class LocalTrainer:
         self._optimizer = self._new_optimizer(phase, total_steps)
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
 
+    def shorten_phase(self, total_steps: int) -> None:
+        """The schedule ends after `total_steps` steps of the phase instead, and decays on the way there.
+        Raises `ValueError` for what is past, or later than planned.
+        """
+        if not self.phase_step < total_steps <= self.total_steps:
+            raise ValueError(
+                f"total_steps={total_steps}: {self.phase_step} of {self.total_steps} steps are done"
+            )
+        self.total_steps = self.optimizer.total_steps = total_steps
+
     def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
         """Continues from the state of a trainer of the same shape and configuration. Raises `ValueError`,
         with nothing changed, for an impossible state."""
