@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
-from agito.errors import WorkerDied
+from agito.errors import RequestRefused, WorkerDied
 from agito.gateway.api_request import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, AsksEffort
@@ -200,6 +200,8 @@ class Conversations:
             if isinstance(error, WorkerDied):
                 self.died = error
                 self._over.set()
+            if isinstance(error, RequestRefused):
+                raise Refused(500, f"the engine gave this up: {error}", code="server_error") from error
             if isinstance(error, ValueError):
                 raise Refused(503, f"the engine does not take this: {error}", may_retry=True) from error
             raise
