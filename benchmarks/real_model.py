@@ -95,13 +95,14 @@ def zero_shot(out: Path) -> dict[str, Any]:
     kept = out.with_suffix(".zero-shot.json")
     if not kept.exists():
         recipe = config.read(Recipe, out / "config.toml")
+        (environment,) = recipe.env.names  # `--env` takes one
         levels = [word for level in recipe.env.levels for word in ("--level", str(level))]
         command = (
             *AGITO,
             "eval",
             recipe.model.path,
             "--env",
-            recipe.env.name,
+            environment,
             *levels,
             "--n",
             str(recipe.eval.tasks),

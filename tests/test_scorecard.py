@@ -15,7 +15,7 @@ from agito.errors import EndpointFailed
 from agito.evaluation import scorecard
 from agito.evaluation.scorecard import Scorecard, estimate
 from agito.harness.endpoint import ChatHarness
-from agito.recipe import EnvSection, Recipe
+from agito.recipe import EnvSection, MixSection, Recipe
 from agito.record.events import ignore
 from agito.types import Status
 
@@ -26,6 +26,14 @@ def test_a_share_has_its_exact_interval_and_a_mean_the_normal_one() -> None:
     assert (share.value, round(share.low, 3), round(share.high, 3)) == (0.9, 0.555, 0.997)
     mean = estimate([1.0, 2.0, 3.0, 4.0])
     assert mean.value == 2.5 and mean.high - 2.5 == pytest.approx(1.96 * (5 / 3) ** 0.5 / 2, rel=1e-4)
+
+
+def test_a_checkpoint_of_several_environments_is_scored_on_the_suite_alone() -> None:
+    mix = (MixSection(name="shell"), MixSection(name="desk"))
+    recipe = Recipe(env=EnvSection(name="decisions", levels=(2,), mix=mix))
+    assert scorecard.recipe_for("decisions", recipe).env.names == ("decisions",)
+    own = Recipe(env=EnvSection(name="decisions", levels=(2,)))
+    assert scorecard.recipe_for("decisions", own) is own
 
 
 def answer(messages: list[dict[str, Any]]) -> tuple[str, str]:

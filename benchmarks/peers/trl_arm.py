@@ -30,12 +30,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
 from agito import config
-from agito.envs.registry import load
 from agito.harness import SoloHarness, solo
 from agito.protocols import MAIN, Sampled, SampleRequest
 from agito.recipe import Recipe
 from agito.rollout.attempt import AttemptRunner, Plan
 from agito.runtime.policy_sources import renderer_of
+from agito.runtime.run_context import environment_of
 from agito.training.loop import RL_BASE
 from agito.types import Attempt, AttemptId, FinishReason, VersionSpan
 
@@ -135,7 +135,7 @@ class Worlds:
 
     def __init__(self, recipe: Recipe, start: Path) -> None:
         self._recipe = recipe
-        self._environment = load(recipe.env.name)
+        self._environment = environment_of(recipe)
         self._renderer = renderer_of(start, recipe)
         agents = solo(self._renderer, temperature=recipe.rl.temperature)
         self._runner = AttemptRunner(self._environment, SoloHarness(), agents, seed=recipe.seed)

@@ -66,6 +66,12 @@ class WorkerFailed(WorkerDied):
     """A process of ours raised an error that a restart would only repeat."""
 
 
+class RequestRefused(AgitoError, ValueError):
+    """One request ended several processes of ours, and is given up; others are served."""
+
+    exit_code = 8
+
+
 class Diverged(AgitoError):
     """A replay did not reproduce what was recorded."""
 

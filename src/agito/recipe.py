@@ -89,6 +89,11 @@ class EnvSection(Section):
         return tuple(f"{each.name}{ending}" for each in self.mix or (self,))
 
     @property
+    def name_measured(self) -> str:
+        """For records: the names as they are loaded, paths as they are kept."""
+        return " + ".join(self.names)
+
+    @property
     def title(self) -> str:
         """For people: the names, paths as they are seen from here."""
         return " + ".join(map(shown, self.names))

@@ -23,7 +23,7 @@ from agito.envs.shell import instance as shell
 from agito.envs.shell.realistic import REALISTIC as SHELL
 from agito.envs.shell.words import TERSE as TERSE_SHELL
 from agito.errors import BadRecipe
-from agito.evaluation.saved_policy import Changes
+from agito.evaluation.saved_policy import Changes, Evaluation
 from agito.protocols import Environment
 from agito.recipe import read
 from agito.runtime.recipe_check import fit
@@ -230,3 +230,23 @@ def test_an_environment_named_for_an_evaluation_is_taken_as_named() -> None:
     for named in ("desk", "desk-realistic", "shell"):
         assert Changes(env=named).applied_to(learned).env.names == (named,)
     assert Changes().applied_to(learned).env.names == ("desk-realistic",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (("env.vocabulary=realistic",), "shell-realistic"),
+        (('env.mix=[{name="desk"}, {name="code"}]',), "desk + code"),
+        (
+            ('env.mix=[{name="desk"}, {name="code"}]', "env.vocabulary=realistic"),
+            "desk-realistic + code-realistic",
+        ),
+        ((), "shell"),
+    ],
+)
+def test_a_record_of_an_evaluation_names_what_was_measured(overrides: tuple[str, ...], name: str) -> None:
+    recipe = read("smoke", (_NATURAL, *overrides))
+    found = Evaluation.of(
+        "it", recipe, environment_of(recipe), (), {}, split="test", temperature=1.0, began=0.0
+    )
+    assert found.to_json()["env"] == name == recipe.env.name_measured

@@ -16,6 +16,7 @@ import pytest
 from starlette.applications import Starlette
 from tests.gateway.conftest import KEY, Served, offers, real_engine, serving
 
+from agito.errors import RequestRefused
 from agito.gateway import Conversations, Gateway, Refused, Terms, listening
 from agito.gateway.app import MOST_BYTES
 from agito.protocols import Agent, AgentSpec, Row, Sampled, SampleRequest
@@ -236,6 +237,27 @@ class StallingRow(FakeRow):
         if self._stalling.stalls:
             await anyio.sleep_forever()
         return await super().sample(request)
+
+
+class GivingUp(FakeEngine):
+    """Gives every request up, as one that took servers down."""
+
+    def open(self, seed: int) -> Row:
+        return GivingUpRow(self, seed, [])
+
+
+class GivingUpRow(FakeRow):
+    async def sample(self, request: SampleRequest) -> Sampled:
+        raise RequestRefused("2 servers did not answer this request")
+
+
+async def test_a_request_that_an_engine_gives_up_is_refused_alone_and_not_to_be_sent_again() -> None:
+    async with serving(GivingUp(vocab_size=259, context=4096)) as served:
+        for _ in range(2):
+            response = await served.client.post("/v1/chat/completions", json=BODIES["/v1/chat/completions"])
+            assert response.status_code == 500 and "2 servers" in told(response)["message"]
+            assert response.headers["x-should-retry"] == "false"
+        assert served.conversations.died is None, "the gateway goes on"
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -26,6 +26,7 @@ from agito.models import Qwen3
 from agito.protocols import Agent, AgentSpec
 from agito.recipe import SftSection
 from agito.record import recording
+from agito.record.answers import named
 from agito.record.outcomes import report_outcome
 from agito.record.trajectories import write_trajectories
 from agito.render import ChatRenderer, read_chat
@@ -102,6 +103,10 @@ def recorded(folder: Path, renderer: ChatRenderer, *parts: list[Attempt]) -> Non
     for part, attempts in enumerate(parts):
         kind, dialect = recording.SERVED, renderer.dialect
         write_trajectories(folder, kind, part, attempts, dialect=dialect, piece=lambda policy, token: "")
+
+
+def named_in(attempt: Attempt) -> list[str]:
+    return list(named(attempt.trajectory))
 
 
 def section(path: Path, least_reward: float | None = None) -> SftSection:
@@ -241,10 +246,10 @@ def test_a_conversation_that_went_on_in_a_later_part_is_imitated_once_as_it_was_
     later = replace(whole[0], trajectory=replace(whole[0].trajectory, detail="later"))
     recorded(tmp_path, served.renderer, whole, [later])
     for each in whole:
-        report_outcome(tmp_path, {"id": each.trajectory.task.tags[0].removesuffix("/0"), "reward": 0.5})
+        report_outcome(tmp_path, {"id": named_in(each)[0].removesuffix("/0"), "reward": 0.5})
     kept = trajectories(tmp_path, least_reward=0.5)
     assert [each.detail for each in kept] == ["later", "", ""]
-    report_outcome(tmp_path, {"id": whole[1].trajectory.task.tags[0], "reward": 0.4})  # said again
+    report_outcome(tmp_path, {"id": named_in(whole[1])[0], "reward": 0.4})  # said again
     report_outcome(tmp_path, {"session": "nobody's", "success": True})
     assert len(trajectories(tmp_path, least_reward=0.5)) == 2
     assert (
@@ -264,7 +269,7 @@ def test_a_recording_without_outcomes_is_refused_with_where_to_report_them(
     recorded(tmp_path, served.renderer, some)
     with pytest.raises(BadRecipe, match=r"3 without an outcome; report outcomes to POST /v1/outcomes"):
         sifted(section(tmp_path))
-    report_outcome(tmp_path, {"id": some[0].trajectory.task.tags[0], "reward": 2})
+    report_outcome(tmp_path, {"id": named_in(some[0])[0], "reward": 2})
     assert len(trajectories(tmp_path)) == 1
     with (tmp_path / "outcomes.jsonl").open("a") as file:
         file.write('{"session": 4}\n')

@@ -114,8 +114,7 @@ async def _talked(renderer: ChatRenderer, folder: Path) -> Client:
         await client.say("unjudged", [user("f")])
         await client.say("session", [user("g")], session="one")
         await client.say("other session", [user("h")], session="two")
-        recorder.write(recorder.new())
-        recorder.close_part()
+        recorder.write(recorder.new(ends_part=True))
         await client.say("goes on", going_on)
         recorder.write(recorder.new())
         return client
@@ -163,7 +162,9 @@ def test_exactly_what_was_sampled_in_good_conversations_is_imitated_and_each_tok
     found = judge(talked)
     assert found.left_out == {"without an outcome": 1, "no success": 3} and len(found.kept) == len(GOOD)
     samples = samples_for(found, renderer)
-    assert num_trainable(samples) == talked.num_sampled(*GOOD)
+    (_, elsewhere, _) = talked.answers["branches"]
+    unnamed = elsewhere["usage"]["completion_tokens"]
+    assert num_trainable(samples) == talked.num_sampled(*GOOD) - unnamed
     segments = {
         (each.attempt, segment.id): segment
         for each in found.kept

@@ -14,6 +14,10 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from agito.protocols import SandboxSpec
 from agito.types import Call, Fault, Json
@@ -421,6 +425,23 @@ async def test_a_client_that_never_ends_its_request_does_not_hold_up_the_end_of_
                     "/accounts", json={"page": 1}, headers={"Authorization": "Bearer t-ann"}
                 )
                 assert answer.status_code == 200
+        link.close()
+
+
+@pytest.mark.parametrize("num_bytes", [8 << 20, 1 << 10], ids=["more than a socket holds", "little"])
+async def test_a_client_that_never_reads_its_answer_does_not_hold_up_the_end_of_the_service(
+    num_bytes: int,
+) -> None:
+    async def tell(request: Request) -> Response:
+        return Response(b"x" * num_bytes)
+
+    application = Starlette(routes=[Route("/", tell)])
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(8):
+        async with listening(application, listener):
+            link = socket.create_connection(listener.getsockname(), timeout=5)
+            link.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http:
+                assert len((await http.get("/")).content) == num_bytes, "others are answered"
         link.close()
 
 

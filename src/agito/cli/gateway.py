@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+import threading
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from agito.gateway.tree import Line
 from agito.protocols import Agent, AgentSpec, Renderer
 from agito.recipe import HarnessSection, Recipe
 from agito.record import recording
+from agito.record.answers import tag_of, tag_of_earlier
 from agito.record.outcomes import answer_name, report_outcome
 from agito.record.reading import read_trajectories
 from agito.record.trajectories import write_trajectories
@@ -39,7 +40,6 @@ from agito.types import Attempt, AttemptId, Task, TerminationReason, ToolSpec, T
 
 PHASE = recording.SERVED
 _EVERY_S = 2.0  # between two writes
-_PART = 256  # conversations in one file
 _MOST_LINES = 4096  # that are known at a time
 
 
@@ -55,68 +55,104 @@ class Place:
 
 @dataclass(slots=True)
 class _Kept:
-    """A conversation: where it was last answered, with which tools, and the names of its answers."""
+    """A conversation: where it was last answered, with which tools, and the names of its answers, each by its
+    line and its place there.
+    """
 
     last: Line
     tools: tuple[ToolSpec, ...] = ()
-    names: list[str] = field(default_factory=list[str])
+    names: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A part as it is now. Of two of one part the one with the larger `number` is the later."""
+
+    part: int
+    number: int
+    attempts: tuple[Attempt, ...]
 
 
 class Recorder:
     """Conversations as trajectories, `served-00000.parquet` and so on. What comes in a moment before a power
     cut is lost, and no more.
 
-    A task's messages are the whole conversation, its tags the names of its answers.
+    A task's messages are those up to the last answer; its tags are the names of its answers and their turns.
+    `write` may run in another thread; the rest belongs to the event loop.
     """
 
-    def __init__(self, folder: Path, conversations: Conversations) -> None:
-        """Raises `OSError` for a folder that cannot be written, and `AgitoError` for another model's."""
+    def __init__(self, folder: Path, conversations: Conversations, *, part_size: int = 256) -> None:
+        """`part_size`: conversations in one file. Raises `OSError` for a folder that cannot be written, and
+        `AgitoError` for another model's.
+        """
         recording.begin(folder, conversations.agent.spec.renderer)
-        self._folder, self._conversations = folder, conversations
+        self._folder, self.conversations = folder, conversations
         there = sorted(folder.glob(f"{PHASE}-*.parquet"))
+        self._part_size = part_size
         self._part = int(there[-1].stem.removeprefix(f"{PHASE}-")) + 1 if there else 0
         self._first = 1 + max(
             (each.attempt.trajectory.attempt.group for path in there for each in read_trajectories(path)),
             default=-1,
         )
         self._kept: dict[int, _Kept] = {}  # by the number of its first line
+        self._num_batches = self._num_earlier = 0  # `_num_earlier`: turns before something was forgotten
         self._is_written = True
+        self._writing, self._newest = threading.Lock(), Batch(part=-1, number=-1, attempts=())
         conversations.on_answer = self.note
 
     def note(self, line: Line, ask: Ask, choice: int) -> None:
         kept = self._kept.setdefault(line.root.number, _Kept(line))
         kept.last, kept.tools = line, ask.tools
-        kept.names.append(answer_name(ask.name, choice))
+        kept.names[answer_name(ask.name, choice)] = (line.number, len(line.turns()) - 1)
         self._is_written = False
 
-    def new(self) -> list[Attempt]:
-        """The whole part where anything is new in it, else nothing."""
-        if self._is_written:
-            return []
-        self._is_written = True
-        return [self._attempt(kept) for kept in self._kept.values()]
-
-    def write(self, attempts: Sequence[Attempt]) -> None:
-        """The part in the place of what it was. A conversation that goes on later stands in a later part
-        again.
+    def new(self, *, ends_part: bool = False) -> Batch:
+        """The whole part where anything is new in it, else nothing. A part that is full ends with it: what is
+        answered from now on stands in the next. A conversation that goes on stands there again, as a whole.
         """
-        if not attempts:
-            return
-        renderer = self._conversations.agent.spec.renderer
-        piece = partial(_piece, renderer)
-        write_trajectories(self._folder, PHASE, self._part, attempts, dialect=renderer.dialect, piece=piece)
-        if len(attempts) >= _PART:
-            self.close_part()
+        attempts = () if self._is_written else tuple(map(self._attempt, self._kept.values()))
+        batch = Batch(part=self._part, number=self._num_batches, attempts=attempts)
+        self._num_batches, self._is_written = self._num_batches + 1, True
+        if self._kept and (ends_part or len(self._kept) >= self._part_size):
+            self._part, self._kept = self._part + 1, {}
+        return batch
 
-    def close_part(self) -> None:
-        self._part, self._kept = self._part + 1, {}
+    def new_before_forgetting(self) -> Batch:
+        """What is forgotten next is written for the last time. A conversation that goes on is another from
+        here on, as it may lack some of its turns.
+        """
+        batch = self.new(ends_part=True)
+        self._first += self.conversations.tree.num_opened
+        self._num_earlier = self.conversations.num_booked
+        return batch
+
+    def write(self, batch: Batch) -> None:
+        """The part in the place of what it was, unless a later batch of it has been written already."""
+        with self._writing:
+            is_late = batch.part == self._newest.part and batch.number < self._newest.number
+            if is_late or not batch.attempts:
+                return
+            renderer = self.conversations.agent.spec.renderer
+            write_trajectories(
+                self._folder,
+                PHASE,
+                batch.part,
+                batch.attempts,
+                dialect=renderer.dialect,
+                piece=partial(_piece, renderer),
+            )
+            self._newest = batch
 
     def _attempt(self, kept: _Kept) -> Attempt:
         root = kept.last.root
-        segments, turns = self._conversations.record(root)
-        renderer = self._conversations.agent.spec.renderer
+        segments, turns = self.conversations.record(root)
+        renderer = self.conversations.agent.spec.renderer
         asked = next((message.text for message in root.messages if message.speaker is Speaker.USER), "")
         number = self._first + root.number
+        places = self.conversations.places(root)
+        turn_at = {(line, at): turn for turn, (line, at, _) in enumerate(places)}
+        num_earlier = sum(booked < self._num_earlier for *_, booked in places)
+        tags = [tag_of(name, turn_at[place]) for name, place in kept.names.items() if place in turn_at]
         task = Task(
             id=f"{PHASE}-{number}",
             env="gateway",
@@ -126,7 +162,7 @@ class Recorder:
             prompt={renderer.dialect: asked},
             tools=kept.tools,
             messages=tuple(templated(with_tool_names(kept.last.messages))),
-            tags=tuple(kept.names),
+            tags=(*tags, *([tag_of_earlier(num_earlier)] if num_earlier else [])),
         )
         trajectory = Trajectory(
             attempt=AttemptId(group=number, slot=0),
@@ -145,8 +181,17 @@ async def _keep(conversations: Conversations, recorder: Recorder | None) -> None
         await anyio.sleep(_EVERY_S)
         if recorder is not None:
             await anyio.to_thread.run_sync(recorder.write, recorder.new())
-        if await conversations.forget(_MOST_LINES) and recorder is not None:
-            recorder.close_part()
+        await forget(conversations, recorder, _MOST_LINES)
+
+
+async def forget(conversations: Conversations, recorder: Recorder | None, most: int) -> None:
+    """All but so many lines, where there are twice as many; they are written before."""
+    if not conversations.has_many(most):
+        return
+    batch = recorder.new_before_forgetting() if recorder is not None else None
+    await conversations.forget(most)
+    if recorder is not None and batch is not None:
+        await anyio.to_thread.run_sync(recorder.write, batch)
 
 
 def outcomes_route(gateway: Gateway, folder: Path) -> Route:

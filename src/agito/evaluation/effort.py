@@ -121,7 +121,7 @@ async def evaluate_efforts(
             events.emit(evaluation.finished(effort.value, "policy", found[effort]))
     curve = EffortCurve(
         checkpoint=str(directory),
-        env=recipe.env.name,
+        env=recipe.env.name_measured,
         split=split,
         num_tasks=num_tasks,
         temperature=temperature,

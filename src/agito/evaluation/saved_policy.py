@@ -102,7 +102,7 @@ class Evaluation(Conditions):
         """`began`: when, on the monotonic clock."""
         return cls(
             checkpoint=checkpoint,
-            env=recipe.env.name,
+            env=recipe.env.name_measured,
             split=split,
             num_tasks=len({attempt.trajectory.attempt.group for attempt in attempts}),
             temperature=temperature,

@@ -173,7 +173,7 @@ def recipe_for(suite: str, recipe: Recipe) -> Recipe:
     `BadRecipe` for an unknown suite."""
     if suite not in SUITES:
         raise BadRecipe(f"suite={suite}: there is {', '.join(SUITES)}{meant(suite, SUITES)}")
-    if recipe.env.name == suite:
+    if recipe.env.names == (suite,):
         return recipe
     return recipe.model_copy(
         update={"env": EnvSection(name=suite, levels=_LEVELS, dialect=recipe.env.dialect)}

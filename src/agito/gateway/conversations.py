@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
-from agito.errors import WorkerDied
+from agito.errors import RequestRefused, WorkerDied
 from agito.gateway.api_request import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
 from agito.protocols import Agent, AsksEffort
@@ -81,6 +81,7 @@ class Conversations:
         self._over = anyio.Event()
         self._sharing = anyio.Lock()
         self.num_turns = 0  # asked for so far
+        self.num_booked = 0  # turns with anything in them
         self.spent: TerminationReason | None = None  # which limit was reached
         self.died: WorkerDied | None = None
 
@@ -125,7 +126,7 @@ class Conversations:
             with self._waiting():
                 async with self._at(place), self._turn_of(ask):
                     answer = await self._sampled(place, ask, on_said)
-            self.on_answer(place.line, ask, choice)
+                    self.on_answer(place.line, ask, choice)  # before anybody can go on with this line
             return answer
         except Refused as error:
             if self._terms.limits is not None and error.code == "context_length_exceeded":
@@ -153,9 +154,21 @@ class Conversations:
         )
         return segments, turns
 
+    def places(self, root: Line) -> list[tuple[int, int, int]]:
+        """Of the turns that `record` gives: the number of each one's line, its place there, and how many
+        turns were booked here before it.
+        """
+        return [(each.line.number, each.at, each.number) for each in self._turns if each.line.root is root]
+
+    def has_many(self, most: int) -> bool:
+        """Whether it is time to `forget` all but so many lines."""
+        return len(self.tree.lines) > 2 * most
+
     async def forget(self, most: int) -> bool:
-        """All but the `most` lines that were used last, where there are twice as many. Whether there were."""
-        if len(self.tree.lines) <= 2 * most:
+        """All but the `most` lines that were used last, and those in use, where there are `has_many`. Whether
+        there were.
+        """
+        if not self.has_many(most):
             return False
         kept = await self.tree.forget(most)
         self._turns = [each for each in self._turns if each.line.number in kept]
@@ -187,6 +200,8 @@ class Conversations:
             if isinstance(error, WorkerDied):
                 self.died = error
                 self._over.set()
+            if isinstance(error, RequestRefused):
+                raise Refused(500, f"the engine gave this up: {error}", code="server_error") from error
             if isinstance(error, ValueError):
                 raise Refused(503, f"the engine does not take this: {error}", may_retry=True) from error
             raise
@@ -336,7 +351,8 @@ class Conversations:
 
     def _book(self, turn: _Turn) -> None:
         if turn.ids:
-            self._turns.append(_Booked(turn.line, len(turn.line.turns()) - 1))
+            self._turns.append(_Booked(turn.line, len(turn.line.turns()) - 1, self.num_booked))
+            self.num_booked += 1
             turn.line.length = len(turn.line.capture)
 
 
@@ -348,6 +364,7 @@ class _Booked:
 
     line: Line
     at: int
+    number: int  # of all that were booked
     waiting: list[ToolUse] = field(default_factory=list[ToolUse])
     events: list[int] = field(default_factory=list[int])
 

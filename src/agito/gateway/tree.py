@@ -226,12 +226,18 @@ class TokenTree:
         numbers = {line.number: number for number, line in enumerate(spoken)}
         return tuple(line.segment(numbers, role=role, policy=policy) for line in spoken), numbers
 
+    @property
+    def num_opened(self) -> int:
+        """Lines so far, those that are forgotten too."""
+        return self._num_lines
+
     async def forget(self, most: int) -> set[int]:
-        """All but the lines that were used last. Returns the numbers of those that are left."""
+        """All but the lines that were used last or are in use. Returns the numbers of those that are left."""
         used = sorted(self.lines, key=lambda line: (line.is_busy, line.used))
         for line in used[:-most]:
-            self._idle.pop(line.number, None)
-            await line.close()
+            if not line.is_busy:  # somebody may have gone on with it meanwhile
+                self._idle.pop(line.number, None)
+                await line.close()
         self.lines = [line for line in self.lines if line.is_open or line in used[-most:]]
         kept = {line.number for line in self.lines}
         left = {

@@ -51,7 +51,8 @@ class Row(Protocol):
 
     async def sample(self, request: SampleRequest) -> Sampled:
         """Raises `ValueError` when the row would exceed the engine's context, is closed, or is already
-        sampling, and `WorkerDied` when the engine is gone. Cancelling a request closes the row."""
+        sampling, its subclass `RequestRefused` for a request that the engine gave up after it had ended
+        processes of ours, and `WorkerDied` when the engine is gone. Cancelling a request closes the row."""
         ...
 
     def branch(self, seed: int) -> Row:

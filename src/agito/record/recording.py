@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agito.errors import AgitoError, BadEnvironment
 from agito.protocols import Renderer
+from agito.record.answers import Answers, named
 from agito.record.files import write_atomically
 from agito.record.outcomes import Outcome, read_outcomes
 from agito.record.reading import read_trajectories
@@ -23,11 +24,13 @@ _ABOUT = "recording.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """`outcomes`: by the conversation's group. `num_strange`: of outcomes whose conversation is not here."""
+    """`outcomes`: by the conversation's group, and by the turn that is the answer each is of.
+    `num_strange`: of outcomes whose answer is not here.
+    """
 
     vocabulary: str
     attempts: tuple[Attempt, ...]
-    outcomes: Mapping[int, Outcome]
+    outcomes: Mapping[int, Mapping[int, Outcome]]
     num_strange: int
 
 
@@ -54,27 +57,35 @@ def begin(folder: Path, renderer: Renderer) -> None:
 
 
 def read(folder: Path) -> Recording:
-    """Each conversation once, as it was last written. Raises `BadEnvironment`."""
+    """Each conversation once, as it was last written. An outcome replaces what was said before of the same
+    answer, and of those before and behind it, as long as no client went on from one of them in two ways.
+    That of a session is of the answer that was given last in each of its conversations. Raises
+    `BadEnvironment`.
+    """
     latest = dict[int, Attempt]()
-    names = dict[int, set[str]]()  # of answers, by conversation: a later part names only its own
+    places = dict[str, dict[int, int | None]]()  # turns by answer and conversation: a part names only its own
     for path in sorted(folder.glob(f"{SERVED}-*.parquet")):
         for each in read_trajectories(path):
             trajectory = each.attempt.trajectory
             latest[trajectory.attempt.group] = each.attempt
-            names.setdefault(trajectory.attempt.group, set()).update(trajectory.task.tags)
-    sessions = {
-        group: {segment.agent for segment in attempt.trajectory.segments if segment.agent != segment.role}
-        for group, attempt in latest.items()
-    }
-    outcomes, num_strange = dict[int, Outcome](), 0
+            for name, turn in named(trajectory).items():
+                places.setdefault(name, {})[trajectory.attempt.group] = turn
+    answers = {group: Answers(attempt.trajectory) for group, attempt in latest.items()}
+    sessions = dict[str, list[int]]()
+    for group, attempt in latest.items():
+        for name in {each.agent for each in attempt.trajectory.segments if each.agent != each.role}:
+            sessions.setdefault(name, []).append(group)
+    outcomes, num_strange = dict[int, dict[int, Outcome]](), 0
     for each in read_outcomes(folder):
         meant = (
-            [group for group, found in names.items() if each.answer in found]
+            [(group, answers[group].end_of(turn)) for group, turn in places.get(each.answer, {}).items()]
             if each.answer
-            else [group for group, found in sessions.items() if each.session in found]
+            else [(group, answers[group].last_of(each.session)) for group in sessions.get(each.session, ())]
         )
-        num_strange += not meant
-        outcomes |= dict.fromkeys(meant, each.outcome)
+        num_strange += all(turn is None for _, turn in meant)
+        for group, turn in meant:
+            if turn is not None:
+                outcomes.setdefault(group, {})[turn] = each.outcome
     return Recording(
         vocabulary=_vocabulary(folder),
         attempts=tuple(latest.values()),

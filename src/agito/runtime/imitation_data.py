@@ -14,6 +14,7 @@ from agito.envs.prompts.data import Conversation, read_conversations
 from agito.errors import BadRecipe
 from agito.recipe import SftSection
 from agito.record import recording
+from agito.record.answers import Answers
 from agito.record.outcomes import OUTCOMES, Outcome
 from agito.record.reading import read_trajectories
 from agito.record.rundir import RunDir, RunState
@@ -58,8 +59,11 @@ def sifted(section: SftSection) -> Sifted:
     if recording.is_recording(path):
         found = recording.read(path)
         vocabulary, num_strange = found.vocabulary, found.num_strange
-        judged = [(each, found.outcomes.get(each.trajectory.attempt.group)) for each in found.attempts]
-        examples = [(attempt.trajectory, outcome, "") for attempt, outcome in judged]
+        judged = [
+            (each.trajectory, found.outcomes.get(each.trajectory.attempt.group, {}))
+            for each in found.attempts
+        ]
+        examples = [(*_best(trajectory, outcomes, least), "") for trajectory, outcomes in judged]
     elif path.is_dir() and RunDir.state(path) in (RunState.FINISHED, RunState.UNFINISHED):
         checkpoint = find(path)
         vocabulary = recording.vocabulary_of(renderer_of(checkpoint, recipe_of(checkpoint)))
@@ -82,6 +86,16 @@ def sifted(section: SftSection) -> Sifted:
         remedy = f"; report outcomes to POST /v1/outcomes, or write them to {path / OUTCOMES}"
         raise BadRecipe(result.told() + remedy * (_UNJUDGED in result.left_out and is_recorded))
     return result
+
+
+def _best(
+    trajectory: Trajectory, outcomes: Mapping[int, Outcome], least: float | None
+) -> tuple[Trajectory, Outcome | None]:
+    """What led to the answers that turned out well, else the whole, and an outcome of one of those."""
+    good = [turn for turn, outcome in outcomes.items() if outcome.passes(least)]
+    if not good:
+        return trajectory, next(iter(outcomes.values()), None)
+    return Answers(trajectory).excerpt(good), outcomes[good[0]]
 
 
 def _of_run(path: Path) -> Iterator[tuple[Trajectory, Outcome | None, str]]:

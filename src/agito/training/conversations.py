@@ -70,16 +70,16 @@ async def run_sft(
 
 
 def samples_for(found: Sifted, renderer: Renderer) -> list[Sample]:
-    """Raises `BadRecipe` for recorded tokens of another vocabulary without the words."""
+    """Raises `BadRecipe` for recorded tokens of another vocabulary where none has the words."""
     recorded = [each for each in found.kept if isinstance(each, Trajectory)]
     if recorded and found.vocabulary == vocabulary_of(renderer):
         return [sample for each in recorded for sample in as_sampled(each)]
-    wordless = [each for each in recorded if not _has_words(each)]
-    if wordless or (recorded and not isinstance(renderer, ChatRenderer)):
+    is_wordless = bool(recorded) and not any(map(_has_words, recorded))
+    if is_wordless or (recorded and not isinstance(renderer, ChatRenderer)):
         raise BadRecipe(
             f"{found.source}: its tokens are of another vocabulary or chat format than those of model.path, "
             "and it holds no messages to write anew; name the model that it is of"
-            if wordless
+            if is_wordless
             else f"{found.source}: its tokens are of another vocabulary than those of model.path, which has "
             "no chat template to write its messages anew; name the model that it is of"
         )
@@ -88,19 +88,24 @@ def samples_for(found: Sifted, renderer: Renderer) -> list[Sample]:
             "sft.messages: conversations need a model with a chat template; name one by model.path"
         )
     return samples_of(
-        renderer, [_words(each) if isinstance(each, Trajectory) else each for each in found.kept]
+        renderer,
+        [
+            _words(each) if isinstance(each, Trajectory) else each
+            for each in found.kept
+            if not isinstance(each, Trajectory) or _has_words(each)
+        ],
     )
 
 
 def as_sampled(trajectory: Trajectory) -> Iterable[Sample]:
-    """Of the policy that is trained, without what nobody was answered: a client had hung up."""
+    """Of the policy that is trained: its turns, without what nobody was answered, as a client had hung up."""
     for sample in demonstrations(trajectory):
         if sample.policy != MAIN:
             continue
-        trainable = bytearray(sample.trainable)
+        trainable = bytearray(len(sample.ids))
         for turn in trajectory.turns:
-            if turn.segment == sample.segment and turn.stopped is FinishReason.CANCELLED:
-                trainable[turn.start : turn.stop] = bytes(turn.stop - turn.start)
+            if turn.segment == sample.segment and turn.stopped is not FinishReason.CANCELLED:
+                trainable[turn.start : turn.stop] = sample.trainable[turn.start : turn.stop]
         if any(trainable):
             advantages = array("f", [float(mark) for mark in trainable])
             yield replace(sample, trainable=bytes(trainable), advantages=advantages)

@@ -2,7 +2,7 @@
 
 A server is trusted until a request, an update, its process or its silence indicates otherwise. Then it is
 ended, whatever `/health` says; a new one is started and receives the last publications. Running requests are
-repeated as a whole: nothing of them was recorded.
+repeated as a whole: nothing of them was recorded. One that two servers did not answer is given up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeVar
 import anyio
 
 from agito.concurrency import first_error
-from agito.errors import WorkerDied, WorkerFailed
+from agito.errors import RequestRefused, WorkerDied, WorkerFailed
 from agito.protocols import Sampled, SampleRequest
 from agito.sampling.vllm.client import VllmClient, VllmFailed
 from agito.sampling.vllm.known_text import (
@@ -31,7 +31,7 @@ from agito.sampling.vllm.process import VllmProcess
 from agito.sampling.vllm.spec import BASE_NAME, VllmSpec
 
 _UPDATE_S = 300.0  # for loading new weights
-_MOST_TRIES = 3  # per request, each on another server
+_MOST_TRIES = 2  # per request, each on another server
 _UPDATE_TRIES = 2  # per publication
 
 Answer = TypeVar("Answer")
@@ -108,8 +108,8 @@ class VllmServer:
         return await process.watch() + process.error()
 
     async def sample(self, policy: str, ids: Sequence[int], request: SampleRequest, seed: int) -> Sampled:
-        """Raises `ValueError` for a request that cannot be served, and `WorkerDied` when no server is
-        left."""
+        """Raises `ValueError` for a request that cannot be served, `RequestRefused` for one that took down
+        two servers, and `WorkerDied` when no server is left."""
 
         async def ask(client: VllmClient, published: Published) -> Sampled:
             return await client.sample(
@@ -246,7 +246,7 @@ class VllmServer:
                 process.num_waiting -= 1
                 self._users[published.name] -= 1
             await process.gone.wait()
-        raise WorkerDied(f"{why}; {_MOST_TRIES} servers did not answer this request")
+        raise RequestRefused(f"{why}; {_MOST_TRIES} servers did not answer this request")
 
     async def _unload_retired(self, process: VllmProcess) -> None:
         """Unloads adapters that no request uses any more."""

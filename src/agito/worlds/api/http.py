@@ -25,6 +25,7 @@ from agito.types import Json
 from agito.worlds.api.service import KEY, LONGEST_S, Reply, Service
 
 START_S = 10.0
+_LEAVE_S = 2.0  # for answers that are being read
 _MAX_BODY = 1 << 20
 
 
@@ -54,7 +55,8 @@ async def listening(application: Starlette, where: Path | socket.socket) -> Asyn
     """Serves for the duration of the block, on the Unix socket at a path, or on a listener, which the caller
     must close.
 
-    Whoever has not ended a request by then is cut off. Raises `TimeoutError` if it does not start.
+    Whoever has not ended a request by then is cut off, and soon afterwards whoever has not read an answer;
+    operations that have begun are carried out all the same. Raises `TimeoutError` if it does not start.
     """
     is_path = isinstance(where, Path)
     server = _Server(
@@ -91,7 +93,16 @@ class _Server(uvicorn.Server):
             cycle: object = vars(connection).get("cycle")
             if isinstance(cycle, RequestResponseCycle) and cycle.more_body:
                 connection.transport.abort()  # else it would be waited for, for ever
-        await super().shutdown(sockets)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cut_off)
+            await super().shutdown(sockets)
+            tasks.cancel_scope.cancel()
+
+    async def _cut_off(self) -> None:
+        """Whoever does not read would be waited for, for ever."""
+        await anyio.sleep(_LEAVE_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
