@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import agito
+from agito.learning.trainer import LocalTrainer, TrainerConfig
+from agito.models import Qwen3, Qwen3Config
 from agito.protocols import StepStats
 from agito.training.early_stop import EarlyStop
 
@@ -69,10 +71,6 @@ def test_a_cold_start_that_is_told_to_ends_early_with_its_learning_rate_decayed(
 
 
 def test_a_phase_is_shortened_to_what_is_to_come() -> None:
-    pytest.importorskip("torch")
-    from agito.learning.trainer import LocalTrainer, TrainerConfig
-    from agito.models import Qwen3, Qwen3Config
-
     trainer = LocalTrainer(Qwen3(Qwen3Config(vocab_size=20, hidden_size=16), seed=0), TrainerConfig())
     trainer.begin_phase("sft", 100)
     trainer.phase_step = 50

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -16,11 +16,11 @@ import anyio
 from agito.errors import RequestRefused, WorkerDied
 from agito.gateway.api_request import AUTO, NEVER, REQUIRED, Answer, Ask, Refused
 from agito.gateway.tree import Line, Place, TokenTree
+from agito.gateway.turns import SampledTurn, TurnThinking
 from agito.protocols import Agent, AsksEffort
 from agito.render.chat_effort import ChatBlocks
 from agito.render.effort import Blocks
 from agito.render.messages import Conversing, Message, Said, Speaker, ToolUse, with_tool_names
-from agito.sampling.capture import Capture
 from agito.sampling.thinking_budget import Stretches
 from agito.types import (
     Channel,
@@ -30,7 +30,6 @@ from agito.types import (
     Limits,
     Segment,
     TerminationReason,
-    Thinking,
     TokenSource,
     ToolSpec,
     Turn,
@@ -226,7 +225,7 @@ class Conversations:
             capture.extend(thinking.renderer.opener)
         capture.extend(forced, TokenSource.FORCED)
         num_prompt = len(capture)
-        turn = _Turn(place.line, hard_budget=self._room(num_prompt, ask))
+        turn = SampledTurn(place.line, hard_budget=self._room(num_prompt, ask))
         if thinking is not None:
             spent = sum(each.line.turns()[each.at].num_thought for each in self._turns)
             turn.stretches = thinking.stretches(capture, spent=spent, room=turn.hard_budget)
@@ -263,7 +262,7 @@ class Conversations:
         )
 
     async def _drawn(
-        self, turn: _Turn, forced: array[int], ask: Ask, on_said: Callable[[Said], None] | None
+        self, turn: SampledTurn, forced: array[int], ask: Ask, on_said: Callable[[Said], None] | None
     ) -> tuple[Said, str | None, FinishReason]:
         """One turn, what it says, and the stop sequence that ended it. One token at a time where there are
         any: nothing is sampled behind one.
@@ -291,7 +290,7 @@ class Conversations:
                 if is_done or stop is not None:
                     return said, stop, stopped
 
-    def _thinking(self, ask: Ask, *, is_begun: bool = False) -> _Thinking | None:
+    def _thinking(self, ask: Ask, *, is_begun: bool = False) -> TurnThinking | None:
         """How much is thought in this turn; None where nothing is said of it, or the policy cannot be
         asked. A turn that `is_begun` with a call leaves no room for a thought."""
         spec = self.agent.spec
@@ -305,7 +304,7 @@ class Conversations:
         if self._turns:  # the choice of a mode is an attempt's first
             thinking = replace(thinking, mode=None)
         thinking = replace(thinking, turn_tokens=0) if is_begun else thinking
-        return _Thinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
+        return TurnThinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
 
     def _told(self, ask: Ask) -> tuple[Message, ...]:
         """With the effort in words, where a pre-trained model is asked for one."""
@@ -349,7 +348,7 @@ class Conversations:
             spec.top_p if ask.top_p is None else ask.top_p,
         )
 
-    def _book(self, turn: _Turn) -> None:
+    def _book(self, turn: SampledTurn) -> None:
         if turn.ids:
             self._turns.append(_Booked(turn.line, len(turn.line.turns()) - 1, self.num_booked))
             self.num_booked += 1
@@ -367,64 +366,6 @@ class _Booked:
     number: int  # of all that were booked
     waiting: list[ToolUse] = field(default_factory=list[ToolUse])
     events: list[int] = field(default_factory=list[int])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Thinking:
-    """What is asked of one turn, and the renderer for it."""
-
-    renderer: Blocks
-    thinking: Thinking
-
-    def stretches(self, capture: Capture, *, spent: int, room: int) -> Stretches:
-        """Raises `Refused` without room for a token behind a block."""
-        found = Stretches(capture, self.renderer, self.thinking, spent=spent, room=room)
-        if not found.has_room:
-            why = f"there is room for {room} tokens, too few for a think block and an answer"
-            raise Refused(400, why, code="context_length_exceeded")
-        return found
-
-
-class _Turn:
-    """A turn that may be sampled in several pieces, which are one in the record. Of one that thinks, `ids`
-    hold the forced tokens too, without log-probabilities."""
-
-    def __init__(self, line: Line, *, hard_budget: int) -> None:
-        self.line, self.hard_budget, self._first = line, hard_budget, len(line.capture.turns)
-        self.ids, self.logprobs = array("i"), array("f")
-        self.stretches: Stretches | None = None
-        self.num_thought = 0
-
-    async def sample(self, most: int, *, temperature: float, top_p: float, effort: Effort) -> FinishReason:
-        """The next piece."""
-        if self.stretches is None:
-            sampled = await self.line.capture.sample(
-                max_tokens=most, temperature=temperature, top_p=top_p, effort=effort
-            )
-            self.ids += sampled.ids
-            self.logprobs += sampled.logprobs
-            return sampled.stopped
-        found = await self.stretches.next(most, temperature=temperature, top_p=top_p)
-        logprobs = found.logprobs if found is not None else array("f")
-        num_forced = len(self.stretches.ids) - len(self.ids) - len(logprobs)
-        self.ids, self.logprobs = (
-            array("i", self.stretches.ids),
-            self.logprobs + array("f", [math.nan]) * num_forced + logprobs,
-        )
-        if found is None:
-            self.hard_budget = len(self.ids)  # there is no room for more
-            return FinishReason.LENGTH
-        return FinishReason.END if found.ids[-1] in self.stretches.renderer.stop_ids else FinishReason.LENGTH
-
-    def end(self, stopped: FinishReason, tools: Sequence[ToolSpec], begun: Sequence[int]) -> None:
-        turns = self.line.capture.turns
-        if self.stretches is not None:
-            self.num_thought = self.stretches.end(tools, begun)
-        pieces = turns[self._first :]
-        if pieces:
-            turns[self._first :] = [
-                replace(pieces[0], stop=pieces[-1].stop, stopped=stopped, hard_budget=self.hard_budget),
-            ]
 
 
 def _until(said: Said, stops: tuple[str, ...]) -> tuple[Said, str | None]:

@@ -13,6 +13,7 @@ from agito.errors import BadRecipe
 from agito.harness import TeamHarness
 from agito.learning.credit import demonstrations
 from agito.protocols import MAIN, ScriptFactory, StepStats, TeamDemonstrated, Thoughtful
+from agito.runtime.roles import Learner
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.sync_scheduler import Quota
@@ -121,29 +122,42 @@ async def run_sft(
     # a large model is learned far more slowly than demonstrations are made
     is_alone = not run_context.recipe.model.path
     await learner.begin_phase("sft", num_steps, is_alone=is_alone)
-    step = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(demonstrate)
-        for epoch, batches in enumerate(epochs):
-            if epoch == 1 and is_alone:
-                await learner.join()
-            for first in range(0, len(batches), _BATCHES_A_CALL):
-                left = stop.total - step
-                if left <= 0:
-                    break
-                chosen = batches[first : first + min(_BATCHES_A_CALL, left)]
-                samples = [await buffer.take(batch) for batch in chosen]
-                found = await learner.sft_step([batch for batch in samples if batch])
-                for stats in found:
-                    on_step(step, stats)
-                    step += 1
-                if epoch == 0 and stop.add(found):
-                    on_note(stop.reason)
-                    await learner.shorten_phase(stop.total)
+        await _show(learner, epochs, buffer, stop, on_step, on_note, is_alone=is_alone)
         if stop.reason:
             tasks.cancel_scope.cancel()
     await learner.sync()
     return tuple(made or buffer.arrived)
+
+
+async def _show(
+    learner: Learner,
+    epochs: Sequence[Sequence[Sequence[int]]],
+    buffer: _DemoBuffer,
+    stop: EarlyStop,
+    on_step: Callable[[int, StepStats], None],
+    on_note: Callable[[str], None],
+    *,
+    is_alone: bool,
+) -> None:
+    step = 0
+    for epoch, batches in enumerate(epochs):
+        if epoch == 1 and is_alone:
+            await learner.join()
+        for first in range(0, len(batches), _BATCHES_A_CALL):
+            left = stop.total - step
+            if left <= 0:
+                break
+            chosen = batches[first : first + min(_BATCHES_A_CALL, left)]
+            samples = [await buffer.take(batch) for batch in chosen]
+            found = await learner.sft_step([batch for batch in samples if batch])
+            for stats in found:
+                on_step(step, stats)
+                step += 1
+            if epoch == 0 and stop.add(found):
+                on_note(stop.reason)
+                await learner.shorten_phase(stop.total)
 
 
 def _batches(run_context: RunContext, count: int) -> list[list[list[int]]]:
