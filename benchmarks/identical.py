@@ -73,6 +73,8 @@ OF_THE_MACHINE = frozenset(  # entries of a summary that depend on the machine o
 )
 # renamed metrics and summary keys: old name → new name
 RENAMES: Mapping[str, str] = {}
+# keys of recipes by what they were called before
+FORMER_KEYS = {"sft.tokenizer_episodes": "sft.survey"}
 _SHORT = ("smoke", "desk")
 _DEADLINE_S = 300.0  # per run
 
@@ -108,13 +110,19 @@ class Tree:
             raise RuntimeError(f"agito {' '.join(words[:2])}: {(done.stderr or done.stdout).strip()[-400:]}")
         return done.stdout
 
+    def key(self, name: str) -> str:
+        """What this tree calls a key."""
+        former, said = FORMER_KEYS.get(name), (self.root / "src/agito/recipe.py").read_text()
+        return former if former and f"    {name.rpartition('.')[2]}: " not in said else name
+
     def train(self, recipe: str, out: Path, overrides: Sequence[str]) -> Digest:
+        pairs = [override.partition("=") for override in overrides]
         self.agito(
             "train",
             recipe,
             "--out",
             str(out),
-            *(word for override in overrides for word in ("--set", override)),
+            *(word for name, _, value in pairs for word in ("--set", f"{self.key(name)}={value}")),
         )
         return digest(out)
 

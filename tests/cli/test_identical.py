@@ -78,6 +78,14 @@ def test_a_key_that_was_renamed_is_compared_through_the_map(
     assert identical.differences(before, now, renames) == []
 
 
+def test_a_tree_of_before_is_given_the_keys_that_it_knew(identical: Any, tmp_path: Path) -> None:
+    (tmp_path / "src/agito").mkdir(parents=True)
+    (tmp_path / "src/agito/recipe.py").write_text("class Sft:\n    survey: int = 200\n")
+    asked = ("sft.tokenizer_episodes", "sft.demos")
+    assert [identical.Tree(root=tmp_path).key(name) for name in asked] == ["sft.survey", "sft.demos"]
+    assert [identical.Tree(root=ROOT).key(name) for name in asked] == [*asked]
+
+
 def test_the_recorded_digests_are_of_every_recipe_in_both_modes(identical: Any) -> None:
     recorded = json.loads(identical.DIGESTS.read_text())
     assert recorded["machines"]
