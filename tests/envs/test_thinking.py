@@ -66,6 +66,7 @@ def test_an_errand_has_the_moves_that_its_prompt_tells_and_nowhere_says_its_end_
         assert f"errand {each.num_moves} 6" == each.prompt[Dialect.COMPACT]
         assert each.num_moves == ERRAND_MOVES[level] == sum(word in MOVES for word in words)
         assert len(words) == 48 and sum(word in ROOMS for word in words) == 1
+    assert {each.pages[0][0] for each in errands} == {*ROOMS}
     stays = sum(each.end == each.pages[0][0] for each in errands)
     assert stays == 400 if level == 1 else stays < 80
 
@@ -104,3 +105,14 @@ def test_an_unskilled_demonstrator_takes_wrong_turns_and_notices_them() -> None:
         assert second[-1] == last.arguments["room"], "the second walk counts"
         wrong, total = wrong + (first != second), total + 1
     assert 0 < wrong < total
+
+
+@pytest.mark.parametrize(("family", "words"), [("chain", {0, 9}), ("errand", {0, 8})])
+def test_at_auto_demonstrators_show_both_choices(family: str, words: set[int]) -> None:
+    environment, shown = ThinkingEnvironment(), set[int]()
+    task, target = environment.task(split="train", index=3, seed=0, family=family, level=2)
+    for seed in range(20):
+        script = environment.thinker(task, target, effort=Effort.AUTO, skill=1.0, seed=seed)()
+        last = [*script][-1]
+        shown.add(len(last.thinking.split()) if isinstance(last, ThoughtfulCall) else 0)
+    assert words <= shown and max(shown) <= 2 * max(words)
