@@ -278,7 +278,10 @@ def compare(runs: Path, only: Sequence[str], against: str | None) -> int:
                 name: compared(name, trained(before, name, runs / "before"), here, runs / "now")
                 for name in only or before.recipes()
             }
-            found["smoke"] = found.get("smoke", []) + relearned(before, here, runs)
+            if former := [name for name in FORMER_KEYS if before.key(name) != name]:
+                print(f"not learned again: runs of before {', '.join(former)} cannot be read")
+            else:
+                found["smoke"] = found.get("smoke", []) + relearned(before, here, runs)
     if new := sorted(set(here.recipes()) - set(found)) if not only else []:
         print(f"not compared, for they are new: {', '.join(new)}")
     figures = {

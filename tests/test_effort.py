@@ -12,7 +12,8 @@ import pytest
 
 import agito
 from agito.errors import AgitoError, BadRecipe
-from agito.evaluation.effort import EffortCurve
+from agito.evaluation.effort import EffortCurve, measures_of
+from agito.learning.effort import EffortSection
 from agito.recipe import read
 from agito.record.commits import load_meta
 from agito.record.events import CheckpointSaved, Event
@@ -201,6 +202,15 @@ def test_one_checkpoint_is_asked_for_every_effort(
     assert list(curve.efforts) == [*Effort] and curve.auto is not None
     assert curve.efforts[Effort.NONE].measures["think_tokens"].value == 0.0
     assert all(each.over_budget == 0 and each.num == 40 for each in curve.efforts.values())
+
+
+def test_utility_is_reported_at_the_price_of_the_recipe(run: Path) -> None:
+    attempts = [each.attempt for each in recorded(run) if each.phase == "rl"]
+    for price in (0.002, 0.005):
+        found = [measures_of(each, EffortSection(utility_price=price)) for each in attempts]
+        assert any(each["cost"] > 1 for each in found)
+        paid = [attempt.verdict.reward - each["u"] for attempt, each in zip(attempts, found, strict=True)]
+        assert paid == pytest.approx([price * each["cost"] for each in found])
 
 
 def test_what_cannot_be_asked_for_is_refused_with_the_remedy(tmp_path: Path) -> None:
