@@ -204,3 +204,15 @@ async def test_what_is_forgotten_is_begun_anew_and_not_sampled_the_same_again() 
     await say(to, user("hi"), first, result("empty"))
     assert engine.num_open <= 3 and len(to.tree.lines) == 3
     assert to.tree.meter.turns[Way.REWRITTEN] == 1
+
+
+async def test_lines_in_use_are_not_forgotten_however_many_there_are() -> None:
+    to, engine = conversations(OPEN)
+    for number in range(9):
+        await say(to, user(str(number)))
+    busy = to.tree.lines[:5]
+    for line in busy:
+        line.is_busy = True
+    assert await to.forget(2)
+    assert all(line.is_open and line in to.tree.lines for line in busy)
+    assert engine.num_open == len(to.tree.lines) == 5, "the rest is closed"
