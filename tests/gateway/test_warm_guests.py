@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -171,6 +172,39 @@ async def test_what_cannot_be_forked_soundly_is_not_kept_warm_and_the_pool_says_
 async def test_attempts_draw_other_random_numbers(tmp_path: Path, python: Path) -> None:
     found = await ran(tmp_path, python, "import random\nprint(random.random())", warm=True, times=3)
     assert len({ended.tail for ended, _ in found}) == 3
+
+
+async def test_what_a_guest_wrote_is_kept_when_it_is_read_after_its_end() -> None:
+    (out_r, out_w), (err_r, err_w) = os.pipe(), os.pipe()
+    for each in (out_r, err_r):
+        os.set_blocking(each, False)
+    said = boxed._Said("abc")
+    os.write(err_w, b"warned\n" + b"\nabc 3\n")
+    os.close(err_w)
+    async for data in said.error(err_r):
+        said.add(data)
+    assert said.ended.is_set() and said.exit_code == 3
+    os.write(out_w, b"the answer\n")
+    os.close(out_w)
+    async for data in said.out(out_r):
+        said.add(data)
+    assert said.exit_code == 3
+    assert said.tail() == "warned\nthe answer"
+
+
+async def test_the_last_line_is_found_in_pieces_and_only_on_standard_error() -> None:
+    for stream, ends in (("error", True), ("out", False)):
+        reads, writes = os.pipe()
+        os.set_blocking(reads, False)
+        said = boxed._Said("abc")
+        pieces = getattr(said, stream)(reads)
+        for piece in (b"x" * 70_000, b"\nab", b"c 1", b"7\n"):
+            os.write(writes, piece[:60_000])
+            said.add(await anext(pieces))
+        assert (said.exit_code, said.ended.is_set()) == ((17, True) if ends else (None, False))
+        await pieces.aclose()
+        os.close(reads)
+        os.close(writes)
 
 
 MARK = 918_273  # of this test's sandboxes

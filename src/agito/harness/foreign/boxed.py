@@ -5,6 +5,7 @@ and nothing else of the machine or of a network.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 from collections.abc import AsyncGenerator, Mapping
@@ -24,7 +25,7 @@ from agito.protocols import OpensPool, Sandbox, SandboxPool, SandboxSpec
 PORT = 8080  # of the gateway, in the sandbox's own network
 URL = f"http://127.0.0.1:{PORT}"
 _MEMORY_MB, _FILES_MB = 2048, 64
-_DIGITS = 3  # of an exit code
+_LAST_BYTES = 64  # more than the line that says how it ended
 _OWN_ENV = ("PATH", "HOME")  # not those of whoever trains
 
 
@@ -114,7 +115,7 @@ async def run(
     try:
         why = await watched(
             tells=_tell(stdin, prompt.encode()),
-            says=(said.by(service.stdout), said.by(service.stderr)),
+            says=(said.out(service.stdout), said.error(service.stderr)),
             keep=said.add,
             ends=said.ended.wait(),
             over=over.wait(),
@@ -124,35 +125,46 @@ async def run(
         stdin.close()
         os.close(service.stdout)
         os.close(service.stderr)
-    return Ended(exit_code=said.exit_code, why=why, tail=said.tail.text())
+    return Ended(exit_code=said.exit_code, why=why, tail=said.tail())
 
 
 class _Said:
-    """What a guest writes, and how its command ended: the shell that started it says so last. A guest that
-    reads the mark and says so itself ends itself.
+    """What a guest writes, and how its command ended: the shell that started it says so last, on standard
+    error. A guest that reads the mark and says so itself ends itself.
     """
 
     def __init__(self, mark: str) -> None:
-        self.tail, self.ended = Tail(), anyio.Event()
+        self.ended = anyio.Event()
         self.exit_code: int | None = None
-        self._mark, self._rest, self._num_open = f"\n{mark} ".encode(), b"", 2
+        self._tail, self._num_open = Tail(), 2
+        self._last = re.compile(rb"\n%s (\d{1,3})\n" % mark.encode())  # an exit code has three digits at most
 
     def add(self, data: bytes) -> int:
-        self._rest = (self._rest + data)[-(len(data) + len(self._mark) + 8) :]
-        _, found, after = self._rest.partition(self._mark)
-        if not found:
-            return self.tail.add(data)
-        if after.endswith(b"\n"):
-            code = after.strip()
-            self.exit_code = int(code) if code.isdigit() and len(code) <= _DIGITS else None
-            self.ended.set()
-        num_marked = len(found) + len(after)  # which may have come in several pieces
-        return self.tail.add(data[: max(len(data) - num_marked, 0)])
+        return self._tail.add(data)
 
-    async def by(self, descriptor: int) -> AsyncGenerator[bytes]:
-        """What comes by one of its streams. With the last of them it has ended."""
+    def tail(self) -> str:
+        return self._tail.text(without=self._last)
+
+    async def out(self, descriptor: int) -> AsyncGenerator[bytes]:
+        """What comes by its standard output, which may be read after it has ended."""
         while data := await _some(descriptor):
             yield data
+        self._closed()
+
+    async def error(self, descriptor: int) -> AsyncGenerator[bytes]:
+        """What comes by its standard error, with the last line."""
+        rest = b""
+        while data := await _some(descriptor):
+            rest += data
+            if found := self._last.search(rest):
+                self.exit_code = int(found[1])
+                self.ended.set()
+            rest = rest[-_LAST_BYTES:]
+            yield data
+        self._closed()
+
+    def _closed(self) -> None:
+        """With the last of its streams it has ended."""
         self._num_open -= 1
         if not self._num_open:
             self.ended.set()

@@ -8,6 +8,7 @@ policy writes.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,8 +174,9 @@ class Tail:
         self._data, self._total = (self._data + data)[-_TAIL_BYTES:], self._total + len(data)
         return self._total
 
-    def text(self) -> str:
-        return self._data.decode("utf-8", "replace").strip()
+    def text(self, *, without: re.Pattern[bytes] | None = None) -> str:
+        data = self._data if without is None else without.sub(b"", self._data)
+        return data.decode("utf-8", "replace").strip()
 
 
 async def _tell(stream: ByteSendStream, prompt: str) -> None:
