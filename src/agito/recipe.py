@@ -68,8 +68,8 @@ class EnvSection(Section):
     )
     vocabulary: Literal["terse", "realistic"] = Field(
         default="terse",
-        description="What names and files are called: `terse`, or `realistic`, which shell, code and desk "
-        "have for the natural dialect: see [vocabularies](dialects.md#vocabularies).",
+        description="What names and files are called: `terse`, or `realistic`, which shell, code, desk "
+        "and thinking have for the natural dialect: see [vocabularies](dialects.md#vocabularies).",
     )
     mix: tuple[MixSection, ...] = Field(
         default=(),

@@ -25,7 +25,7 @@ from agito.types import Dialect, Fault, Target, Task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 DECISIONS = ["chain", "probe", "tooldag", "ledger", "fanout"]
-REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic"]
+REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic", "thinking-realistic"]
 WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *REALISTIC, *DECISIONS]
 CONTEXT = 1536
 

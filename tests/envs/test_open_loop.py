@@ -18,8 +18,9 @@ pytestmark = pytest.mark.anyio
 COUNT = {"shell": 200, "code": 200, "shell-realistic": 60, "code-realistic": 60}
 
 
-REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic"]
-ENVIRONMENTS = ["shell", "code", "decisions", "research", "desk", "web-text", "parallel", *REALISTIC]
+REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic", "thinking-realistic"]
+MEMORY = ["decisions", "thinking", "research", "desk", "parallel"]
+ENVIRONMENTS = ["shell", "code", "web-text", *MEMORY, *REALISTIC]
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

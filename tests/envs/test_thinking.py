@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from agito.envs.decisions.scene import Hand, act_again, call
-from agito.envs.thinking import ThinkingEnvironment
+from agito.envs.thinking import RealisticThinkingEnvironment, ThinkingEnvironment
 from agito.envs.thinking.chain import ERRAND_MOVES, MOVES, ROOMS, Chain, draw, draw_errand, walk
+from agito.envs.thinking.words import REALISTIC, TERSE
 from agito.protocols import Environment, Renderer, ThoughtfulCall
 from agito.render import learn, renderer
 from agito.testing.environment import EnvironmentContract
@@ -22,6 +24,15 @@ class TestThinkingEnvironment(EnvironmentContract):
 
     def renderers(self) -> Sequence[Renderer]:
         vocabulary = learn(["follow kol", "submit let"], size=300)
+        return [renderer(dialect, vocabulary) for dialect in Dialect]
+
+
+class TestRealisticThinkingEnvironment(EnvironmentContract):
+    async def make(self) -> Environment:
+        return RealisticThinkingEnvironment()
+
+    def renderers(self) -> Sequence[Renderer]:
+        vocabulary = learn(["a parcel is in the kitchen"], size=300)
         return [renderer(dialect, vocabulary) for dialect in Dialect]
 
 
@@ -116,3 +127,37 @@ def test_at_auto_demonstrators_show_both_choices(family: str, words: set[int]) -
         last = [*script][-1]
         shown.add(len(last.thinking.split()) if isinstance(last, ThoughtfulCall) else 0)
     assert words <= shown and max(shown) <= 2 * max(words)
+
+
+@pytest.mark.parametrize("family", ThinkingEnvironment.families)
+@pytest.mark.parametrize("effort", [Effort.NONE, Effort.LOW, Effort.MEDIUM, Effort.HIGH])
+def test_realistic_words_tell_the_same_tasks_and_none_of_them_is_terse(family: str, effort: Effort) -> None:
+    terse, realistic = ThinkingEnvironment(), RealisticThinkingEnvironment()
+    for index in range(20):
+        (task, target), (told, told_target) = (
+            env.task(split="train", index=index, seed=0, family=family, level=3) for env in (terse, realistic)
+        )
+        assert told.id == task.id and told_target == target
+        said, seen = list[str](), list[list[str]]()
+        for env, of in ((terse, target), (realistic, told_target)):
+            scene, script = env._of(of).scene(), env.thinker(task, of, effort=effort, skill=0.7, seed=index)
+            calls = list(script())
+            texts = [scene.step(each).text for each in calls]
+            thoughts = [each.thinking if isinstance(each, ThoughtfulCall) else "" for each in calls]
+            said.append(str(calls[-1].arguments["room"]))
+            seen.append([*texts, *thoughts])
+            assert scene.outcome().success == (said[-1] == env._of(of).end)
+        assert said[1] == REALISTIC.of(said[0])
+        spoken = {word.strip(".,`") for text in seen[1] for word in text.split()}
+        asked = {*told.prompt[Dialect.NATURAL].split()}
+        assert not (spoken | asked) & {*REALISTIC.shown}
+
+
+def test_page_0_tells_every_move_of_every_room() -> None:
+    for words in (TERSE, REALISTIC):
+        table = replace(CASE, words=words).scene().step(*reads(0)).text
+        assert all(
+            f"{words.of(one)} to {words.of(other)}" in line
+            for line, moves in zip(table.splitlines(), MOVES.values(), strict=True)
+            for one, other in moves.items()
+        )

@@ -221,7 +221,9 @@ def test_a_vocabulary_that_is_none_or_that_does_not_fit_is_refused(
 
 
 def test_an_environment_without_realistic_words_says_which_have_them() -> None:
-    with pytest.raises(BadRecipe, match="research has only terse words; there is shell, desk, code"):
+    with pytest.raises(
+        BadRecipe, match="research has only terse words; there is shell, desk, code, thinking"
+    ):
         fit(read("research", ("env.vocabulary=realistic", _NATURAL)))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ENVIRONMENTS = (
     *("shell", "thinking", "decisions", "desk", "research", "code", "parallel", "web", "web-text"),
-    *("shell-realistic", "desk-realistic", "code-realistic"),
+    *("shell-realistic", "desk-realistic", "code-realistic", "thinking-realistic"),
 )
 _EFFORTS = ("none", "low", "medium", "high", "auto")
 _SPLITS = ("train", "heldout", "structural")

@@ -22,6 +22,7 @@ _BUNDLED = {
     "shell-realistic": "agito.envs.shell:RealisticShellEnvironment",
     "desk-realistic": "agito.envs.desk:RealisticDeskEnvironment",
     "code-realistic": "agito.envs.code:RealisticCodeEnvironment",
+    "thinking-realistic": "agito.envs.thinking:RealisticThinkingEnvironment",
 }
 _MEMBERS = tuple(name for name in vars(Environment) if not name.startswith("_"))
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agito.envs.thinking.env import ThinkingEnvironment
+from agito.envs.thinking.env import RealisticThinkingEnvironment, ThinkingEnvironment
 
-__all__ = ["ThinkingEnvironment"]
+__all__ = ["RealisticThinkingEnvironment", "ThinkingEnvironment"]

@@ -17,27 +17,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agito.envs.decisions.scene import Hand, Outcome, Scene, Spent, call
-from agito.envs.decisions.words import NAMES, VALUES
+from agito.envs.thinking.words import IDLE, ROOMS, TERSE, Words
+from agito.envs.thinking.words import MOVES as NAMES
 from agito.errors import InvalidArguments
 from agito.protocols import Script, ThoughtfulCall
 from agito.types import Call, Dialect, Effort, Json, Limits, ToolSpec
-from agito.worlds.component import Answer, spec, text_of
+from agito.worlds.component import Answer, text_of
 
-ROOMS, PER_PAGE = VALUES[:8], 4
+PER_PAGE = 4
 PAGES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6}  # of a chain, by level
 ERRAND_MOVES = {1: 0, 2: 1, 3: 8, 4: 16, 5: 24}  # by level
 _ERRAND_PAGES, _ERRAND_PER_PAGE = 6, 8
-IDLE = NAMES[8:12]  # words that move nothing
 _MORE_PAGES = 2  # of structural tasks
 _HELD_OUT = 6  # of the 24 pages that there are
 _SLIP = 0.5  # of an unskilled hand's errors: the rest are wrong turns that it notices
-AGAIN = "again"  # begins a second walk, which counts
 
 
 def _moves() -> dict[str, dict[str, str]]:
     """Permutations of the rooms that leave none in its place."""
     rng, found = random.Random("thinking/chain"), dict[str, dict[str, str]]()
-    for name in NAMES[:PER_PAGE]:
+    for name in NAMES:
         while True:
             shuffled = rng.sample(ROOMS, len(ROOMS))
             if all(one != other for one, other in zip(ROOMS, shuffled, strict=True)):
@@ -47,32 +46,6 @@ def _moves() -> dict[str, dict[str, str]]:
 
 
 MOVES = _moves()
-TOOLS = (
-    ToolSpec(
-        name="read",
-        description="Read a page of moves.",
-        parameters={
-            "type": "object",
-            "properties": {"page": {"type": "integer"}},
-            "required": ["page"],
-        },
-    ),
-    spec("submit", "End the episode: the thing is in this room.", ["room"]),
-)
-_NATURAL_ERRAND = (
-    "A thing is in a room. Page 0 says what each move does: it takes the thing from any room to another. "
-    "{pages} more pages, from 1 on, are read in order: the first word is the room, {moves} of the others are "
-    "moves, and the rest mean nothing. Read them all, and submit the room in which the thing is in the end."
-)
-_NATURAL = (
-    "A thing is in the room `{start}`. Page 0 says what each move does: it takes the thing from any room to "
-    "another. {pages} more page(s), from 1 on, hold moves, to be carried out in order, page by page. Read "
-    "them all, and submit the room in which the thing is in the end."
-)
-_TABLE = "\n".join(
-    f"`{name}`: " + ", ".join(f"{one} to {other}" for one, other in pairs.items())
-    for name, pairs in MOVES.items()
-)
 
 
 @dataclass(slots=True)
@@ -87,12 +60,17 @@ class Chain:
 
     start: str
     pages: tuple[tuple[str, ...], ...]
-    tools = TOOLS
+    words: Words = TERSE
     tags = ()
 
     @property
+    def tools(self) -> tuple[ToolSpec, ...]:
+        return self.words.tools
+
+    @property
     def end(self) -> str:
-        return walk(self.start, [word for page in self.pages for word in page])[-1]
+        """As it is to be submitted."""
+        return self.words.of(walk(self.start, [word for page in self.pages for word in page])[-1])
 
     @property
     def num_moves(self) -> int:
@@ -111,15 +89,15 @@ class Chain:
 
     @property
     def prompt(self) -> Mapping[Dialect, str]:
-        pages = len(self.pages)
+        pages, start = len(self.pages), self.words.of(self.start)
         if not self.start:
             return {
                 Dialect.COMPACT: f"errand {self.num_moves} {pages}",
-                Dialect.NATURAL: _NATURAL_ERRAND.format(moves=self.num_moves, pages=pages),
+                Dialect.NATURAL: self.words.errand.format(moves=self.num_moves, pages=pages),
             }
         return {
-            Dialect.COMPACT: f"follow {self.start} {pages}",
-            Dialect.NATURAL: _NATURAL.format(start=self.start, pages=pages),
+            Dialect.COMPACT: f"follow {start} {pages}",
+            Dialect.NATURAL: self.words.chain.format(start=start, pages=pages),
         }
 
     def scene(self) -> Scene:
@@ -131,15 +109,15 @@ class Chain:
     def thinker(self, hand: Hand, effort: Effort) -> Script:
         """Thinks about each page before the next call; an unskilled hand slips now and then, or takes a wrong
         turn that it notices."""
-        room, thought = self.start, "" if effort is Effort.NONE else self.start
+        room, thought = self.start, "" if effort is Effort.NONE else self.words.of(self.start)
         for number, page in enumerate(self.pages, start=1):
             yield _thoughtful(_read(number), thought)
             rooms = walk(room, page)
             if not hand.is_right() and hand.rng.random() < _SLIP:
                 rooms[-1] = hand.rng.choice([each for each in ROOMS if each != rooms[-1]])
-            thought = " ".join(_said(page, rooms, hand, effort))
+            thought = self.words.thought(*_said(page, rooms, hand, effort))
             room = rooms[-1]
-        yield _thoughtful(call("submit", room=room), thought)
+        yield _thoughtful(call("submit", room=self.words.of(room)), thought)
 
 
 def _thoughtful(one: Call, thinking: str) -> Call:
@@ -153,16 +131,16 @@ def _read(number: int) -> Call:
     return Call(tool="read", arguments=arguments)
 
 
-def _said(page: Sequence[str], rooms: Sequence[str], hand: Hand, effort: Effort) -> Iterator[str]:
-    """The words of a thought: `low` every other room, `medium` each, `high` each, perhaps with a wrong turn,
+def _said(page: Sequence[str], rooms: Sequence[str], hand: Hand, effort: Effort) -> Iterator[Sequence[str]]:
+    """The walks of a thought: `low` every other room, `medium` each, `high` each, perhaps with a wrong turn,
     and each again; `none` nothing."""
     if effort is Effort.LOW:
-        yield from rooms[1::2]
+        yield rooms[1::2]
     elif effort is Effort.MEDIUM:
-        yield from rooms
+        yield rooms
     elif effort is not Effort.NONE:
-        yield from _with_wrong_turns(page, rooms, hand)
-        yield from (AGAIN, *rooms)
+        yield _with_wrong_turns(page, rooms, hand)
+        yield rooms
 
 
 def _with_wrong_turns(page: Sequence[str], rooms: Sequence[str], hand: Hand) -> Sequence[str]:
@@ -178,7 +156,7 @@ class ChainScene(Scene):
     state: _State
 
     def __init__(self, case: Chain) -> None:
-        super().__init__(TOOLS, _State())
+        super().__init__(case.tools, _State())
         self.case = case
 
     def carry_out(self, call: Call) -> Answer:
@@ -190,9 +168,9 @@ class ChainScene(Scene):
         if isinstance(page, bool) or not isinstance(page, int) or not 0 <= page <= len(pages):
             raise InvalidArguments(f"page must be a number from 0 to {len(pages)}")
         if page == 0:
-            return Answer(text=_TABLE)
+            return Answer(text=self.case.words.table(MOVES))
         state.read |= 1 << page
-        return Answer(text=" ".join(pages[page - 1]))
+        return Answer(text=self.case.words.text(pages[page - 1]))
 
     def outcome(self) -> Outcome:
         state, case = self.state, self.case
@@ -222,7 +200,7 @@ def _orders() -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     return found[_HELD_OUT:], found[:_HELD_OUT]
 
 
-def draw(split: str, level: int, rng: random.Random) -> Chain:
+def draw(split: str, level: int, rng: random.Random, *, words: Words = TERSE) -> Chain:
     """Tasks of other splits than `train` have a page that no training task has."""
     num_pages = PAGES[level] + _MORE_PAGES * (split == "structural")
     trained, held_out = _orders()
@@ -231,33 +209,34 @@ def draw(split: str, level: int, rng: random.Random) -> Chain:
         pages = [rng.choice(trained) for _ in range(num_pages)]
         if split != "train":
             pages[rng.randrange(num_pages)] = rng.choice(held_out)
-        case = Chain(start=start, pages=tuple(pages))
-        if case.end != start:  # otherwise the prompt would show the answer
+        case = Chain(start=start, pages=tuple(pages), words=words)
+        if case.end != words.of(start):  # otherwise the prompt would show the answer
             return case
 
 
-def draw_errand(split: str, level: int, rng: random.Random) -> Chain:
+def draw_errand(split: str, level: int, rng: random.Random, *, words: Words = TERSE) -> Chain:
     """Held-out tasks have texts of their own; structural ones two more pages."""
     num_pages = _ERRAND_PAGES + _MORE_PAGES * (split == "structural")
-    words = [rng.choice(IDLE) for _ in range(num_pages * _ERRAND_PER_PAGE)]
-    words[0] = rng.choice(ROOMS)
-    for at in rng.sample(range(1, len(words)), ERRAND_MOVES[level]):
-        words[at] = rng.choice([*MOVES])
+    happens = [rng.choice(IDLE) for _ in range(num_pages * _ERRAND_PER_PAGE)]
+    happens[0] = rng.choice(ROOMS)
+    for at in rng.sample(range(1, len(happens)), ERRAND_MOVES[level]):
+        happens[at] = rng.choice([*MOVES])
     return Chain(
         start="",
         pages=tuple(
-            tuple(words[at : at + _ERRAND_PER_PAGE]) for at in range(0, len(words), _ERRAND_PER_PAGE)
+            tuple(happens[at : at + _ERRAND_PER_PAGE]) for at in range(0, len(happens), _ERRAND_PER_PAGE)
         ),
+        words=words,
     )
 
 
-def open_loop(prompt: str, turns: int, rng: random.Random) -> Script:
+def open_loop(prompt: str, turns: int, rng: random.Random, *, words: Words = TERSE) -> Script:
     """Reads every page and looks at none; never answers the room of the prompt."""
     _, start, pages = prompt.split()
     for number in range(1, int(pages) + 1):
         yield _read(number)
-    yield call("submit", room=rng.choice([room for room in ROOMS if room != start]))
+    yield call("submit", room=rng.choice([room for room in map(words.of, ROOMS) if room != start]))
 
 
-def anything(prompt: str, rng: random.Random) -> Call:
-    return rng.choice((_read(rng.randint(1, 8)), call("submit", room=rng.choice(ROOMS))))
+def anything(prompt: str, rng: random.Random, *, words: Words = TERSE) -> Call:
+    return rng.choice((_read(rng.randint(1, 8)), call("submit", room=words.of(rng.choice(ROOMS)))))
