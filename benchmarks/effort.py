@@ -1,9 +1,9 @@
-"""Success against compute: one checkpoint at four efforts and `auto`, on the same held-out tasks.
+"""Success against compute: one checkpoint at each effort of its recipe, on the same held-out tasks.
 
     python benchmarks/effort.py [--seeds 5] [--first-seed 0] [--only chain] [--runs runs/effort] [--short]
 
-Trains the recipe of each family (`think`, `think-errand`) for each seed that is not there yet, then asks for
-each effort. What counts, and how it is analysed, is in `docs/decisions/effort.md`, which was committed
+Trains the recipe of each row (`think`, `think-errand`; with `--only smollm2` the real model of
+`think-smollm2`) for each seed that is not there yet, then asks for each effort. What counts, and how it is analysed, is in `docs/decisions/effort.md`, which was committed
 before. Every turn is counted again from its recorded tokens. What is done is kept in the directory of the
 run, under `measured/`: killed at any time, the same command goes on. `--short`: one seed of each with a
 fraction of the demonstrations, in a few minutes; its curve says nothing.
@@ -20,9 +20,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from agito.concurrency import run
 from agito.evaluation.adaptivity import Paired, adaptivity, by_difficulty, spearman
@@ -31,8 +34,7 @@ from agito.learning.modes import mode_of
 from agito.protocols import ShowsDifficulty
 from agito.recipe import Recipe
 from agito.record.events import ignore
-from agito.render import Vocabulary
-from agito.render.vocabulary import END, END_THINK, THINK
+from agito.render.vocabulary import END_THINK, THINK
 from agito.runtime import load_policy
 from agito.runtime.run_context import environment_of
 from agito.sampling.thinking_budget import whole_turns
@@ -40,6 +42,7 @@ from agito.types import Attempt, Effort, Mode
 from harness import RESULTS, Json, report
 
 RECIPES = {"chain": "think", "errand": "think-errand"}  # by family
+REAL = {"smollm2": "think-smollm2"}  # an hour a seed, so only when it is asked for
 DRAWS, SLACK = 2000, 0.01
 MEASURES: tuple[str, ...] = ("success", "think_tokens", "cost", "u", "leaked")
 SHORT = ("sft.demos=600", "rl.steps=2", "eval.structural_tasks=20", "eval.baseline_tasks=20", "eval.tasks=40")
@@ -78,7 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--only", choices=[*RECIPES], help="one family; what is known of the others is kept")
+    parser.add_argument(
+        "--only", choices=[*RECIPES, *REAL], help="one row; what is known of the others is kept"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/effort"))
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
@@ -91,7 +96,8 @@ def main() -> None:
     figures, detail = before["figures"]["environments"], before["detail"]
     for family in [options.only] if options.only else RECIPES:
         changes = SHORT if options.short else ()
-        seeds = [one_seed(RECIPES[family], number, options.runs, changes) for number in numbers]
+        recipe = (RECIPES | REAL)[family]
+        seeds = [one_seed(recipe, number, options.runs, changes) for number in numbers]
         figures[family], detail[family] = analysed(seeds)
         detail[family]["seeds"] = list(numbers)
     totals = {key: sum(each[key] for each in detail.values()) for key in ("over_budget", "turns")}
@@ -161,30 +167,43 @@ def _row(attempt: Attempt, recipe: Recipe) -> Row | None:
 
 
 def recount(attempt: Attempt, directory: Path) -> tuple[int, int]:
-    """Turns, and those over their budget, by what stands between the tags of the recorded tokens."""
-    vocabulary, trajectory = _vocabulary(directory), attempt.trajectory
-    think, end_think = vocabulary.id(THINK), vocabulary.id(END_THINK)
-    turns, over = whole_turns(trajectory.turns), 0
+    """Turns, and those over their budget, by what stands between the tags of the recorded text."""
+    tokens = attempt.trajectory.segments[0].tokens
+    pieces = _pieces(directory, tokens.ids)
+    turns, over = whole_turns(attempt.trajectory.turns), 0
     for turn in turns:
-        tokens = trajectory.segments[0].tokens
-        inside, num = tokens.ids[turn[0].start - 1] == think, 0
-        for at in range(turn[0].start, turn[-1].stop):
-            token = tokens.ids[at]
-            num += inside and token != end_think
-            inside = token == think or (inside and token != end_think)
-        num -= inside and tokens.ids[turn[-1].stop - 1] == vocabulary.id(END)  # which is no thought
+        start, stop = turn[0].start, turn[-1].stop
+        is_inside = "".join(pieces[max(start - 8, 0) : start]).rstrip().endswith(THINK)
+        num = _num_inside(pieces[start:stop], is_inside=is_inside)
         budget = turn[0].think_budget
         over += budget is not None and num > budget
     return len(turns), over
 
 
-_VOCABULARIES: dict[Path, Vocabulary] = {}
+def _num_inside(pieces: Sequence[str], *, is_inside: bool) -> int:
+    """Tokens of which a character stands between tags; what ends a turn is no thought."""
+    text = (THINK if is_inside else "") + "".join(pieces)
+    inside, stop = bytearray(len(text)), 0
+    while (start := text.find(THINK, stop)) >= 0:
+        start += len(THINK)
+        stop = text.find(END_THINK, start) if END_THINK in text[start:] else len(text)
+        inside[start:stop] = b"\1" * (stop - start)
+    num, at = 0, len(text) - sum(map(len, pieces))
+    for piece in pieces:
+        num += any(inside[at : at + len(piece)])
+        at += len(piece)
+    return num - (bool(pieces) and pieces[-1].startswith("<|") and inside[-1:] == b"\1")
 
 
-def _vocabulary(directory: Path) -> Vocabulary:
-    if directory not in _VOCABULARIES:
-        _VOCABULARIES[directory] = Vocabulary.read(directory)
-    return _VOCABULARIES[directory]
+def _pieces(directory: Path, ids: Sequence[int]) -> list[str]:
+    """The text of each token, special ones too."""
+    tokenizer = _tokenizer(directory)
+    return [tokenizer.decode([each], skip_special_tokens=False) for each in ids]
+
+
+@cache
+def _tokenizer(directory: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(directory / "tokenizer.json"))
 
 
 def analysed(seeds: Sequence[Seed]) -> tuple[dict[str, Json], dict[str, Json]]:

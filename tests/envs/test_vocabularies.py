@@ -32,7 +32,7 @@ from agito.testing.episodes import Played, play
 from agito.types import AttemptId, Dialect, Target, Task
 from agito.worlds.api import dump, image
 
-SPOKEN = ("shell", "code", "desk")
+SPOKEN = ("shell", "code", "desk", "thinking")
 SPLITS = ("train", "heldout", "structural")
 _NATURAL = "env.dialect=natural"
 _ORDER = ("gor42", "fok", "gor", "open", 3, PLACES[1])
