@@ -3,10 +3,11 @@
     python benchmarks/effort.py [--seeds 5] [--first-seed 0] [--only chain] [--runs runs/effort] [--short]
 
 Trains the recipe of each row (`think`, `think-errand`; with `--only smollm2` the real model of
-`think-smollm2`) for each seed that is not there yet, then asks for each effort. What counts, and how it is analysed, is in `docs/decisions/effort.md`, which was committed
-before. Every turn is counted again from its recorded tokens. What is done is kept in the directory of the
-run, under `measured/`: killed at any time, the same command goes on. `--short`: one seed of each with a
-fraction of the demonstrations, in a few minutes; its curve says nothing.
+`think-smollm2`) for each seed that is not there yet, then asks for each effort. What counts, and how it is
+analysed, is in `docs/decisions/effort.md`, which was committed before. Every turn is counted again from its
+recorded tokens. What is done is kept in the directory of the run, under `measured/`: killed at any time, the
+same command goes on. `--short`: one seed of each with a fraction of the demonstrations, in a few minutes; its
+curve says nothing.
 """
 
 from __future__ import annotations
