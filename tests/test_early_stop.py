@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,10 @@ def test_a_cold_start_that_is_told_to_ends_early_with_its_learning_rate_decayed(
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     factors = [line["train/lr_factor"] for line in lines if line["phase"] == "sft"]
     assert 12 < len(factors) < 140, "of 300 steps, 150 of them new"
-    warm = 6
-    assert factors[-1] < 0.1 and factors[warm:] == sorted(factors[warm:], reverse=True)
+    warm, tail = 6, next(tail for tail in range(1, 20) if math.ceil((len(factors) - tail) / 10) == tail)
+    assert factors[warm:] == sorted(factors[warm:], reverse=True)
+    begun = factors[-tail]
+    assert begun > 0.5 and factors[-tail:] == pytest.approx([begun * (1 - at / tail) for at in range(tail)])
     assert any(f"imitation ends after {len(factors)} of 300 steps" in each for each in said)
     assert json.loads((tmp_path / "run/summary.json").read_text())["void_attempts"] == 0
 
@@ -79,4 +82,5 @@ def test_a_phase_is_shortened_to_what_is_to_come() -> None:
         with pytest.raises(ValueError, match="50 of 100 steps are done"):
             trainer.shorten_phase(wrong)
     trainer.shorten_phase(55)
-    assert [trainer.optimizer.factor(step) for step in (50, 54)] == pytest.approx([5 / 53.9, 1 / 53.9])
+    factors = [trainer.optimizer.factor(step) for step in range(49, 56)]
+    assert factors == pytest.approx([51 / 98, *(50 / 98 * left / 5 for left in (5, 4, 3, 2, 1, 0))])

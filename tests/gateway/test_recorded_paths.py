@@ -4,6 +4,7 @@ and no answer is lost on its way to the folder.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tests.gateway.test_recording_filter import Client, recorded, user
 from tests.render.test_chat import CHATML, QWEN, write
 
 from agito.cli.gateway import Recorder, forget
-from agito.errors import BadRecipe
+from agito.errors import AgitoError, BadRecipe
 from agito.record import recording
 from agito.record.answers import named
 from agito.record.outcomes import report_outcome
@@ -172,6 +173,9 @@ async def test_answers_that_come_while_a_full_part_is_written_are_kept_and_can_b
     talking: tuple[Client, Recorder],
 ) -> None:
     client, recorder = talking
+    with pytest.raises(AgitoError, match=f"process {os.getpid()} is recording here; choose another folder"):
+        Recorder(client.folder, recorder.conversations)
+    recorder.close()
     recorder = Recorder(client.folder, recorder.conversations, part_size=2)
     one = [user("a"), await client.say("a", [user("a")])]
     await client.say("b", [user("b")])

@@ -36,6 +36,7 @@ from agito.types import Attempt, FinishReason, TokenSource, Trajectory
 
 pytestmark = pytest.mark.anyio
 NUM, TOKENS = 96, 6
+JUDGE = {"authorization": "Bearer judge"}
 VOWELS = frozenset("aeiou")
 
 
@@ -64,10 +65,11 @@ async def gateway(
         server = Gateway(lambda _: conversations, ["model"], key=KEY, overrides=False)
         recorder, headers = Recorder(folder, conversations), {"authorization": f"Bearer {KEY}"}
         async with (
-            listening(server.app(outcomes_route(server, folder))) as url,
+            listening(server.app(outcomes_route(server, folder, key="judge"))) as url,
             httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client,
         ):
             yield client, recorder
+        recorder.close()
         await conversations.aclose()
 
 
@@ -83,7 +85,9 @@ async def serve(model: Qwen3, renderer: ChatRenderer, folder: Path) -> float:
             num_good += good
             if at % 12:
                 told = {"id": answer["id"], "success": good}
-                assert (await client.post("/v1/outcomes", json=told)).json()["recorded"] is True
+                assert (await client.post("/v1/outcomes", json=told, headers=JUDGE)).json()[
+                    "recorded"
+                ] is True
         recorder.write(recorder.new())
     return num_good / NUM
 
@@ -155,10 +159,13 @@ async def test_an_outcome_that_is_none_is_refused_and_so_is_one_without_the_key(
     )
     async with gateway(served.model, served.renderer, tmp_path) as (client, _):
         for each in bad:
-            response = await client.post("/v1/outcomes", json=each)
+            response = await client.post("/v1/outcomes", json=each, headers=JUDGE)
             assert response.status_code == 400 and response.json()["error"]["message"], each
-        told, other = {"id": "x", "reward": 1}, {"authorization": "Bearer other"}
-        assert (await client.post("/v1/outcomes", json=told, headers=other)).status_code == 401
+        told = {"id": "x", "reward": 1}
+        for other in ({"authorization": "Bearer other"}, {}):  # without it: the agent's own key
+            assert (await client.post("/v1/outcomes", json=told, headers=other)).status_code == 401
+        model = {"model": "model", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        assert (await client.post("/v1/chat/completions", json=model, headers=JUDGE)).status_code == 401
     assert not (tmp_path / "outcomes.jsonl").exists()
 
 

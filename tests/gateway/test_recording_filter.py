@@ -85,6 +85,7 @@ async def recorded(renderer: ChatRenderer, folder: Path) -> AsyncGenerator[tuple
             httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http,
         ):
             yield Client(http, folder), recorder
+        recorder.close()
         await conversations.aclose()
 
 

@@ -214,6 +214,10 @@ def gateway(
     record: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep what is served there, as trajectories.")
     ] = None,
+    judge_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="With --record: of whoever reports outcomes. Default: drawn."),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(metavar="T", min=0.0, help="Where a client asks for none.")
     ] = 1.0,
@@ -235,5 +239,8 @@ def gateway(
 
     from agito.cli.gateway import Place, serve_policy
 
-    place = Place(host=host, port=port, key=key or f"agito-{secrets.token_urlsafe(24)}", record=record)
+    drawn, judges = (f"agito-{secrets.token_urlsafe(24)}" for _ in range(2))
+    place = Place(host=host, port=port, key=key or drawn, record=record, judge_key=judge_key or judges)
+    if place.judge_key == place.key:
+        raise typer.BadParameter("the agent has --key; give another", param_hint="--judge-key")
     serve_policy(checkpoint, place, temperature=temperature, sampler=sampler)

@@ -30,6 +30,7 @@ from agito.protocols import Agent, AgentSpec, Renderer
 from agito.recipe import HarnessSection, Recipe
 from agito.record import recording
 from agito.record.answers import tag_of, tag_of_earlier
+from agito.record.lock import lock, unlock
 from agito.record.outcomes import answer_name, report_outcome
 from agito.record.reading import read_trajectories
 from agito.record.trajectories import write_trajectories
@@ -45,12 +46,15 @@ _MOST_LINES = 4096  # that are known at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where it is served, and to whom. Port 0 is any free one."""
+    """Where it is served, and to whom. Port 0 is any free one. `judge_key`: of those who say how a recorded
+    conversation turned out.
+    """
 
     host: str
     port: int
     key: str
     record: Path | None = None
+    judge_key: str = ""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,7 @@ class _Kept:
 
     last: Line
     tools: tuple[ToolSpec, ...] = ()
+    made: Attempt | None = None  # as it was last written, where nothing has been answered since
     names: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
 
@@ -83,9 +88,10 @@ class Recorder:
 
     def __init__(self, folder: Path, conversations: Conversations, *, part_size: int = 256) -> None:
         """`part_size`: conversations in one file. Raises `OSError` for a folder that cannot be written, and
-        `AgitoError` for another model's.
+        `AgitoError` for another model's, or where another gateway records. `close` it.
         """
         recording.begin(folder, conversations.agent.spec.renderer)
+        self._lock = lock(folder, otherwise="is recording here; choose another folder")
         self._folder, self.conversations = folder, conversations
         there = sorted(folder.glob(f"{PHASE}-*.parquet"))
         self._part_size = part_size
@@ -102,7 +108,7 @@ class Recorder:
 
     def note(self, line: Line, ask: Ask, choice: int) -> None:
         kept = self._kept.setdefault(line.root.number, _Kept(line))
-        kept.last, kept.tools = line, ask.tools
+        kept.last, kept.tools, kept.made = line, ask.tools, None
         kept.names[answer_name(ask.name, choice)] = (line.number, len(line.turns()) - 1)
         self._is_written = False
 
@@ -110,7 +116,7 @@ class Recorder:
         """The whole part where anything is new in it, else nothing. A part that is full ends with it: what is
         answered from now on stands in the next. A conversation that goes on stands there again, as a whole.
         """
-        attempts = () if self._is_written else tuple(map(self._attempt, self._kept.values()))
+        attempts = () if self._is_written else tuple(map(self._made, self._kept.values()))
         batch = Batch(part=self._part, number=self._num_batches, attempts=attempts)
         self._num_batches, self._is_written = self._num_batches + 1, True
         if self._kept and (ends_part or len(self._kept) >= self._part_size):
@@ -142,6 +148,16 @@ class Recorder:
                 piece=partial(_piece, renderer),
             )
             self._newest = batch
+
+    def close(self) -> None:
+        """Another may record here. Idempotent."""
+        if self._lock >= 0:
+            unlock(self._lock)
+            self._lock = -1
+
+    def _made(self, kept: _Kept) -> Attempt:
+        kept.made = kept.made or self._attempt(kept)
+        return kept.made
 
     def _attempt(self, kept: _Kept) -> Attempt:
         root = kept.last.root
@@ -188,14 +204,15 @@ async def forget(conversations: Conversations, recorder: Recorder | None, most: 
     """All but so many lines, where there are twice as many; they are written before."""
     if not conversations.has_many(most):
         return
-    batch = recorder.new_before_forgetting() if recorder is not None else None
+    if recorder is not None:
+        await anyio.to_thread.run_sync(recorder.write, recorder.new_before_forgetting())
     await conversations.forget(most)
-    if recorder is not None and batch is not None:
-        await anyio.to_thread.run_sync(recorder.write, batch)
 
 
-def outcomes_route(gateway: Gateway, folder: Path) -> Route:
-    """Where clients say how a conversation turned out, at any time."""
+def outcomes_route(gateway: Gateway, folder: Path, *, key: str) -> Route:
+    """Where it is said how a conversation turned out, at any time, by whoever has this key. An agent has the
+    clients' key, and must not judge itself.
+    """
 
     async def report(request: Request) -> Response:
         told = await body_of(request)
@@ -205,7 +222,7 @@ def outcomes_route(gateway: Gateway, folder: Path) -> Route:
             raise Refused(400, str(error)) from error
         return JSONResponse({"object": "outcome", "recorded": True})
 
-    return Route("/v1/outcomes", gateway.guarded(report), methods=["POST"])
+    return Route("/v1/outcomes", gateway.guarded(report, key=key), methods=["POST"])
 
 
 def _piece(renderer: Renderer, policy: str, token: int) -> str:
@@ -247,7 +264,11 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
 
         gateway = gateway_of(conversations, name, key=place.key)
         try:
-            more = [] if place.record is None else [outcomes_route(gateway, place.record)]
+            more = (
+                [outcomes_route(gateway, place.record, key=place.judge_key)]
+                if place.record is not None
+                else []
+            )
             async with listening(gateway.app(*more), host=place.host, port=place.port) as url:
                 _welcome(url, name, place)
                 await is_gone.wait()
@@ -257,6 +278,7 @@ async def _serve(checkpoint: Path, recipe: Recipe, place: Place, *, name: str, t
             with anyio.CancelScope(shield=True):
                 if recorder is not None:
                     recorder.write(recorder.new())
+                    recorder.close()
                 say(conversations.tree.meter.told())
                 await conversations.aclose()
 
@@ -282,3 +304,5 @@ def _welcome(url: str, name: str, place: Place) -> None:
     typer.echo(f"export ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={place.key}")
     recorded = f"; recorded in {place.record}" if place.record else ""
     typer.echo(f"# model: {name}, and any other name is served by it too{recorded}; Ctrl-C ends it")
+    if place.record:
+        typer.echo(f"# for POST {url}/v1/outcomes alone, and not for the agent: key {place.judge_key}")

@@ -34,6 +34,7 @@ Result = TypeVar("Result")
 MOST_BYTES = 1 << 23  # of one request
 _BODY_S = 30.0  # for sending it
 _SESSION_HEADERS = ("x-session-id", "x-agent-id", "x-claude-code-session-id")
+MOST_SESSION = 80  # characters of its name that are kept
 _MARKS = ("<tool_call>", "<think>", "</think>")
 _KINDS = {
     400: "invalid_request_error",
@@ -81,32 +82,28 @@ class Gateway:
             Route("/v1/chat/completions", self._asked(cast("Api", chat), "chatcmpl-"), methods=["POST"]),
             Route("/v1/responses", self._asked(cast("Api", responses), "resp_"), methods=["POST"]),
             Route("/v1/messages", self._asked(cast("Api", anthropic), "msg_"), methods=["POST"]),
-            Route("/v1/messages/count_tokens", self._guarded(self._count), methods=["POST"]),
-            Route("/v1/models", self._guarded(self._models), methods=["GET"]),
-            Route("/v1/models/{name:path}", self._guarded(self._model), methods=["GET"]),
+            Route("/v1/messages/count_tokens", self.guarded(self._count), methods=["POST"]),
+            Route("/v1/models", self.guarded(self._models), methods=["GET"]),
+            Route("/v1/models/{name:path}", self.guarded(self._model), methods=["GET"]),
             *more,
         ]
         return Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
 
-    def admit(self, request: Request) -> None:
-        """Raises `Refused` unless the request brings the key."""
+    def admit(self, request: Request, key: str = "") -> None:
+        """Raises `Refused` unless the request brings the key: the clients', where no other is named."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = request.headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")
-        if not hmac.compare_digest(given.encode(), self._key.encode()):
+        if not hmac.compare_digest(given.encode(), (key or self._key).encode()):
             raise Refused(401, "this key is not valid here", code="invalid_api_key")
 
     def guarded(
-        self, handle: Callable[[Request], Awaitable[Response]]
+        self, handle: Callable[[Request], Awaitable[Response]], *, key: str = ""
     ) -> Callable[[Request], Awaitable[Response]]:
-        """The same behind the key; a refusal is an answer."""
-        return self._guarded(handle)
+        """The same behind a key, the clients' where no other is named; a refusal is an answer."""
 
-    def _guarded(
-        self, handle: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
         async def inner(request: Request) -> Response:
             try:
-                self.admit(request)
+                self.admit(request, key)
                 return await handle(request)
             except Refused as error:
                 return refusal(error, is_anthropic=request.url.path.startswith("/v1/messages"))
@@ -128,7 +125,7 @@ class Gateway:
                 (request.headers[name] for name in _SESSION_HEADERS if name in request.headers), ""
             )
             name, created = prefix + secrets.token_hex(12), int(time.time())
-            ask = replace(ask, session=session[:80], name=name)
+            ask = replace(ask, session=session[:MOST_SESSION], name=name)
             offered(ask.tools, ask.choice)
             conversations = self._choose(ask.model)
             renderer = conversations.agent.spec.renderer
@@ -142,7 +139,7 @@ class Gateway:
             answers = await while_connected(request, lambda: _all(conversations, ask))
             return JSONResponse(api.whole(ask, answers, renderer, name=name, created=created))
 
-        return self._guarded(handle)
+        return self.guarded(handle)
 
     async def _count(self, request: Request) -> Response:
         ask = anthropic.read_prompt(Fields(await body_of(request)))

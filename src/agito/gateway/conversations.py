@@ -210,9 +210,13 @@ class Conversations:
                 await self.tree.close_idle(self._terms.most_rows)
 
     def _turn_of(self, ask: Ask) -> AbstractAsyncContextManager[object]:
-        """Turns that share a budget of think tokens are sampled one by one: each finds what is left."""
+        """Turns that share a budget of think tokens are sampled one by one: each finds what is left. At
+        `auto` the first one, which chooses, comes before all others."""
         thinking = self._thinking(ask)
-        is_shared = thinking is not None and thinking.thinking.attempt_tokens is not None
+        is_shared = thinking is not None and (
+            thinking.thinking.attempt_tokens is not None
+            or (thinking.thinking.effort is Effort.AUTO and not self._turns)
+        )
         return self._sharing if is_shared else nullcontext()
 
     async def _sampled(self, place: Place, ask: Ask, on_said: Callable[[Said], None] | None) -> Answer:
@@ -301,10 +305,11 @@ class Conversations:
             renderer = spec.renderer.asking(Effort.NONE if is_begun else thinking.effort)
         except ValueError:
             return None
-        if self._turns:  # the choice of a mode is an attempt's first
-            thinking = replace(thinking, mode=None)
+        if not isinstance(renderer, Blocks):
+            return None
         thinking = replace(thinking, turn_tokens=0) if is_begun else thinking
-        return TurnThinking(renderer=renderer, thinking=thinking) if isinstance(renderer, Blocks) else None
+        may_choose = not self._turns and not is_begun
+        return TurnThinking(renderer=renderer, thinking=thinking, may_choose=may_choose)
 
     def _told(self, ask: Ask) -> tuple[Message, ...]:
         """With the effort in words, where a pre-trained model is asked for one."""

@@ -60,7 +60,8 @@ def read(body: Fields, *, overrides: bool) -> Ask:
 
 
 def _thinking(body: Fields) -> Thinking | None:
-    return Thinking(effort=body.object("reasoning").effort("effort")) if body.has("reasoning") else None
+    reasoning = body.object("reasoning") if body.has("reasoning") else None
+    return Thinking(effort=reasoning.effort("effort")) if reasoning and reasoning.has("effort") else None
 
 
 def _items(items: Sequence[Fields]) -> list[Message]:

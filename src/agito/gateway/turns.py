@@ -17,14 +17,18 @@ from agito.types import Effort, FinishReason, Thinking, ToolSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnThinking:
-    """What is asked of one turn, and the renderer for it."""
+    """What is asked of one turn, and the renderer for it. `may_choose`: it is the attempt's first, and no
+    call was begun for it."""
 
     renderer: Blocks
     thinking: Thinking
+    may_choose: bool
 
     def stretches(self, capture: Capture, *, spent: int, room: int) -> Stretches:
         """Raises `Refused` without room for a token behind a block."""
-        found = Stretches(capture, self.renderer, self.thinking, spent=spent, room=room)
+        found = Stretches(
+            capture, self.renderer, self.thinking, spent=spent, room=room, may_choose=self.may_choose
+        )
         if not found.has_room:
             why = f"there is room for {room} tokens, too few for a think block and an answer"
             raise Refused(400, why, code="context_length_exceeded")

@@ -24,7 +24,7 @@ def effort_of(trajectory: Trajectory) -> Effort:
 
 
 def mode_of(trajectory: Trajectory) -> Mode | None:
-    """None at any effort but `auto`."""
+    """None at any effort but `auto`, and where the first turn was begun with a call that was forced."""
     return trajectory.turns[0].mode if trajectory.turns else None
 
 
@@ -52,11 +52,14 @@ class Modes:
         return self.act if mode is Mode.ACT else 1.0 - self.act
 
     def mean(self, value: Callable[[Attempt], float]) -> float:
-        """Under the policy's own choice, whatever was chosen for it; of one mode where there is one."""
+        """Under the policy's own choice, whatever was chosen for it; of one mode where there is one. NaN
+        where nobody chose."""
         parts = [
             (self.chance(mode), [value(each) for each in own]) for mode, own in self.attempts.items() if own
         ]
         total = sum(chance for chance, _ in parts)
+        if not parts:
+            return math.nan
         if total <= 0:
             return mean(each for _, values in parts for each in values)
         return sum(chance * mean(values) for chance, values in parts) / total
@@ -91,9 +94,10 @@ class ModeCredit:
             return self.credit(group, running_mean=running_mean)
         chosen = Modes.of(group).advantages(least=self.least)
         samples: list[Sample] = []
-        for mode in Mode:
+        for mode in (*Mode, None):  # None: of those whose first turn was begun for them
             own = tuple(each for each in group.attempts if mode_of(each.trajectory) is mode)
-            samples += self._within(replace(group, attempts=own), running_mean, chosen.get(mode, 0.0))
+            advantage = 0.0 if mode is None else chosen.get(mode, 0.0)
+            samples += self._within(replace(group, attempts=own), running_mean, advantage) if own else []
         return tuple(samples)
 
     def _within(self, part: Group, running_mean: float, chosen: float) -> list[Sample]:

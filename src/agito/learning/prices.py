@@ -10,12 +10,14 @@ attempts of the cell that earned something. So the price needs no unit: to short
 worth as much in any cell, by any tokenizer. One agent and a team pay alike.
 
 Whoever earned the environment's lowest reward pays what the mean costs, of either: to fail briefly is no
-better than to fail at length. A group is asked for one price and keeps it: its attempts are compared with one
-another, however prices move between the first that ends and the last.
+better than to fail at length. Nobody pays so much that to earn nothing would have been better. A group is
+asked for one price and keeps it: its attempts are compared with one another, however prices move between the
+first that ends and the last.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -70,13 +72,16 @@ class Prices:
         return self._of_thinking(attempt, quote) + self._of_path(attempt, quote)
 
     def _of_thinking(self, attempt: Attempt, quote: _Quote) -> float:
-        """λ·C, for think tokens, calls and turns."""
+        """λ·C, for think tokens, calls and turns, but never so much that to earn nothing would have been
+        better."""
         if not quote.price:
             return 0.0
         own = self._section.cost(attempt.trajectory)
-        return quote.price * (
-            own if self._earns(attempt) else quote.costs.get(mode_of(attempt.trajectory), own)
-        )
+        mean_cost = quote.costs.get(mode_of(attempt.trajectory), own)
+        if not self._earns(attempt):
+            return quote.price * mean_cost
+        earned = attempt.verdict.reward - self._lowest
+        return min(quote.price * own, quote.price * mean_cost + earned)
 
     def _of_path(self, attempt: Attempt, quote: _Quote) -> float:
         """In proportion to its critical path, but never so much that to earn nothing would have been
@@ -132,7 +137,7 @@ class Prices:
                 yield _key(group.task.cell, effort), found
                 continue
             chosen = Modes.of(group).mean(lambda each: self._section.cost(each.trajectory))
-            yield _key(group.task.cell, effort), [chosen] * len(own)
+            yield _key(group.task.cell, effort), found if math.isnan(chosen) else [chosen] * len(own)
             for mode in Mode:
                 part = [
                     cost for cost, each in zip(found, own, strict=True) if mode_of(each.trajectory) is mode

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agito.errors import BadEnvironment
-from agito.record.files import reports_full_disk
+from agito.record.files import disk_full, reports_full_disk
 from agito.types import Json
 
 OUTCOMES = "outcomes.jsonl"  # beside the conversations
+MOST_SESSION = 80  # characters of its name that count, as a gateway keeps no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,8 @@ def reported(raw: Json) -> Reported:
     outcome = outcome_of(raw)
     if outcome is None:
         raise ValueError("give a reward, or success")
-    return Reported(outcome=outcome, answer=answer_name(answer) if answer else "", session=session)
+    name = answer_name(answer) if answer else ""
+    return Reported(outcome=outcome, answer=name, session=session[:MOST_SESSION])
 
 
 def answer_name(answer: str, choice: int = 0) -> str:
@@ -78,11 +82,18 @@ def answer_name(answer: str, choice: int = 0) -> str:
 
 
 def report_outcome(folder: Path, raw: Json) -> None:
-    """Appends it in one write. Raises `ValueError` for what is no outcome, and `DiskFull`."""
+    """Appends it in one write. Raises `ValueError` for what is no outcome, and `DiskFull`, with the file as
+    it was.
+    """
     reported(raw)
     path = folder / OUTCOMES
+    line = json.dumps(raw, ensure_ascii=True).encode() + b"\n"
     with reports_full_disk(path), path.open("ab", buffering=0) as file:
-        file.write(json.dumps(raw, ensure_ascii=True).encode() + b"\n")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = file.seek(0, os.SEEK_END)
+        if file.write(line) != len(line):
+            file.truncate(size)
+            raise disk_full(path)
 
 
 def read_outcomes(folder: Path) -> list[Reported]:

@@ -5,7 +5,6 @@ Two processes never write one run: the writer holds a lock that ends with it. Re
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from types import TracebackType
 from agito.errors import AgitoError, NotFound
 from agito.record.attempt_ledger import Consumed, Ledger
 from agito.record.files import reports_full_disk, write_atomically
+from agito.record.lock import lock, unlock
 from agito.record.metrics import Line, Metrics, trim_metrics
 from agito.types import Json
 
@@ -94,7 +94,7 @@ class RunDir:
         meta = _read_meta(path)
         if meta is None:
             raise NotFound(f"{path}: no run there, so nothing is moved; choose another name")
-        lock = _lock(path)
+        held = _lock(path)
         try:
             date = str(meta.get("started", "")).split("+")[0].replace(":", "-") or "undated"
             aside = path.with_name(f"{path.name}.{date}")
@@ -104,7 +104,7 @@ class RunDir:
                 aside = path.with_name(f"{path.name}.{date}.{count}")
             return path.rename(aside)
         finally:
-            _unlock(lock)
+            unlock(held)
 
     @staticmethod
     def is_written(path: Path) -> bool:
@@ -149,7 +149,7 @@ class RunDir:
     def close(self) -> None:
         """Gives the lock back. Idempotent."""
         if self._lock >= 0:
-            _unlock(self._lock)
+            unlock(self._lock)
             self._lock = -1
 
     @property
@@ -234,24 +234,7 @@ def _always(line: Line) -> bool:
 
 
 def _lock(path: Path) -> int:
-    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        writer = os.pread(handle, 32, 0).decode(errors="replace").strip()
-        os.close(handle)
-        raise AgitoError(
-            f"{path}: process {writer or 'unknown'} is writing this run; wait until it ends, or choose "
-            "another name"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    return handle
-
-
-def _unlock(handle: int) -> None:
-    os.ftruncate(handle, 0)  # nobody writes any more: see `is_written`
-    os.close(handle)
+    return lock(path, otherwise="is writing this run; wait until it ends, or choose another name")
 
 
 def _read_meta(path: Path) -> dict[str, Json] | None:

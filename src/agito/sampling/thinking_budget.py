@@ -31,12 +31,21 @@ class Stretches:
     """Samples one turn on a capture, stretch by stretch. `spent`: think tokens of the attempt's other turns.
 
     `room`: tokens of the whole turn. What a policy does not think of its own accord is not filled up.
+    `may_choose`: at `auto`, the capture's first turn may be the attempt's first too.
     """
 
     def __init__(
-        self, capture: Capture, renderer: ThinkingRenderer, thinking: Thinking, *, spent: int, room: int
+        self,
+        capture: Capture,
+        renderer: ThinkingRenderer,
+        thinking: Thinking,
+        *,
+        spent: int,
+        room: int,
+        may_choose: bool = True,
     ) -> None:
         self._capture, self._renderer, self._thinking = capture, renderer, thinking
+        self._may_choose = may_choose
         self._spent, self._room, self._first = spent, room, len(capture.turns)
         self.ids = array("i")
 
@@ -119,7 +128,7 @@ class Stretches:
     @property
     def _chooses(self) -> bool:
         """Whether its first token is the attempt's choice of a mode."""
-        return self._first == 0 and self._thinking.effort is Effort.AUTO
+        return self._may_choose and self._first == 0 and self._thinking.effort is Effort.AUTO
 
     @property
     def _is_steered(self) -> bool:

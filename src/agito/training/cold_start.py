@@ -89,8 +89,9 @@ async def run_sft(
     for the second.
 
     Calls `on_start` with the number of steps, then `on_step` for each; `on_note` is told why there were fewer
-    (`sft.patience`). Returns the demonstrations, good and bad alike, as many of each cell as the recipe says;
-    penalised ones are not shown. Raises `BadRecipe` for too many demonstrations, or less than one batch.
+    (`sft.patience`). Returns the demonstrations, good and bad alike, as many of each cell as the recipe says,
+    or, where it ended early, those of the steps that were taken; penalised ones are not shown. Raises
+    `BadRecipe` for too many demonstrations, or less than one batch.
     """
     recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
     if recipe.messages:
@@ -106,10 +107,10 @@ async def run_sft(
         )
     epochs = _batches(run_context, len(numbers))
     places = {DEMO_BASE + number: place for place, number in enumerate(numbers)}
-    buffer, made = _DemoBuffer(places), list[Attempt]()
+    quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
+    buffer, made = _DemoBuffer(places, max_tries=quota.max_tries), list[Attempt]()
 
     async def demonstrate() -> None:
-        quota = Quota(ids=[DEMO_BASE + number for number in numbers], group_size=1, max_live=_LIVE)
         collected = await run_context.attempts(
             run_context.plan("train", DEMO_BASE, demonstrator(run_context)), [quota], on_attempt=buffer.add
         )
@@ -125,10 +126,10 @@ async def run_sft(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(demonstrate)
         await _show(learner, epochs, buffer, stop, on_step, on_note, is_alone=is_alone)
-        if stop.reason:
+        if stop.total < num_steps:
             tasks.cancel_scope.cancel()
     await learner.sync()
-    return tuple(made or buffer.arrived)
+    return buffer.taken() if stop.total < num_steps else tuple(made)
 
 
 async def _show(
@@ -180,24 +181,27 @@ def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
 
 
 class _DemoBuffer:
-    """Demonstrations by position, in order of arrival. Void and penalised ones contribute no samples, nor do
-    agents that another policy plays.
+    """Demonstrations by position. Void and penalised ones contribute no samples, nor do agents that another
+    policy plays.
     """
 
-    def __init__(self, places: Mapping[int, int]) -> None:
-        self._places = places  # by group
+    def __init__(self, places: Mapping[int, int], *, max_tries: int) -> None:
+        self._places, self._max_tries = places, max_tries  # places by group
+        self._attempts: dict[int, Attempt] = {}  # those that are not tried again
         self._samples: dict[int, tuple[Sample, ...]] = {}
-        self.arrived = list[Attempt]()
+        self._taken = set[int]()
         self._news = anyio.Event()
         self._is_complete = False
 
     def add(self, attempt: Attempt) -> None:
-        self.arrived.append(attempt)
-        if attempt.is_trusted:
-            self._samples[self._places[attempt.trajectory.attempt.group]] = tuple(
-                sample for sample in demonstrations(attempt.trajectory) if sample.policy == MAIN
-            )
-            self._news.set()
+        key = attempt.trajectory.attempt
+        if not attempt.is_scored and key.tries + 1 < self._max_tries:
+            return
+        found = demonstrations(attempt.trajectory) if attempt.is_trusted else ()
+        place = self._places[key.group]
+        self._attempts[place] = attempt
+        self._samples[place] = tuple(sample for sample in found if sample.policy == MAIN)
+        self._news.set()
 
     def complete(self) -> None:
         """No more will come."""
@@ -209,4 +213,9 @@ class _DemoBuffer:
         while not self._is_complete and not all(place in self._samples for place in places):
             self._news = anyio.Event()
             await self._news.wait()
+        self._taken.update(places)
         return [sample for place in places for sample in self._samples.get(place, ())]
+
+    def taken(self) -> tuple[Attempt, ...]:
+        """By place, however many others there are by now."""
+        return tuple(self._attempts[place] for place in sorted(self._taken) if place in self._attempts)

@@ -61,7 +61,8 @@ async def run_sft(
         found = await learner.sft_step(batches[first : min(first + _BATCHES_A_CALL, stop.total)])
         for stats in found:
             on_step(next(steps), stats)
-        if first < len(batches) // recipe.epochs and stop.add(found):
+        num_new = len(batches) // recipe.epochs - first  # of the first epoch
+        if num_new > 0 and stop.add(found[:num_new]):
             on_note(stop.reason)
             await learner.shorten_phase(stop.total)
         if first + _BATCHES_A_CALL >= stop.total:

@@ -23,7 +23,10 @@ from agito.types import AttemptId, Effort, EpisodeArtifacts, Limits, Status, Tar
 from agito.worlds.world import World
 
 _DRAWN = {"chain": chain.draw, "errand": chain.draw_errand}
-_AUTO = {"chain": (Effort.NONE, Effort.HIGH), "errand": (Effort.NONE, Effort.MEDIUM)}  # shown in turn
+_AUTO = {
+    "chain": (Effort.NONE, Effort.HIGH),
+    "errand": (Effort.NONE, Effort.MEDIUM),
+}  # either is shown as often
 
 
 class ThinkingEnvironment(ProceduralEnvironment):

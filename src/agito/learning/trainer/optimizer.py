@@ -10,6 +10,7 @@ the step for its part (arXiv:1910.02054, stage 1).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,20 @@ def schedule(step: int, total_steps: int, *, warmup: float, decay: float, floor:
     return min(1.0, up) * (floor + (1.0 - floor) * min(1.0, down))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A phase that ends before the `planned` steps: from its step `first` on, the learning rate falls in a
+    straight line from where it was, `begun`, to the floor."""
+
+    first: int
+    planned: int
+    begun: float
+
+    def factor(self, step: int, total_steps: int, *, floor: float) -> float:
+        left = max(total_steps - step, 0) / (total_steps - self.first)
+        return floor + (self.begun - floor) * left
+
+
 class PhaseOptimizer:
     """Moments and learning rates of one phase."""
 
@@ -80,6 +95,7 @@ class PhaseOptimizer:
     ) -> None:
         self._config = config
         self.total_steps = total_steps
+        self.ending: Ending | None = None
         self._reducer = reducer or OneRank()
         split = split_parameters(model, has_muon=has_muon)
         weights = dict(model.named_parameters())
@@ -132,9 +148,22 @@ class PhaseOptimizer:
         for master in self._masters.values():
             master.accumulate()
 
+    def shorten(self, step: int, total_steps: int) -> None:
+        """The phase ends after `total_steps`; `step` is the next one."""
+        self.ending = Ending(first=step, planned=self.total_steps, begun=self.factor(step))
+        self.total_steps = total_steps
+
     def factor(self, step: int) -> float:
-        config = self._config
-        return schedule(step, self.total_steps, warmup=config.warmup, decay=config.decay, floor=config.floor)
+        config, ending = self._config, self.ending
+        if ending is not None and step >= ending.first:
+            return ending.factor(step, self.total_steps, floor=config.floor)
+        return schedule(
+            step,
+            self.total_steps if ending is None else ending.planned,
+            warmup=config.warmup,
+            decay=config.decay,
+            floor=config.floor,
+        )
 
     def gradients(self) -> list[Tensor]:
         """Every trained parameter's gradient, in a fixed order; zeros where backward did not reach."""

@@ -22,7 +22,7 @@ from agito.learning.losses.sampler_agreement import BOUNDS, NUM_SUMS, agreement_
 from agito.learning.losses.sft import token_cross_entropy
 from agito.learning.trainer.config import Phase, TrainerConfig
 from agito.learning.trainer.muon import iteration_dtype
-from agito.learning.trainer.optimizer import PhaseOptimizer, suits_muon
+from agito.learning.trainer.optimizer import Ending, PhaseOptimizer, suits_muon
 from agito.learning.trainer.passes import traverse
 from agito.learning.trainer.policy_model import PolicyModel, can_share
 from agito.learning.trainer.reducer import OneRank, Reducer
@@ -39,6 +39,7 @@ class Counters:
     total_steps: int
     phase_step: int
     version: int
+    ending: Ending | None = None  # of a phase that was shortened
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "phase_step", "version"):
@@ -94,14 +95,16 @@ class LocalTrainer:
         self.phase, self.total_steps, self.phase_step = phase, total_steps, 0
 
     def shorten_phase(self, total_steps: int) -> None:
-        """The schedule ends after `total_steps` steps of the phase instead, and decays on the way there.
-        Raises `ValueError` for what is past, or later than planned.
+        """The phase ends after `total_steps` steps of it instead: until then the learning rate falls evenly,
+        from what it is now to the schedule's floor. Raises `ValueError` for what is past, or later than
+        planned.
         """
         if not self.phase_step < total_steps <= self.total_steps:
             raise ValueError(
                 f"total_steps={total_steps}: {self.phase_step} of {self.total_steps} steps are done"
             )
-        self.total_steps = self.optimizer.total_steps = total_steps
+        self.optimizer.shorten(self.phase_step, total_steps)
+        self.total_steps = total_steps
 
     def restore(self, weights: Mapping[str, Tensor], moments: dict[str, Tensor], counters: Counters) -> None:
         """Continues from the state of a trainer of the same shape and configuration. Raises `ValueError`,
@@ -124,6 +127,8 @@ class LocalTrainer:
                 parameter.copy_(weights[name])
         if self._optimizer is not None:
             self._optimizer.discard()
+        if optimizer is not None:
+            optimizer.ending = counters.ending
         self._optimizer, self.phase, self.total_steps = optimizer, counters.phase, counters.total_steps
         self.phase_step, self.version = counters.phase_step, counters.version
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from agito.errors import CorruptCheckpoint
+from agito.learning.trainer.optimizer import Ending
 from agito.learning.trainer.trainer import Counters, LocalTrainer
 
 STATE = "trainer.json"
@@ -31,7 +33,7 @@ def save_state(trainer: LocalTrainer, directory: Path) -> None:
     if trainer.phase is not None:
         tensors |= {f"moments/{name}": value for name, value in trainer.optimizer.moments().items()}
     data = save_tensors({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
-    state = {
+    state: dict[str, Any] = {
         "format": _FORMAT,
         "phase": trainer.phase,
         "total_steps": trainer.total_steps,
@@ -39,6 +41,8 @@ def save_state(trainer: LocalTrainer, directory: Path) -> None:
         "version": trainer.version,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+    if trainer.phase is not None and (ending := trainer.optimizer.ending) is not None:
+        state["ending"] = asdict(ending)
     (directory / TENSORS).write_bytes(data)
     (directory / STATE).write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
 
@@ -58,10 +62,11 @@ def load_state(trainer: LocalTrainer, directory: Path) -> None:
         name.removeprefix("moments/"): value for name, value in tensors.items() if name.startswith("moments/")
     }
     try:
+        ending = Ending(**state["ending"]) if "ending" in state else None
         counters = Counters(
-            **{name: state[name] for name in ("phase", "total_steps", "phase_step", "version")}
+            **{name: state[name] for name in ("phase", "total_steps", "phase_step", "version")}, ending=ending
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptCheckpoint(f"{directory / STATE}: {error!r}: use an earlier checkpoint") from error
     try:
         trainer.restore(weights, moments, counters)
