@@ -141,3 +141,12 @@ def test_a_resumed_run_quotes_a_group_that_begins_anew_at_the_price_of_its_check
     again.restore(prices.to_json())
     one, other = (again.in_group(thinking(Effort.LOW, 10, slot=slot)) for slot in (0, 1))
     assert one == other == prices.of(thinking(Effort.LOW, 10)) > 0
+
+
+def test_no_success_is_priced_below_a_failure_however_long_it_thought() -> None:
+    prices = Prices(SECTION.model_copy(update={"price_step": 0.05}))
+    for _ in range(5):
+        prices.update([group(Effort.HIGH, 10, 10), group(Effort.LOW, 20, 20)], is_free=False)
+    failed, endless = thinking(Effort.LOW, 20, 0.0), thinking(Effort.LOW, 4000)
+    assert prices.of(endless) == prices.of(failed) + 1.0
+    assert prices.of(thinking(Effort.LOW, 21)) == pytest.approx(0.05 * 21)

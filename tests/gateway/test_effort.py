@@ -10,14 +10,14 @@ import anyio.lowlevel
 import pytest
 from tests.gateway.conftest import TOOLS, serving
 
-from agito.gateway import Ask, Conversations, Terms
+from agito.gateway import Ask, Conversations, Terms, responses
 from agito.gateway.api_request import REQUIRED
 from agito.gateway.fields import Fields
 from agito.protocols import Agent, AgentSpec, Row, Sampled, SampleRequest
 from agito.render.messages import Message, Speaker
 from agito.testing import FakeEngine
 from agito.testing.renderers import END, END_THINK, THINK, ThinkingByteRenderer
-from agito.types import Dialect, Effort, FinishReason, Json, Thinking, TokenSource, ToolSpec, span
+from agito.types import Dialect, Effort, FinishReason, Json, Mode, Thinking, TokenSource, ToolSpec, span
 
 pytestmark = pytest.mark.anyio
 HI = [{"role": "user", "content": "hi"}]
@@ -191,3 +191,73 @@ async def test_a_call_that_was_begun_for_a_policy_has_leaked_what_it_does_not_ne
     await found.answer(Ask(model="policy", messages=(go,), tools=(tool,), choice="look", max_tokens=60))
     _, (turn,) = found.record()
     assert turn.num_leaked == num
+
+
+async def test_a_summary_alone_says_nothing_of_effort() -> None:
+    for reasoning, wanted in (({"summary": "auto"}, None), ({"effort": "high"}, Effort.HIGH)):
+        asked = Fields({"model": "m", "input": "hi", "reasoning": reasoning})
+        found = responses.read(asked, overrides=False).thinking
+        assert (found and found.effort) == wanted
+
+
+class Calling:
+    """Goes on with the call that was begun for it, and closes a block where it is made to."""
+
+    context = 1 << 12
+
+    def open(self, seed: int) -> Row:
+        return _Calls()
+
+
+class _Calls:
+    def __init__(self) -> None:
+        self._left = [*b'{"path": "a"}}', END]
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        await anyio.lowlevel.checkpoint()
+        if request.first is not None and request.first.is_wanted:
+            ids = array("i", [request.first.id])
+        else:
+            ids = array("i", self._left[: request.max_tokens])
+            self._left = self._left[request.max_tokens :]
+        return Sampled(
+            ids=ids,
+            logprobs=array("f", [-1.0] * len(ids)),
+            stopped=FinishReason.END if ids[-1] == END else FinishReason.LENGTH,
+            versions=span(1, len(request.extend) + len(ids)),
+        )
+
+    def branch(self, seed: int) -> Row:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("mode", [None, *Mode])
+async def test_a_call_that_is_forced_at_auto_is_no_choice_and_comes_whole(mode: Mode | None) -> None:
+    thinking = Thinking(effort=Effort.AUTO, turn_tokens=5, mode=mode)
+    spec = AgentSpec(renderer=ThinkingByteRenderer(Dialect.NATURAL), thinking=thinking)
+    found = Conversations(Agent(spec=spec, engine=Calling()), seed=1, terms=Terms())
+    path: Json = {"path": {"type": "string"}}
+    look = ToolSpec(name="look", description="", parameters={"type": "object", "properties": path})
+    said = (Message(speaker=Speaker.USER, text="go"),)
+    asked = Ask(model="p", messages=said, tools=(look,), choice="look", max_tokens=60)
+    answer = await found.answer(asked)
+    ((turn,), (use,)) = (found.record()[1], answer.said.uses)
+    assert use.parsed() == {"path": "a"} and (turn.mode, turn.is_steered, turn.num_leaked) == (None, False, 0)
+
+
+async def test_of_first_requests_side_by_side_one_alone_chooses_the_mode() -> None:
+    found = dwelling(Thinking(effort=Effort.AUTO, turn_tokens=4, mode=Mode.ACT))
+
+    async def ask(number: int) -> None:
+        said = Message(speaker=Speaker.USER, text=f"{number}")
+        await found.answer(Ask(model="policy", messages=(said,), max_tokens=20))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(ask, number)
+    _, turns = found.record()
+    assert [turn.is_steered for turn in turns] == [True, False, False, False]
+    assert turns[0].mode is not None and {turn.mode for turn in turns[1:]} == {None}

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from tests.gateway.conftest import KEY, real_engine, small_network
 from tests.render.test_chat import CHATML, QWEN, write
 
 from agito.cli.gateway import Recorder, outcomes_route
-from agito.errors import AgitoError, BadEnvironment, BadRecipe
-from agito.gateway import Conversations, Gateway, Terms, listening
+from agito.errors import AgitoError, BadEnvironment, BadRecipe, DiskFull
+from agito.gateway import Conversations, Gateway, Terms, app, listening
 from agito.learning.trainer import LocalTrainer, TrainerConfig
 from agito.models import Qwen3
 from agito.protocols import Agent, AgentSpec
 from agito.recipe import SftSection
-from agito.record import recording
+from agito.record import outcomes, recording
 from agito.record.answers import named
-from agito.record.outcomes import report_outcome
+from agito.record.outcomes import read_outcomes, report_outcome
 from agito.record.trajectories import write_trajectories
 from agito.render import ChatRenderer, read_chat
 from agito.runtime.imitation_data import sifted
@@ -314,3 +315,20 @@ def test_lines_with_outcomes_are_sifted_by_them_and_lines_of_a_file_without_any_
         path.write_text(f"{json.dumps(talk | bad)}\n")
         with pytest.raises(BadEnvironment, match=r"row 1: (reward|success)"):
             sifted(section(path))
+
+
+def test_an_outcome_that_was_written_in_part_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report_outcome(tmp_path, {"id": "a", "reward": 1})
+
+    class Full(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:5])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, mode, buffering: Full(self, "ab"))
+        with pytest.raises(DiskFull, match="no space left"):
+            report_outcome(tmp_path, {"id": "b", "reward": 1})
+    report_outcome(tmp_path, {"session": "c" * 200, "reward": 1})
+    found = read_outcomes(tmp_path)
+    assert [(each.answer, each.session) for each in found] == [("a/0", ""), ("", "c" * outcomes.MOST_SESSION)]
+    assert outcomes.MOST_SESSION == app.MOST_SESSION
