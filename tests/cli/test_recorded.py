@@ -32,14 +32,14 @@ def test_what_was_served_and_what_a_run_did_are_trained_on_by_one_option(
     rows = [{"prompt": f"find kev {at}", "kind": "a"} for at in range(40)]
     (tmp_path / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (tmp_path / "mine.py").write_text(REWARD.format(after=0, home=tmp_path))
-    with served(model, "--record", "served") as (url, _):
+    with served(model, "--record", "served", "--judge-key", "judge") as (url, _):
         for at in range(NUM):
             text = LONG if at == 1 else f"find kev {at}"
             messages = [{"role": "user", "content": text}]
             answer = post(
                 f"{url}/chat/completions", {"model": "model", "messages": messages, "max_tokens": 9}
             )
-            post(f"{url}/outcomes", {"id": answer["id"], "reward": at % 3})
+            post(f"{url}/outcomes", {"id": answer["id"], "reward": at % 3}, key="judge")
     here = here_in(tmp_path)
     tasks = ("--prompts", "tasks.jsonl,tokens=8", "--reward", "mine.py:reward", "--model", "runs/model")
     told: dict[str, str] = {}

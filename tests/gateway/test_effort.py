@@ -194,9 +194,13 @@ async def test_a_call_that_was_begun_for_a_policy_has_leaked_what_it_does_not_ne
 
 
 async def test_a_summary_alone_says_nothing_of_effort() -> None:
-    for reasoning, wanted in (({"summary": "auto"}, None), ({"effort": "high"}, Effort.HIGH)):
-        asked = Fields({"model": "m", "input": "hi", "reasoning": reasoning})
-        found = responses.read(asked, overrides=False).thinking
+    asked: list[tuple[dict[str, Json], Effort | None]] = [
+        ({"summary": "auto"}, None),
+        ({"effort": "high"}, Effort.HIGH),
+    ]
+    for reasoning, wanted in asked:
+        body: dict[str, Json] = {"model": "m", "input": "hi", "reasoning": reasoning}
+        found = responses.read(Fields(body), overrides=False).thinking
         assert (found and found.effort) == wanted
 
 
