@@ -139,6 +139,22 @@ def test_void_attempts_are_counted_and_paired_with_nothing(
     said = " ".join(here_in(tmp_path)("compare", "worse", "void").stdout.split())
     assert "paired over 99 tasks" in said and "void attempts 0 1" in said
     assert "intervals lie apart" in said and "commit c1 c2" in said
+    assert "where void attempts are failures" in said and "void is better" in said
+
+
+@pytest.mark.parametrize("first", [0, 500])
+def test_a_policy_that_leaves_is_not_better_than_one_that_fails(
+    here_in: HereIn, tmp_path: Path, first: int
+) -> None:
+    """It solves fewer tasks, and is void on all others; by the same tasks, and by others."""
+    a_run(tmp_path / "fails", attempts([number < 50 for number in range(100)]))
+    leaves: list[bool | None] = [True if 35 <= number < 75 else None for number in range(100)]
+    a_run(tmp_path / "leaves", attempts(leaves, first=first))
+    said = " ".join(here_in(tmp_path)("compare", "fails", "leaves").stdout.split())
+    assert "after RL: fails and leaves cannot be told apart" in said
+    told = json.loads(here_in(tmp_path)("compare", "fails", "leaves", "--json").stdout)
+    (found,) = told["differences"]
+    assert found["after"]["is_apart"] is False and found["after"]["value_with_void"] == pytest.approx(-0.1)
 
 
 def test_a_run_without_its_trajectories_is_compared_by_its_summary(

@@ -134,8 +134,19 @@ def test_a_penalised_attempt_pays_within_its_mode_and_enters_no_choice() -> None
     cheat = replace(whole.attempts[0], penalty=Penalty(why="", reward=-0.5, floor=0.0))
     samples = CREDIT(replace(whole, attempts=(cheat, *whole.attempts[1:])))
     by_slot = {sample.attempt.slot: sample for sample in samples}
-    assert by_slot[0].advantages[FIRST] == by_slot[0].advantages[FIRST + 1] == pytest.approx(-1.5)
+    assert by_slot[0].advantages[FIRST] == 0.0, "it was made to act"
+    assert by_slot[0].advantages[FIRST + 1] == pytest.approx(-1.5)
     assert by_slot[1].advantages[FIRST] > 0 > by_slot[3].advantages[FIRST]
+
+
+def test_the_only_honest_attempt_of_a_mode_keeps_its_choice_beside_a_penalised_one() -> None:
+    whole = group({Mode.ACT: [1.0, 0.0], Mode.THINK: [0.0, 0.0]}, act=0.5)
+    honest, cheat, *others = whole.attempts
+    cheat = replace(cheat, penalty=Penalty(why="", reward=-0.5, floor=0.0))
+    found = CREDIT(replace(whole, attempts=(honest, cheat, *others)))
+    without = CREDIT(replace(whole, attempts=(honest, *others)))
+    table, alone = ({each.attempt.slot: each.advantages[FIRST] for each in part} for part in (found, without))
+    assert table[0] == alone[0] > 0 > table[2] == alone[2], "as if the cheat were not there"
 
 
 def test_other_efforts_are_credited_as_ever() -> None:

@@ -73,14 +73,21 @@ def in_words(found: Compared, first: str, second: str) -> str:
     """Which is better, if that can be said, by how much, over what, and how the two intervals lie."""
     diff = found.difference
     better = second if diff.value > 0 else first
-    verdict = f"{better} is better" if diff.is_apart else f"{first} and {second} cannot be told apart"
+    verdict = f"{better} is better" if found.is_apart else f"{first} and {second} cannot be told apart"
     over = (
-        f"paired over {counted(diff.num_pairs, 'task')} that both attempted"
+        f"paired over {counted(diff.num_pairs, 'task')} that both attempted{_void(found)}"
         if diff.num_pairs
-        else "as independent: their tasks are not the same"
+        else f"as independent: their tasks are not the same{_void(found)}"
     )
     lie = "overlap" if _overlap(found.first, found.second) else "lie apart"
     return f"{verdict}; difference {_signed(diff)}, {over}; the two intervals {lie}"
+
+
+def _void(found: Compared) -> str:
+    """What void attempts change, where there are any."""
+    if found.with_void == found.difference:
+        return ""
+    return f"; {_signed(found.with_void)} where void attempts are failures"
 
 
 def as_object(runs: Sequence[FinishedRun]) -> dict[str, Json]:
@@ -191,7 +198,8 @@ def _difference_object(first: FinishedRun, second: FinishedRun, phase: str) -> J
         "low": diff.low,
         "high": diff.high,
         "num_pairs": diff.num_pairs,
-        "is_apart": diff.is_apart,
+        "is_apart": found.is_apart,
+        "value_with_void": found.with_void.value,
         "intervals_overlap": _overlap(found.first, found.second),
         "first": _rate_object(found.first),
         "second": _rate_object(found.second),

@@ -105,11 +105,15 @@ class ModeCredit:
             samples = [each for own in part.trusted for each in samples_of(own.trajectory, 0.0)]
         else:
             samples = [*self.credit(part, running_mean=running_mean)]
+            credited = {sample.attempt for sample in samples}
+            left_out = [each.trajectory for each in part.trusted if each.trajectory.attempt not in credited]
+            samples += [each for trajectory in left_out for each in samples_of(trajectory, 0.0)]
         trusted = {each.trajectory.attempt: each.trajectory for each in part.trusted}
+        others = {each.trajectory.attempt: each.trajectory for each in part.attempts}
         return [
             _with_choice(sample, trusted[sample.attempt], self.weight * chosen)
             if sample.attempt in trusted
-            else sample
+            else _without_choice(sample, others[sample.attempt])
             for sample in samples
         ]
 
@@ -122,6 +126,16 @@ def _with_choice(sample: Sample, trajectory: Trajectory, advantage: float) -> Sa
     advantages = array("f", sample.advantages)
     within = advantages[first.start] if first.mode is Mode.THINK else 0.0
     advantages[first.start] = within + advantage
+    return replace(sample, advantages=advantages)
+
+
+def _without_choice(sample: Sample, trajectory: Trajectory) -> Sample:
+    """Of a penalised attempt: an action that was chosen for it is not its own fault."""
+    first = trajectory.turns[0]
+    if not first.is_steered or first.mode is not Mode.ACT or sample.segment != first.segment:
+        return sample
+    advantages = array("f", sample.advantages)
+    advantages[first.start] = 0.0
     return replace(sample, advantages=advantages)
 
 

@@ -27,26 +27,36 @@ ABSENT = "–"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRun:
-    """What a run came to. `outcomes`: by phase and task, for scored attempts; empty where tasks came up more
-    than once.
+    """What a run came to. `outcomes`: by phase and task, None for void attempts; empty where tasks came up
+    more than once.
     """
 
     path: Path
     summary: Mapping[str, Any]
     conditions: Mapping[str, str]  # commit, versions, machine
     keys: Mapping[str, str]  # of its recipe, as `--set` names them
-    outcomes: Mapping[str, Mapping[Hashable, bool]]
+    outcomes: Mapping[str, Mapping[Hashable, bool | None]]
     rates: Mapping[str, Rate]  # by phase
+    rates_with_void: Mapping[str, Rate]  # the same, where a void attempt counts as a failure
     cells: Mapping[str, tuple[Rate, Rate]]  # before and after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One run against another, in one phase."""
+    """One run against another, in one phase. `with_void`: the difference where void attempts count as
+    failures, over all tasks that both attempted.
+    """
 
     first: Rate
     second: Rate
     difference: Difference
+    with_void: Difference
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether one is better either way: whoever causes a void must not gain by it."""
+        one, other = self.difference, self.with_void
+        return one.is_apart and other.is_apart and (one.value > 0) is (other.value > 0)
 
 
 def read_finished(path: Path) -> FinishedRun:
@@ -66,13 +76,18 @@ def read_finished(path: Path) -> FinishedRun:
         about: dict[str, Any] = json.loads((path / "run.json").read_bytes())
         recipe = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
         attempts = {phase: _attempts(path, phase) for phase in PHASES}
+        rates = {phase: rate(each) if each else _told(summary, phase) for phase, each in attempts.items()}
         return FinishedRun(
             path=path,
             summary=summary,
             conditions=_conditions(about),
             keys={name: _written(value) for name, value in _flat(recipe) if name not in _NOT_A_CHOICE},
             outcomes={phase: _outcomes(each) for phase, each in attempts.items()},
-            rates={phase: rate(each) if each else _told(summary, phase) for phase, each in attempts.items()},
+            rates=rates,
+            rates_with_void={
+                phase: Rate(successes=rates[phase].successes, num=len(each)) if each else rates[phase]
+                for phase, each in attempts.items()
+            },
             cells={
                 cell: (_rate(each, "before", each["num_before"]), _rate(each, "after", each["num_after"]))
                 for cell, each in summary["by_cell"].items()
@@ -84,11 +99,16 @@ def read_finished(path: Path) -> FinishedRun:
 
 def compared(first: FinishedRun, second: FinishedRun, phase: str) -> Compared:
     """Task by task over the tasks that both attempted, else as independent."""
-    one, two, paired = paired_difference(first.outcomes[phase], second.outcomes[phase])
+    tables = first.outcomes[phase], second.outcomes[phase]
+    scored = [{task: found for task, found in each.items() if found is not None} for each in tables]
+    every = [{task: bool(found) for task, found in each.items()} for each in tables]
+    one, two, paired = paired_difference(*scored)
     if paired.num_pairs:
-        return Compared(first=one, second=two, difference=paired)
+        *_, with_void = paired_difference(*every)
+        return Compared(first=one, second=two, difference=paired, with_void=with_void)
     one, two = first.rates[phase], second.rates[phase]
-    return Compared(first=one, second=two, difference=difference(one, two))
+    with_void = difference(first.rates_with_void[phase], second.rates_with_void[phase])
+    return Compared(first=one, second=two, difference=difference(one, two), with_void=with_void)
 
 
 def incomparable(first: FinishedRun, second: FinishedRun, found: Compared) -> str:
@@ -114,11 +134,11 @@ def _attempts(path: Path, phase: str) -> list[Attempt]:
     return [recorded.attempt for recorded in read_trajectories(file)] if file.exists() else []
 
 
-def _outcomes(attempts: Sequence[Attempt]) -> dict[Hashable, bool]:
+def _outcomes(attempts: Sequence[Attempt]) -> dict[Hashable, bool | None]:
     named = [(_identity(attempt.trajectory.task), is_success(attempt)) for attempt in attempts]
     if len({task for task, _ in named}) < len(named):
         return {}
-    return {task: outcome for task, outcome in named if outcome is not None}
+    return dict(named)
 
 
 def _identity(task: Task) -> Hashable:

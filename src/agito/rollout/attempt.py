@@ -81,8 +81,17 @@ class AttemptRunner:
         self._seed = seed
         self._driver = EpisodeDriver(environment, noise_seed=seed, deadlines=deadlines, observed=observed)
 
-    async def run(self, plan: Plan, attempt: AttemptId, engines: Mapping[str, Engine] | None) -> Attempt:
-        """`engines` by policy; None when the plan has scripts. A retried slot draws the same stream again."""
+    async def run(
+        self,
+        plan: Plan,
+        attempt: AttemptId,
+        engines: Mapping[str, Engine] | None,
+        *,
+        observed: Observed | None = None,
+    ) -> Attempt:
+        """`engines` by policy; None when the plan has scripts. A retried slot draws the same stream again.
+        `observed`: of this attempt, instead of what is known of all.
+        """
         try:
             task, target = plan.task(attempt.group)
         except AgitoError:
@@ -107,7 +116,7 @@ class AttemptRunner:
             agents = {role: Agent(spec=spec, engine=engines[spec.policy]) for role, spec in specs.items()}
             return _fault_if_never_sampled(await self._acted(task, session, agents, attempt, stream))
 
-        found = await self.drive(task, target, attempt, act)
+        found = await self.drive(task, target, attempt, act, observed=observed)
         return replace(found, cost=plan.cost(found)) if found.is_scored else found
 
     async def _scripted(
@@ -149,9 +158,17 @@ class AttemptRunner:
         detail = f"{LEAKED}: {'; '.join(found)}"
         return replace(trajectory, end=TerminationReason.FAILED, fault=Fault.ENV, detail=detail)
 
-    async def drive(self, task: Task, target: Target, attempt: AttemptId, act: Act) -> Attempt:
+    async def drive(
+        self,
+        task: Task,
+        target: Target,
+        attempt: AttemptId,
+        act: Act,
+        *,
+        observed: Observed | None = None,
+    ) -> Attempt:
         """The same for whoever acts."""
-        finished = await self._driver.run(task, target, attempt, act)
+        finished = await self._driver.run(task, target, attempt, act, observed=observed)
         finished = self._flag_leaked_answers(finished, target)
         found = Attempt(
             trajectory=finished.trajectory, verdict=located(finished.verdict, finished.trajectory.events)

@@ -58,17 +58,30 @@ class DeadlineLog:
             self._read(line)
 
     def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
-        known = self._known.get((str(attempt), said))
+        return self.event_of(str(attempt), said, event)
+
+    def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
+        return self.is_late_of(str(attempt), said, left_s=left_s)
+
+    def part(self, name: str) -> Observed:
+        """Of attempts that have the ids of others in this log, and are none of them: those of another phase,
+        or forks."""
+        return _Part(self, name)
+
+    def event_of(self, attempt: str, said: str, event: Event) -> Event:
+        """As `event`, by the attempt's name."""
+        known = self._known.get((attempt, said))
         if known is not None:
             return replace(event, fault=Fault.TIMEOUT, ended=False, **known)  # type: ignore[arg-type]
         if is_real_deadline(event):
             fields: dict[str, Json] = {name: getattr(event, name) for name in _FIELDS}
-            self._known[str(attempt), said] = fields
-            self._write({"attempt": str(attempt), "said": said, **fields})
+            self._known[attempt, said] = fields
+            self._write({"attempt": attempt, "said": said, **fields})
         return event
 
-    def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
-        key = str(attempt), said
+    def is_late_of(self, attempt: str, said: str, *, left_s: float) -> bool:
+        """As `is_late`, by the attempt's name."""
+        key = attempt, said
         if left_s <= 0 and key not in self._seconds_up:
             self._seconds_up.add(key)
             self._write({"attempt": key[0], "said": said, "seconds_up": True})
@@ -97,25 +110,40 @@ class DeadlineLog:
             file.write((json.dumps({**row, "at": round(time.time(), 3)}) + "\n").encode())
 
 
-class RecordedAttempt:
-    """One attempt as it was recorded whole: neither a call nor the attempt is late unless it was then."""
+class _Part:
+    def __init__(self, log: DeadlineLog, name: str) -> None:
+        self._log, self._name = log, name
 
-    def __init__(self, trajectory: Trajectory) -> None:
-        self._end, self._events = trajectory.end, of_world(trajectory)
+    def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
+        return self._log.event_of(f"{self._name}/{attempt}", said, event)
+
+    def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
+        return self._log.is_late_of(f"{self._name}/{attempt}", said, left_s=left_s)
+
+
+class RecordedAttempt:
+    """One attempt as it was recorded whole: neither a call nor the attempt is late unless it was then.
+    `otherwise`: it is recorded in part, and this is what is known of the calls that follow.
+    """
+
+    def __init__(self, trajectory: Trajectory, *, otherwise: Observed | None = None) -> None:
+        self._end, self._events, self._otherwise = trajectory.end, of_world(trajectory), otherwise
         self._at = {said: index for index, said in enumerate(_history(self._events))}
 
     def event(self, attempt: AttemptId, said: str, event: Event) -> Event:
         index = self._at.get(said)
         if index is None:
-            return event
+            return event if self._otherwise is None else self._otherwise.event(attempt, said, event)
         was = self._events[index]
         return replace(was, left=event.left) if is_real_deadline(was) or is_real_deadline(event) else event
 
     def is_late(self, attempt: AttemptId, said: str, *, left_s: float) -> bool:
         index = self._at.get(said)
         if index is None:
-            return left_s <= 0
-        return self._end is TerminationReason.SECONDS and index == len(self._events) - 1
+            other = self._otherwise
+            return left_s <= 0 if other is None else other.is_late(attempt, said, left_s=left_s)
+        is_last = self._otherwise is None and index == len(self._events) - 1
+        return is_last and self._end is TerminationReason.SECONDS
 
 
 def _history(events: Sequence[Event]) -> list[str]:

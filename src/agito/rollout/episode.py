@@ -18,7 +18,7 @@ import anyio
 
 from agito.grading.judge import Grade, ask, judge
 from agito.protocols import Control, Environment, Ranged, ScriptFactory, Session
-from agito.rollout.deadline_log import DeadlineLog, Observed
+from agito.rollout.deadline_log import DeadlineLog, Observed, RecordedAttempt
 from agito.rollout.guarded_session import ENDS_EVERYTHING, Failure, GuardedSession, Step, what_broke, within
 from agito.rollout.repeated import repeat
 from agito.rollout.scripts import act_out
@@ -37,6 +37,7 @@ from agito.types import (
 # Whoever acts: a harness with its policy, a script, a person. It is given the session and nothing else.
 Act: TypeAlias = Callable[[Session], Awaitable[Trajectory]]
 
+_PATIENCE = 3.0  # of a check, in times of what the attempt had
 _CHECKS = 4  # attempts whose failure is looked into at the same time
 
 
@@ -77,12 +78,20 @@ class EpisodeDriver:
         self._checking = anyio.CapacityLimiter(_CHECKS)
 
     async def run(
-        self, task: Task, target: Target, attempt: AttemptId, act: Act, *, is_graded: bool = True
+        self,
+        task: Task,
+        target: Target,
+        attempt: AttemptId,
+        act: Act,
+        *,
+        is_graded: bool = True,
+        observed: Observed | None = None,
     ) -> Finished:
         """One episode to its end. Raises `WorkerDied` and `NoIsolation`, which end every episode alike, and
         nothing else.
 
-        Without `is_graded` it ends with the seal: the verdict is void.
+        Without `is_graded` it ends with the seal: the verdict is void. `observed`: of this episode, instead
+        of what is known of all.
         """
         control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
@@ -92,7 +101,7 @@ class EpisodeDriver:
                 ),
                 control,
             )
-        guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
+        guarded = GuardedSession(control.session, task.limits, attempt, observed or self._observed)
         sealed: EpisodeArtifacts | Failure | None = None
         try:
             trajectory = await _acted(guarded, act, task, attempt)
@@ -106,7 +115,7 @@ class EpisodeDriver:
         if isinstance(sealed, Failure):
             failure, sealed = sealed, None
         if failure is not None and failure.is_world_gone and failure.fault is Fault.INFRA:
-            failure = await self._attribute(failure, task, target, attempt, guarded.steps)
+            failure = await self._attribute(failure, task, target, trajectory, guarded.steps)
         trajectory = trajectory if failure is None else _ended(trajectory, failure, guarded.failure)
         if failure is not None and failure.fault is not Fault.BUDGET:
             return _void(trajectory, failure)
@@ -187,24 +196,32 @@ class EpisodeDriver:
                 pass
 
     async def _attribute(
-        self, failure: Failure, task: Task, target: Target, attempt: AttemptId, steps: Sequence[Step]
+        self, failure: Failure, task: Task, target: Target, trajectory: Trajectory, steps: Sequence[Step]
     ) -> Failure:
         """For a world that failed within its resource limits: replays the attempt's calls in a fresh world,
-        and a bundled solution in another. The attempt is at fault if only its own calls end the world.
+        and a bundled solution in another. The attempt is at fault if only its own calls end the world. The
+        calls are late where they were then, and nowhere else: whoever had spent its time before it ended its
+        world must not survive because a replay is slower.
         """
+        calls = partial(repeat, steps)
         async with self._checking:
-            if not await self._dies(task, target, attempt, partial(repeat, steps)):
+            if not await self._dies(task, target, trajectory.attempt, calls, RecordedAttempt(trajectory)):
                 return failure
             solutions = self.environment.solutions(task, target)
             solve = partial(_solve, solutions[0], task) if solutions else _idle
-            if await self._dies(task, target, attempt, solve) is not False:
+            if await self._dies(task, target, trajectory.attempt, solve, DeadlineLog()) is not False:
                 return failure
         return replace(
             failure, fault=Fault.BUDGET, detail=f"the attempt's own calls end its world: {failure.detail}"
         )
 
     async def _dies(
-        self, task: Task, target: Target, attempt: AttemptId, act: Callable[[GuardedSession], Awaitable[None]]
+        self,
+        task: Task,
+        target: Target,
+        attempt: AttemptId,
+        act: Callable[[GuardedSession], Awaitable[None]],
+        observed: Observed,
     ) -> bool | None:
         """Whether a fresh world fails under these calls, or cannot be sealed after them; None where none can
         be opened.
@@ -212,7 +229,8 @@ class EpisodeDriver:
         control = await self._open(task, target, attempt)
         if isinstance(control, Failure):
             return None
-        guarded = GuardedSession(control.session, task.limits, attempt, self._observed)
+        limits = replace(task.limits, seconds=_PATIENCE * task.limits.seconds)
+        guarded = GuardedSession(control.session, limits, attempt, observed)
         try:
             await act(guarded)
             failure = guarded.failure

@@ -19,8 +19,9 @@ from itertools import pairwise
 from agito.harness import TeamHarness
 from agito.protocols import Engine, Harness
 from agito.rollout.attempt import AttemptRunner, Plan
+from agito.rollout.deadline_log import DeadlineLog, RecordedAttempt
 from agito.sampling.forked import ForkedEngine
-from agito.types import Attempt, AttemptId, Group, Lineage, Tokens, TokenSource, Trajectory
+from agito.types import Attempt, AttemptId, Group, Lineage, Tokens, TokenSource, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +83,19 @@ def _places(was: Trajectory) -> list[int]:
 
 class ForkRunner:
     """Runs forks as attempts: `group` is the number of the point, `slot` that of the fork. `runner_of`: what
-    runs attempts of a harness.
+    runs attempts of a harness. `observed`: where forks note the deadlines that they meet themselves; what
+    they repeat is late where it was late in their parent.
     """
 
     def __init__(
-        self, harness: Harness, points: Sequence[ForkPoint], runner_of: Callable[[Harness], AttemptRunner]
+        self,
+        harness: Harness,
+        points: Sequence[ForkPoint],
+        runner_of: Callable[[Harness], AttemptRunner],
+        *,
+        observed: DeadlineLog | None = None,
     ) -> None:
-        self._points = points
+        self._points, self._observed = points, observed or DeadlineLog()
         self._runners = {"": runner_of(harness)}
         for name in {point.without for point in points} - {""}:
             assert isinstance(harness, TeamHarness), "only a team has reports"
@@ -109,8 +116,15 @@ class ForkRunner:
         def cost(whole: Attempt) -> float:
             return plan.cost(_charged(whole, point.without))
 
-        found = await self._runners[point.without].run(replace(plan, cost=cost), was.attempt, forked)
-        return replace(found, trajectory=_as_fork(found.trajectory, point, attempt))
+        own = self._observed.part(f"fork {attempt.slot} before {point.turn} {point.without}")
+        before = RecordedAttempt(replace(was, events=was.events[: point.event]), otherwise=own)
+        found = await self._runners[point.without].run(
+            replace(plan, cost=cost), was.attempt, forked, observed=before
+        )
+        found = replace(found, trajectory=_as_fork(found.trajectory, point, attempt))
+        if found.is_scored and not found.trajectory.turns:
+            return replace(found, verdict=Verdict.void("infra: it ended before it was live"))
+        return found
 
 
 def _charged(attempt: Attempt, without: str) -> Attempt:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agito.learning.credit import agent_credits, turn_credits
 from agito.monitor import Monitor
-from agito.rollout import ForkRunner, Observed, Plan, fork_points, numbered
+from agito.rollout import DeadlineLog, ForkRunner, Plan, fork_points, numbered
 from agito.runtime.run_context import RunContext
 from agito.scheduling.sync_scheduler import Quota
 from agito.types import Group, mean
@@ -20,7 +20,7 @@ async def with_forks(
     plan: Plan,
     *,
     monitor: Monitor | None = None,
-    observed: Observed | None = None,
+    observed: DeadlineLog | None = None,
 ) -> tuple[Group, ...]:
     """The groups with forks of attempts whose group has a gradient, where the recipe's credit asks for
     them. They are checked as their parents are.
@@ -41,9 +41,8 @@ async def with_forks(
     runner = ForkRunner(
         run_context.harness,
         points,
-        lambda harness: run_context.runner(
-            temperature=recipe.temperature, monitor=monitor, observed=observed, harness=harness
-        ),
+        lambda harness: run_context.runner(temperature=recipe.temperature, monitor=monitor, harness=harness),
+        observed=observed,
     )
     collected = await run_context.attempts(plan, quotas, temperature=recipe.temperature, runner=runner)
     return numbered(collected.attempts, groups)

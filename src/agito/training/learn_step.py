@@ -121,10 +121,13 @@ class LearnStep:
             # a teacher scores `main` only
             and (group.has_variance or sample.policy == MAIN)
         )
-        self._means.add(groups)
+        # A replay names what it need not compute; it was sampled by weights that stayed.
+        gone = revoked if self._monitor is not None else ()
+        sound = [group for group in groups if not is_rolled_back and group.id not in gone]
+        self._means.add(sound)
         if self._prices is not None and not is_rolled_back:
-            self._prices.update(groups, is_free=index < self._free_steps)
-            metrics |= self._prices.metrics(groups)
+            self._prices.update(sound, is_free=index < self._free_steps)
+            metrics |= self._prices.metrics(sound)
         if self._teacher is not None and samples:
             samples, distilled = await self._teacher.credit(samples)
             metrics |= distilled

@@ -16,7 +16,7 @@ from agito.learning.credit import RunningMeans
 from agito.monitor import Monitor
 from agito.protocols import MAIN, Finite, StepStats
 from agito.record.trajectories import is_success
-from agito.rollout import Collected, Observed
+from agito.rollout import Collected, DeadlineLog, Observed
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import Curriculum, draw
 from agito.scheduling.sync_scheduler import Quota
@@ -53,7 +53,7 @@ async def train(
     new_version: Callable[[], int],
     monitor: Monitor | None = None,
     means: RunningMeans | None = None,
-    observed: Observed | None = None,
+    observed: DeadlineLog | None = None,
     roll_back: RollBack | None = None,
 ) -> None:
     """RL from step `start` on; `on_step` is awaited after each. The optimizer's phase begins at step 0 and is

@@ -370,7 +370,7 @@ class TrainingRun:
                 num_tasks,
                 temperature=self._recipe.eval.temperature,
                 monitor=self._monitor,
-                observed=self._observed,
+                observed=self._observed.part(phase),
                 on_attempt=lambda attempt: self._events.advance(evaluation.metrics(attempt)),
             )
             self.usage.add(attempts)

@@ -39,8 +39,8 @@ def leave_one_out(group: Group, *, running_mean: float = math.nan) -> tuple[Samp
 
 
 def penalised(attempts: Iterable[Attempt], baseline: float, *, share: float = 1.0) -> list[Sample]:
-    """Samples of penalised attempts: A = penalty - baseline from the proving call on, A = r - baseline
-    before it, times `share`.
+    """Samples of penalised attempts: A = penalty - baseline from the proving call on, A = u - baseline
+    before it, times `share`; u, the utility, is the reward less what the attempt pays.
 
     `baseline` is the mean utility of the trusted attempts, or of their cell. Where it is NaN, the
     environment's lowest reward is used.
@@ -51,7 +51,7 @@ def penalised(attempts: Iterable[Attempt], baseline: float, *, share: float = 1.
         against = attempt.penalty.floor if math.isnan(baseline) else baseline
         advantage = share * (attempt.penalty.reward - against)
         later = AdvantageChange(event=attempt.penalty.event, advantage=advantage)
-        samples += samples_of(attempt.trajectory, share * (attempt.verdict.reward - against), later=later)
+        samples += samples_of(attempt.trajectory, share * (attempt.utility - against), later=later)
     return samples
 
 
