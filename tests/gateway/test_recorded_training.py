@@ -325,7 +325,7 @@ def test_an_outcome_that_was_written_in_part_is_none(tmp_path: Path, monkeypatch
             return super().write(data[:5])
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", lambda self, mode, buffering: Full(self, "ab"))
+        patched.setattr(Path, "open", lambda self, *_, **__: Full(self, "ab"))
         with pytest.raises(DiskFull, match="no space left"):
             report_outcome(tmp_path, {"id": "b", "reward": 1})
     report_outcome(tmp_path, {"session": "c" * 200, "reward": 1})

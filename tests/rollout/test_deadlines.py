@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
 from tests.credit.test_leave_one_out import TASK
 
 from agito.errors import SandboxFailure
+from agito.protocols import Control, Session
 from agito.rollout.deadline_log import DeadlineLog, RecordedAttempt, said_so_far
 from agito.rollout.episode import EpisodeDriver
 from agito.testing import FakeEnvironment
@@ -112,9 +114,9 @@ class _Control:
 class _Dying(FakeEnvironment):
     num_opened = 0
 
-    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> _Control:  # type: ignore[override]
+    async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.num_opened += 1
-        return _Control(_Slow(0.05 if self.num_opened == 2 else 0.0))
+        return cast("Control", _Control(_Slow(0.05 if self.num_opened == 2 else 0.0)))
 
     def solutions(self, task: Task, target: Target) -> tuple[()]:
         return ()
@@ -136,10 +138,9 @@ async def test_whoever_spends_its_time_and_then_ends_its_world_has_failed_though
         limits=Limits(seconds=0.2, call_seconds=0.2),
     )
 
-    async def act(session: object) -> Trajectory:
+    async def act(session: Session) -> Trajectory:
         events = list[Event]()
         for tool in ("sleep", "die"):
-            assert hasattr(session, "act")
             events += await session.act([call(tool)], LEFT)
         return trajectory(*events)
 
