@@ -74,6 +74,7 @@ OF_THE_MACHINE = frozenset(  # entries of a summary that depend on the machine o
 # renamed metrics and summary keys: old name → new name
 RENAMES: Mapping[str, str] = {}
 # keys of recipes by what they were called before
+FORMER_RECIPES = {"shell-full": "shell"}  # former name → name
 FORMER_KEYS = {"sft.tokenizer_episodes": "sft.survey"}
 _SHORT = ("smoke", "desk")
 _DEADLINE_S = 300.0  # per run
@@ -119,7 +120,7 @@ class Tree:
         pairs = [override.partition("=") for override in overrides]
         self.agito(
             "train",
-            recipe,
+            recipe if recipe in self.recipes() else FORMER_RECIPES.get(recipe, recipe),
             "--out",
             str(out),
             *(word for name, _, value in pairs for word in ("--set", f"{self.key(name)}={value}")),
