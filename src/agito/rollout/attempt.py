@@ -152,8 +152,10 @@ class AttemptRunner:
             return await self._harness.run(task, session, agents, attempt, seed=seed)
         heard = Heard(session)
         trajectory = await self._harness.run(task, heard, agents, attempt, seed=seed)
+        if trajectory.fault is not None:  # it may have ended within a turn
+            return trajectory
         found = context_leaks(trajectory, self._agents, self._harness.rules, heard.events)
-        if not found or trajectory.fault is not None:
+        if not found:
             return trajectory
         detail = f"{LEAKED}: {'; '.join(found)}"
         return replace(trajectory, end=TerminationReason.FAILED, fault=Fault.ENV, detail=detail)

@@ -359,7 +359,7 @@ class Course:
             own_calls.refusal(refused) if refused else own_calls.BETWEEN.join(map(self.handed_back, children))
         )
         text = own_calls.clipped(text, self.task.limits.observation_bytes)
-        fault = Fault.POLICY if refused else _fault_of(children)
+        fault = Fault.POLICY if refused else _fault_of(children, withheld=self.withheld)
         return Event(index=index, call=call, text=text, fault=fault, left=self._left(parent))
 
     def handed_back(self, child: Member) -> str:
@@ -369,9 +369,10 @@ class Course:
         return child.failure if child.report is None else child.report
 
 
-def _fault_of(children: Sequence[Member]) -> Fault | None:
-    """That of the first child that handed nothing back."""
-    first = next((child.failure for child in children if child.report is None), "")
+def _fault_of(children: Sequence[Member], *, withheld: str) -> Fault | None:
+    """That of the first child that handed nothing back. A withheld report reads as a failure."""
+    silent = [child for child in children if child.report is None or child.name == withheld]
+    first = next((own_calls.FAILED if child.name == withheld else child.failure for child in silent), "")
     if not first:
         return None
     if first == own_calls.TOO_LONG:

@@ -33,7 +33,9 @@ def of_world(trajectory: Trajectory) -> tuple[Event, ...]:
     """The events that the world answered: all of them, but for what a team's own tools did."""
     names = {tool.name for tool in trajectory.task.tools}
     return tuple(
-        event for event in trajectory.events if event.call.tool in names or event.call.tool not in OWN
+        event
+        for event in trajectory.events
+        if event.call.problem or event.call.tool in names or event.call.tool not in OWN
     )
 
 
@@ -128,15 +130,19 @@ class _Record:
             for index in turn.calls
             if index < event.index
         ]
-        notes = [own_calls.noted(each.call) for each in earlier if each.call.tool == NOTE]
+        notes = [
+            own_calls.noted(each.call) for each in earlier if each.call.tool == NOTE and self._is_own(each)
+        ]
         return event.text == own_calls.notes_text(notes, limit)
 
     def _is_refusal(self, spawn: Event) -> bool:
         depth = self._depth(self._segments[self._owner[spawn.index]])
         breadth = self._rules.breadth
         order = own_calls.order_of(spawn.call, self._rules.spawnable(depth), breadth=breadth)
-        whys = (order,) if isinstance(order, str) else (own_calls.too_many(breadth), own_calls.NO_TURNS)
-        return spawn.text in {own_calls.refusal(why) for why in whys}
+        limit = self._trajectory.task.limits.observation_bytes
+        others = (own_calls.too_many(breadth), own_calls.NO_TURNS, own_calls.NO_FORK)
+        whys = (order,) if isinstance(order, str) else others
+        return spawn.text in {own_calls.clipped(own_calls.refusal(why), limit) for why in whys}
 
     def _is_return(self, spawn: Event, limit_bytes: int) -> bool:
         """Whether it is what the children reported, in their order and cut to the limit."""
