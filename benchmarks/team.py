@@ -141,14 +141,14 @@ def recorded(run: Path, files: str) -> list[Recorded]:
     return [each for path in paths for each in read_trajectories(path)]
 
 
-def scored(run: Path, families: Sequence[str]) -> list[Attempt]:
-    """Held-out attempts after training."""
+def held_out(run: Path, families: Sequence[str]) -> list[Attempt]:
+    """Attempts after training; a void one counts as a failure, so that nobody gains by it."""
     attempts = [each.attempt for each in recorded(run, "after-*")]
-    return [each for each in attempts if each.is_scored and each.trajectory.task.family in families]
+    return [each for each in attempts if each.trajectory.task.family in families]
 
 
 def success(attempts: Sequence[Attempt]) -> list[Json]:
-    won = sum(attempt.verdict.scores["success"] == 1.0 for attempt in attempts)
+    won = sum(attempt.verdict.scores.get("success") == 1.0 for attempt in attempts)
     low, high = clopper_pearson(won, len(attempts))
     return [round(won / max(len(attempts), 1), 4), round(low, 4), round(high, 4)]
 
@@ -157,7 +157,7 @@ def difference(one: Sequence[Attempt], other: Sequence[Attempt]) -> list[Json]:
     """Of success, with its normal interval."""
     if not (one and other):
         return [None, None, None]
-    rates = [fmean(attempt.verdict.scores["success"] for attempt in each) for each in (one, other)]
+    rates = [fmean(attempt.verdict.scores.get("success", 0.0) for attempt in each) for each in (one, other)]
     variance = sum(p * (1 - p) / len(each) for p, each in zip(rates, (one, other), strict=True))
     gap, half = rates[0] - rates[1], Z * math.sqrt(variance)
     return [round(value, 4) for value in (gap, gap - half, gap + half)]
@@ -222,7 +222,7 @@ async def scripted(run: Path, families: Sequence[str], num: int, skill: float) -
 async def by_scripts(bench: Bench, seeds: Sequence[int]) -> list[Attempt]:
     """The fixed split on as many tasks as the runs are evaluated on, by hands like the demonstrator's."""
     run = bench.arm(CREDIT[0], seeds[0])
-    num = max(len(scored(run, HIGH)) * len(seeds), 30)
+    num = max(len(held_out(run, HIGH)) * len(seeds), 30)
     return await scripted(run, HIGH, num, load_policy.recipe_of(load_policy.find(run)).sft.skill)
 
 
@@ -255,7 +255,7 @@ def of_credit(bench: Bench, seeds: Sequence[int]) -> dict[str, Json]:
         runs = [bench.arm(name, seed) for seed in seeds]
         lines = [line for run in runs for line in lines_of(run)]
         found[name] = {
-            "value": success([each for run in runs for each in scored(run, HIGH)]),
+            "value": success([each for run in runs for each in held_out(run, HIGH)]),
             "variance": round(fmean(map(mean_square, runs)), 4),
             "tokens": sum(map(sampled_tokens, runs)),
             "fork_tokens": sum(line.get("fork/tokens_num", 0.0) for line in lines),
@@ -266,7 +266,7 @@ def of_credit(bench: Bench, seeds: Sequence[int]) -> dict[str, Json]:
 def figures_of(bench: Bench, seeds: Sequence[int]) -> tuple[dict[str, Json], dict[str, Json]]:
     solo, team = ([bench.arm(name, seed) for seed in seeds] for name in ("solo", CREDIT[0]))
     of_solo, of_team = (
-        {name: [each for run in runs for each in scored(run, (name,))] for name in PHI}
+        {name: [each for run in runs for each in held_out(run, (name,))] for name in PHI}
         for runs in (solo, team)
     )
     high_solo, high_team = ([each for name in HIGH for each in of[name]] for of in (of_solo, of_team))
