@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -176,3 +177,9 @@ def test_leaving_is_worth_more_than_failing_only_where_it_is_masked(what: str, i
         leaves, fails = ((found.get(how) or [0.0])[-1] for how in ("leaves", "fails"))
         gains.append(leaves - fails)
     assert (sum(gains) > 0) is is_better, gains
+
+
+@pytest.mark.parametrize("credit", CREDITS.values(), ids=list(CREDITS))
+def test_a_cheat_pays_for_its_thinking_before_the_proving_call_as_others_do(credit: Credit) -> None:
+    found = group(attempt(0, 1.0), attempt(1, 0.0), replace(attempt(2, 1.0, CHEAT), cost=0.25))
+    assert advantages(credit, found, 2) == [0.0, 0.25, 0.25, 0.0, -1.0, -1.0]

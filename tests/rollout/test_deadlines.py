@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import anyio
 import pytest
 from tests.credit.test_leave_one_out import TASK
+from tests.credit.test_leave_one_out import trajectory as recorded
 
 from agito.errors import SandboxFailure
+from agito.harness import SoloHarness
 from agito.protocols import Control, Session
+from agito.rollout import AttemptRunner, ForkRunner, Plan
 from agito.rollout.deadline_log import DeadlineLog, RecordedAttempt, said_so_far
 from agito.rollout.episode import EpisodeDriver
+from agito.rollout.forks import ForkPoint
 from agito.testing import FakeEnvironment
 from agito.types import (
+    Attempt,
     AttemptId,
     Budget,
     Call,
@@ -23,11 +29,13 @@ from agito.types import (
     Event,
     Fault,
     Limits,
+    Status,
     Target,
     Task,
     TerminationReason,
     ToolSpec,
     Trajectory,
+    Verdict,
 )
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +124,7 @@ class _Dying(FakeEnvironment):
 
     async def open(self, task: Task, target: Target, attempt: AttemptId, *, noise_seed: int) -> Control:
         self.num_opened += 1
-        return cast("Control", _Control(_Slow(0.05 if self.num_opened == 2 else 0.0)))
+        return cast("Control", _Control(_Slow(0.6 if self.num_opened == 2 else 0.0)))
 
     def solutions(self, task: Task, target: Target) -> tuple[()]:
         return ()
@@ -149,3 +157,29 @@ async def test_whoever_spends_its_time_and_then_ends_its_world_has_failed_though
     assert environment.num_opened == 3, "itself, its calls again, and a world without them"
     assert found.verdict.reward == 0.0 and found.trajectory.fault is Fault.BUDGET
     assert not (tmp_path / "deadlines.jsonl").exists(), "a check writes nothing into the attempt's record"
+
+
+class _EndsBeforeItIsLive:
+    def __init__(self, found: Attempt) -> None:
+        self._found = found
+
+    async def run(self, *_: object, **__: object) -> Attempt:
+        return self._found
+
+
+@pytest.mark.parametrize("num_turns", [1, 2])
+async def test_a_fork_that_never_became_live_is_void_and_no_outcome(num_turns: int) -> None:
+    one = replace(recorded(0).turns[0], calls=(0,))
+    parent = replace(
+        recorded(0), turns=(one, replace(one, calls=(1,))), events=(event(0, "a"), event(1, "b"))
+    )
+    verdict = Verdict(status=Status.SCORED, reward=0.0)
+    ended = Attempt(trajectory=replace(parent, turns=parent.turns[:num_turns]), verdict=verdict)
+    runner = ForkRunner(
+        SoloHarness(),
+        [ForkPoint(parent=parent, turn=1)],
+        lambda _: cast("AttemptRunner", _EndsBeforeItIsLive(ended)),
+    )
+    plan = Plan(task=lambda _: FakeEnvironment().task(split="train", index=0, seed=0))
+    found = await runner.run(plan, AttemptId(group=0, slot=0), {})
+    assert found.is_scored == (num_turns == 2)
