@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from pathlib import Path
 
 import pytest
 
 import agito
-from agito.learning.trainer import LocalTrainer, TrainerConfig
+from agito.learning.trainer import LocalTrainer, TrainerConfig, load_state, save_state
 from agito.models import Qwen3, Qwen3Config
 from agito.protocols import StepStats
 from agito.training.early_stop import EarlyStop
+from agito.types import AttemptId, Sample, span
 
 TINY = (
     "sft.demos=600",
@@ -84,3 +86,32 @@ def test_a_phase_is_shortened_to_what_is_to_come() -> None:
     trainer.shorten_phase(55)
     factors = [trainer.optimizer.factor(step) for step in range(49, 56)]
     assert factors == pytest.approx([51 / 98, *(50 / 98 * left / 5 for left in (5, 4, 3, 2, 1, 0))])
+
+
+def test_a_phase_that_was_shortened_goes_on_as_it_was_after_a_restart(tmp_path: Path) -> None:
+    def trainer() -> LocalTrainer:
+        return LocalTrainer(Qwen3(Qwen3Config(vocab_size=20, hidden_size=16), seed=0), TrainerConfig())
+
+    first, again = trainer(), trainer()
+    first.begin_phase("sft", 100)
+    tokens = array("i", [1, 2, 3, 4])
+    sample = Sample(
+        attempt=AttemptId(group=0, slot=0),
+        segment=0,
+        ids=tokens,
+        trainable=bytes([0, 1, 1, 1]),
+        advantages=array("f", [0.0] * 4),
+        logprobs=array("f", [0.0] * 4),
+        versions=span(0, 4),
+    )
+    for _ in range(3):
+        first.sft_step([sample])
+    first.shorten_phase(8)
+    first.sft_step([sample])
+    save_state(first, tmp_path)
+    load_state(again, tmp_path)
+    steps = range(first.phase_step, 9)
+    assert [again.optimizer.factor(step) for step in steps] == [
+        first.optimizer.factor(step) for step in steps
+    ]
+    assert again.sft_step([sample]).values == first.sft_step([sample]).values
