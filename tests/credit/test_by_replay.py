@@ -37,7 +37,7 @@ TASK = Task(id="t", env="fake", split="train", family="f", level=1, prompt={Dial
 # The orchestrator stops (0) or hands out work (1); the worker does x or y; the orchestrator then does x or y.
 STATES = ("begin", "work", "x", "y")
 LOGITS = {"begin": (0.3, 0.8), "work": (-0.4, 0.5), "x": (0.9, -0.2), "y": (0.1, 0.6)}
-WITHHELD = {0.2: 0.3, 0.5: 0.7}  # what is earned, and how probably, where the worker's report is withheld
+LEFT_OUT = {0.2: 0.3, 0.5: 0.7}  # what is earned, and how probably, where the worker is left out
 REWARDS = {(0,): 0.4, (1, 0, 0): 1.0, (1, 0, 1): 0.0, (1, 1, 0): 0.1, (1, 1, 1): 0.7}
 SEGMENT_OF_TURN = (0, 1, 0)
 Path = tuple[int, ...]
@@ -115,7 +115,7 @@ class Bundle:
     forks: tuple[tuple[int, Path], ...]
     chance: float
 
-    withheld: float | None = None  # earned by a fork without the worker's report
+    left_out: float | None = None  # earned by a fork without the worker
 
     def attempts(self, slot: int) -> tuple[Attempt, list[Attempt]]:
         own = attempt_of(self.path, slot=slot)
@@ -123,13 +123,13 @@ class Bundle:
             attempt_of(path, slot=10 * (slot + 1) + at, first=first, parent=slot)
             for at, (first, path) in enumerate(self.forks)
         ]
-        return own, forks if self.withheld is None else [*forks, without_report(self.withheld, slot)]
+        return own, forks if self.left_out is None else [*forks, without_worker(self.left_out, slot)]
 
 
-def without_report(reward: float, parent: int) -> Attempt:
-    """A fork in which the orchestrator did not read the worker's report."""
+def without_worker(reward: float, parent: int) -> Attempt:
+    """A fork in which the worker failed before it did anything."""
     fork = attempt_of((1, 0, 0), slot=90 + parent, first=2, parent=parent)
-    lineage = Lineage(parent=AttemptId(group=7, slot=parent), event=2, snapshot="", without="worker")
+    lineage = Lineage(parent=AttemptId(group=7, slot=parent), event=0, snapshot="", without="worker")
     return replace(
         fork,
         trajectory=replace(fork.trajectory, lineage=lineage),
@@ -137,7 +137,7 @@ def without_report(reward: float, parent: int) -> Attempt:
     )
 
 
-def bundles(places: Mapping[int, int], *, withholds: bool = False) -> list[Bundle]:
+def bundles(places: Mapping[int, int], *, leaves_out: bool = False) -> list[Bundle]:
     """`places`: how many forks begin at a turn, where the attempt comes that far."""
     found: list[Bundle] = []
     for path, chance in endings(()):
@@ -145,7 +145,7 @@ def bundles(places: Mapping[int, int], *, withholds: bool = False) -> list[Bundl
         for ways in product(*(list(endings(path[:first])) for first in firsts)):
             forks = tuple((first, way) for first, (way, _) in zip(firsts, ways, strict=True))
             whole = chance * math.prod(each for _, each in ways)
-            arms = WITHHELD.items() if withholds and len(path) == 3 else [(None, 1.0)]
+            arms = LEFT_OUT.items() if leaves_out and len(path) == 3 else [(None, 1.0)]
             found += [Bundle(path, forks, whole * each, reward) for reward, each in arms]
     return found
 
@@ -176,11 +176,11 @@ def exact(cost: Callable[[Path], float] = lambda path: 0.0) -> list[float]:
 
 
 def moments(
-    credit: Credit, places: Mapping[int, int], *, withholds: bool = False
+    credit: Credit, places: Mapping[int, int], *, leaves_out: bool = False
 ) -> tuple[list[float], float]:
     """The estimator's mean, and its variance summed over logits: exactly, over all groups of two."""
     total, squares = [0.0] * 8, 0.0
-    ways = bundles(places, withholds=withholds)
+    ways = bundles(places, leaves_out=leaves_out)
     assert sum(way.chance for way in ways) == pytest.approx(1.0)
     for one, two in product(ways, ways):
         (a, forks_a), (b, forks_b) = one.attempts(0), two.attempts(1)
@@ -199,8 +199,8 @@ def test_credit_by_replay_is_unbiased_and_its_variance_falls(places: dict[int, i
     assert variance == pytest.approx(inherited) if not places else variance < inherited
 
 
-def test_credit_against_withheld_reports_is_unbiased() -> None:
-    found, variance = moments(by_replay, {2: 1}, withholds=True)
+def test_credit_against_forks_that_leave_an_agent_out_is_unbiased() -> None:
+    found, variance = moments(by_replay, {2: 1}, leaves_out=True)
     assert found == pytest.approx(exact(), abs=1e-6)
     assert variance < moments(leave_one_out, {})[1]
 
@@ -210,8 +210,8 @@ def of_worker(path: Path) -> float:
     return 0.3 if path[1:2] == (0,) else 0.0
 
 
-def paying(group: Group, *, of_whom_is_withheld: bool) -> Group:
-    """The same, where attempts and forks pay for what the worker did; those that withhold its report pay for
+def paying(group: Group, *, of_whom_is_left_out: bool) -> Group:
+    """The same, where attempts and forks pay for what the worker did; those that leave it out pay for
     it too, or do not.
     """
     paths = {2: (1, 0), 3: (1, 1)}
@@ -219,7 +219,7 @@ def paying(group: Group, *, of_whom_is_withheld: bool) -> Group:
     def cost(attempt: Attempt) -> float:
         lineage = attempt.trajectory.lineage
         if lineage is not None and lineage.without:
-            if not of_whom_is_withheld:
+            if not of_whom_is_left_out:
                 return 0.0
             attempt = group.attempts[lineage.parent.slot]
         ids = [segment.tokens.ids[1] for segment in attempt.trajectory.segments if segment.role == "worker"]
@@ -231,29 +231,29 @@ def paying(group: Group, *, of_whom_is_withheld: bool) -> Group:
     return replace(group, attempts=attempts, forks=forks)
 
 
-def test_with_prices_credit_by_replay_is_unbiased_where_a_fork_does_not_pay_for_whom_it_withholds() -> None:
-    for places, withholds in (({1: 1, 2: 1}, False), ({2: 1}, True)):
+def test_with_prices_credit_by_replay_is_unbiased_where_a_fork_does_not_pay_for_whom_it_leaves_out() -> None:
+    for places, leaves_out in (({1: 1, 2: 1}, False), ({2: 1}, True)):
         found, _ = moments(
             lambda group, *, running_mean: by_replay(
-                paying(group, of_whom_is_withheld=False), running_mean=running_mean
+                paying(group, of_whom_is_left_out=False), running_mean=running_mean
             ),
             places,
-            withholds=withholds,
+            leaves_out=leaves_out,
         )
         assert found == pytest.approx(exact(of_worker), abs=1e-6)
     biased, _ = moments(
         lambda group, *, running_mean: by_replay(
-            paying(group, of_whom_is_withheld=True), running_mean=running_mean
+            paying(group, of_whom_is_left_out=True), running_mean=running_mean
         ),
         {2: 1},
-        withholds=True,
+        leaves_out=True,
     )
     assert max(abs(a - b) for a, b in zip(biased, exact(of_worker), strict=True)) > 0.05
 
 
-def test_the_credit_of_an_agent_is_the_difference_that_its_report_makes() -> None:
+def test_the_credit_of_an_agent_is_the_difference_that_it_makes() -> None:
     own, other = attempt_of((1, 0, 1), slot=0), attempt_of((0,), slot=1)
-    forks = (attempt_of((1, 0, 0), slot=2, first=2, parent=0), *(without_report(r, 0) for r in (0.2, 0.5)))
+    forks = (attempt_of((1, 0, 0), slot=2, first=2, parent=0), *(without_worker(r, 0) for r in (0.2, 0.5)))
     group = Group(id=7, task=TASK, attempts=(own, other), forks=forks)
     assert agent_credits(own, group) == pytest.approx({"worker": (0 + 1) / 2 - 0.35})
     samples = {(sample.attempt.slot, sample.segment): sample for sample in by_replay(group, running_mean=0.0)}

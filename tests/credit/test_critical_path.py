@@ -157,15 +157,6 @@ def test_the_order_of_children_does_not_change_the_critical_path() -> None:
     assert found == {2 + 9}
 
 
-def test_without_an_agent_neither_its_turns_nor_those_of_whom_it_spawned_are_on_the_path() -> None:
-    deep = [Says(2, ([worker(9)],)), Says(1)]
-    whole = trajectory(Says(3, ([deep, worker(5)],)), Says(2))
-    assert whole.num_critical == 3 + 12 + 2
-    assert whole.without("worker-0.0").num_critical == 3 + 5 + 2
-    assert whole.without("worker-0.1").num_critical == 3 + 12 + 2
-    assert len(whole.without("worker-0.0").events) == len(whole.events)
-
-
 def attempt(was: Trajectory, reward: float = 1.0) -> Attempt:
     return Attempt(trajectory=was, verdict=Verdict.scored(reward, evidence="", grade_seed=0))
 

@@ -98,16 +98,19 @@ class Remembering(Programs):
         self.num_open += 1
         return _Remembers(self)
 
+    def said(self, name: str, turn: int) -> str:
+        return self.programs[name][min(turn, len(self.programs[name]) - 1)]
+
 
 class _Remembers:
-    def __init__(self, engine: Programs) -> None:
+    def __init__(self, engine: Remembering) -> None:
         self._engine, self._ids = engine, array("i")
 
     async def sample(self, request: SampleRequest) -> Sampled:
         self._ids.extend(request.extend)
         text = bytes(token for token in self._ids if token < END_OF_TURN).decode()
-        said = self._engine.programs[text.split('{"tool"')[0].split()[-1]]
-        ids = array("i", [*said[min(self._ids.count(END_OF_TURN), len(said) - 1)].encode(), END_OF_TURN])
+        said = self._engine.said(text.split('{"tool"')[0].split()[-1], self._ids.count(END_OF_TURN))
+        ids = array("i", [*said.encode(), END_OF_TURN])
         self._ids.extend(ids)
         return Sampled(
             ids=ids,
@@ -210,7 +213,7 @@ async def test_a_child_that_failed_can_be_merged_all_the_same(pool: Pool) -> Non
     assert texts_of(found, "spawn") == ["(out of turns)"] and found.verdict.reward == 1.0
 
 
-async def test_of_a_child_whose_report_is_withheld_nothing_is_merged(pool: Pool) -> None:
+async def test_of_a_child_that_is_left_out_nothing_can_be_merged(pool: Pool) -> None:
     programs = {"root": [spawn("do it | do it"), merge(1), merge(2), END], "it": [sh("echo x > $$"), DONE]}
     harness = TeamHarness(RULES).without("worker-0.1")
     found = await run(Files(pool), programs, harness)

@@ -61,13 +61,13 @@ async def test_a_malformed_note_is_the_worlds_to_answer_and_no_leak(monkeypatch:
     assert [event.call.tool for event in of_world(found)] == ["note", "submit"]
 
 
-async def test_a_withheld_report_reads_as_one_that_never_came() -> None:
+async def test_an_agent_that_is_left_out_reads_as_one_that_failed() -> None:
     def engine(**more: dict[str, Exception]) -> Programs:
         lines = {"root": [spawn("do x"), say("submit", box="1")], "x": [say("report", text="hi")]}
         return Programs(lines, **more)
 
     rules = TeamRules(roles=("root", "worker"))
-    withheld, _ = await play(engine(), harness=TeamHarness(rules).without("worker-0.0"))
+    absent, _ = await play(engine(), harness=TeamHarness(rules).without("worker-0.0"))
     failed, _ = await play(engine(fails={"x": RuntimeError("no")}))
-    one, other = withheld.events[0], failed.events[0]
+    one, other = absent.events[0], failed.events[0]
     assert (one.text, one.fault) == (other.text, other.fault) == ("(it failed)", Fault.TOOL)

@@ -117,11 +117,12 @@ async def test_a_fork_in_which_a_spawned_agent_reads_something_else_is_void(read
     assert found.fault is Fault.ENV and "reads something else" in found.detail, found.detail
 
 
-async def test_a_fork_without_a_report_reads_something_else_by_design() -> None:
+async def test_a_fork_without_an_agent_reads_something_else_by_design() -> None:
     was = await act(TEAM, Reciting(is_team=True), {})
-    forked = ForkedEngine(Reciting(is_team=True), was, {0: 1, 1: 2}, "main", seed=1, reads_on=False)
+    forked = ForkedEngine(Reciting(is_team=True), was, {0: 1}, "main", seed=1, reads_on=False)
     found = await act(TEAM.without("worker-0.0"), forked, {})
     assert (found.fault, found.end) == (None, TerminationReason.SUBMITTED), found.detail
+    assert [segment.role for segment in found.segments] == ["root"] and "box" not in found.events[0].text
 
 
 async def test_whether_an_attempt_is_forked_does_not_depend_on_how_it_ended() -> None:
@@ -135,7 +136,7 @@ async def test_whether_an_attempt_is_forked_does_not_depend_on_how_it_ended() ->
         )
         for each in (was, unheard)
     ]
-    assert [(point.turn, point.without) for point in points[0]] == [(3, ""), (3, "worker-0.0")]
+    assert [(point.turn, point.without) for point in points[0]] == [(3, ""), (1, "worker-0.0")]
     assert [(point.turn, point.event) for point in points[1]] == [
         (point.turn, point.event) for point in points[0]
     ]

@@ -45,11 +45,11 @@ async def test_a_free_rider_and_a_saboteur_are_found_by_replay_and_not_by_inheri
     assert means["liar"] == pytest.approx(CREDIT["liar"], abs=0.15), "without it, only the right box is read"
 
 
-async def test_a_fork_pays_for_all_that_it_repeats_but_not_for_the_agent_whose_report_it_withholds() -> None:
+async def test_a_fork_pays_for_all_that_it_repeats_but_not_for_an_agent_that_it_leaves_out() -> None:
     group = await planted_group(0, size=2, forks=1, cost=lambda each: float(len(each.trajectory.turns)))
     paid = {
         fork.cost for fork in group.forks if fork.trajectory.lineage and not fork.trajectory.lineage.without
     }
     assert {attempt.cost for attempt in group.attempts} == paid == {5.0}, "hand out, three reports, submit"
-    withheld = [fork for fork in group.forks if fork.trajectory.lineage and fork.trajectory.lineage.without]
-    assert {fork.cost for fork in withheld} == {4.0} and len(withheld) == 6
+    without = [fork for fork in group.forks if fork.trajectory.lineage and fork.trajectory.lineage.without]
+    assert {fork.cost for fork in without} == {4.0} and len(without) == 6

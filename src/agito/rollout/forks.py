@@ -30,19 +30,29 @@ class ForkPoint:
 
     parent: Trajectory
     turn: int  # number of the turn's first stretch
-    without: str = ""  # the agent whose report is withheld
+    without: str = ""  # the agent that is not there: the turn before has spawned it
 
     @property
     def event(self) -> int:
-        """The first call that is made live."""
+        """The first call that is answered live."""
+        if self.without:
+            spawned = (each.spawned_by for each in self.parent.segments if each.agent == self.without)
+            return next(at for at in spawned if at is not None)
         turns = self.parent.turns[self.turn :]
         return next(turn.calls[0] for turn in turns if turn.calls)
 
+    @property
+    def over(self) -> frozenset[int]:
+        """Segments of agents whose spawning was answered before."""
+        answered = self.parent.turns[: self.turn - 1 if self.without else self.turn]
+        calls = {at for turn in answered for at in turn.calls}
+        return frozenset(each.id for each in self.parent.segments if each.spawned_by in calls)
+
 
 def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[ForkPoint]:
-    """The states before and after every turn that is drawn, and after every agent's work that is drawn the
-    state with and without its report. Each is drawn with probability `ratio`, independently of how its
-    attempt went on, which would bias what is learned from it.
+    """The states before and after every turn that is drawn; for every agent that is drawn, the state before
+    its work, where it is left out, and the one behind it. Each is drawn with probability `ratio`,
+    independently of how its attempt went on, which would bias what is learned from it.
     """
 
     def is_drawn(was: Trajectory, what: object) -> bool:
@@ -55,24 +65,30 @@ def fork_points(groups: Iterable[Group], *, ratio: float, seed: int) -> list[For
             continue
         places = _places(was)
         drawn = {at for at in places if is_drawn(was, at)}
-        ends = {name: at for name, at in ends_of_work(was).items() if is_drawn(was, name)}
+        spawned = {name: at for name, at in turns_of_spawning(was).items() if is_drawn(was, name)}
         points += [
             ForkPoint(parent=was, turn=at)
             for before, at in pairwise(places)
-            if {before, at} & drawn or at in ends.values()
+            if {before, at} & drawn or any(before <= turn < at for turn in spawned.values())
         ]
-        points += [ForkPoint(parent=was, turn=at, without=name) for name, at in ends.items()]
+        points += [ForkPoint(parent=was, turn=at + 1, without=name) for name, at in spawned.items()]
     return points
 
 
-def ends_of_work(was: Trajectory) -> dict[str, int]:
-    """By agent that the first one spawned, the first one's turn that follows; none where it took no more."""
-    found: dict[str, int] = {}
-    for before, after in pairwise(_places(was)):
-        own = [turn for turn in was.turns[before:after] if turn.segment == was.segments[0].id]
-        calls = {at for turn in own for at in turn.calls}
-        found |= {segment.agent: after for segment in was.segments if segment.spawned_by in calls}
-    return found
+def turns_of_spawning(was: Trajectory) -> dict[str, int]:
+    """By agent that the first one spawned and that took a turn, the turn that spawned it."""
+    spoke = {turn.segment for turn in was.turns}
+    makers = {
+        call: at
+        for at, turn in enumerate(was.turns)
+        if turn.segment == was.segments[0].id
+        for call in turn.calls
+    }
+    return {
+        segment.agent: makers[segment.spawned_by]
+        for segment in was.segments
+        if segment.spawned_by in makers and segment.id in spoke
+    }
 
 
 def _places(was: Trajectory) -> list[int]:
@@ -98,7 +114,7 @@ class ForkRunner:
         self._points, self._observed = points, observed or DeadlineLog()
         self._runners = {"": runner_of(harness)}
         for name in {point.without for point in points} - {""}:
-            assert isinstance(harness, TeamHarness), "only a team has reports"
+            assert isinstance(harness, TeamHarness), "only a team spawns agents"
             self._runners[name] = runner_of(harness.without(name))
 
     async def run(self, plan: Plan, attempt: AttemptId, engines: Mapping[str, Engine] | None) -> Attempt:
@@ -108,30 +124,23 @@ class ForkRunner:
         assert engines is not None, "a fork goes on live"
         forked = {
             policy: ForkedEngine(
-                engine, was, repeated, policy, seed=attempt.slot + 1, reads_on=not point.without
+                engine,
+                was,
+                repeated,
+                policy,
+                seed=attempt.slot + 1,
+                reads_on=not point.without,
+                over=point.over,
             )
             for policy, engine in engines.items()
         }
-
-        def cost(whole: Attempt) -> float:
-            return plan.cost(_charged(whole, point.without))
-
         own = self._observed.part(f"fork {attempt.slot} before {point.turn} {point.without}")
         before = RecordedAttempt(replace(was, events=was.events[: point.event]), otherwise=own)
-        found = await self._runners[point.without].run(
-            replace(plan, cost=cost), was.attempt, forked, observed=before
-        )
+        found = await self._runners[point.without].run(plan, was.attempt, forked, observed=before)
         found = replace(found, trajectory=_as_fork(found.trajectory, point, attempt))
-        if found.is_scored and not found.trajectory.turns:
+        if found.is_scored and not (found.trajectory.turns or point.without):
             return replace(found, verdict=Verdict.void("infra: it ended before it was live"))
         return found
-
-
-def _charged(attempt: Attempt, without: str) -> Attempt:
-    """What a fork pays for: not for the work of the agent whose report it withholds, since that agent is
-    compared with it.
-    """
-    return replace(attempt, trajectory=attempt.trajectory.without(without)) if without else attempt
 
 
 def numbered(forks: Sequence[Attempt], groups: Sequence[Group]) -> tuple[Group, ...]:

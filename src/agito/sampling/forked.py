@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from agito.errors import Diverged
+from agito.errors import AgitoError, Diverged
 from agito.protocols import Engine, Row, Sampled, SampleRequest
 from agito.types import Segment, Trajectory, Turn, VersionSpan
 
@@ -18,7 +18,8 @@ from agito.types import Segment, Trajectory, Turn, VersionSpan
 class ForkedEngine:
     """`turns`: by segment, how many of its turns are repeated. Rows are opened in the order in which the
     attempt opened them; further ones are live from the start. `reads_on`: whether the first live turn of a
-    row reads what it read in the attempt.
+    row reads what it read in the attempt. `over`: segments whose agents handed back all that they did; one
+    that asks for more failed in the attempt, and fails again.
     """
 
     def __init__(
@@ -30,15 +31,16 @@ class ForkedEngine:
         *,
         seed: int,
         reads_on: bool = True,
+        over: Collection[int] = (),
     ) -> None:
         self._live, self._seed, self.context = live, seed, live.context
-        self._past: list[tuple[Segment, list[Turn], int | None]] = []
+        self._past: list[tuple[Segment, list[Turn], int | None, bool]] = []
         for segment in sorted(was.segments, key=lambda segment: segment.id):
             own = [turn for turn in was.turns if turn.segment == segment.id]
             num = turns.get(segment.id, 0)
             start = own[num].start if reads_on and 0 < num < len(own) else None
             if segment.policy == policy:
-                self._past.append((segment, own[:num], start))
+                self._past.append((segment, own[:num], start, segment.id in over))
         self._num_rows = 0
 
     def open(self, seed: int) -> Row:
@@ -51,15 +53,20 @@ class ForkedEngine:
 class ForkedRow:
     """`start`: of the first live turn, where what comes before it is as it was."""
 
-    def __init__(self, live: Row, was: Segment, turns: Sequence[Turn], start: int | None) -> None:
-        self._row, self._was, self._turns, self._start = live, was, turns, start
+    def __init__(
+        self, live: Row, was: Segment, turns: Sequence[Turn], start: int | None, is_over: bool
+    ) -> None:
+        self._row, self._was, self._turns, self._start, self._is_over = live, was, turns, start, is_over
         self._num_done = 0
         self._unsent: array[int] = array("i")  # what the live row has not been told
 
     async def sample(self, request: SampleRequest) -> Sampled:
-        """Raises `Diverged` where the attempt does not come as far again."""
+        """Raises `Diverged` where the attempt does not come as far again, and `AgitoError` where its agent
+        failed."""
         if self._num_done < len(self._turns):
             return self._repeated(request)
+        if self._is_over:
+            raise AgitoError(f"{self._was.agent} failed here in the attempt")
         if self._start is not None:
             self._require_as_it_was(request, self._start)
             self._start = None

@@ -70,7 +70,7 @@ def fork_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _of_agents(groups: Sequence[Group]) -> dict[str, float]:
-    """The difference that spawned agents' reports made, by role."""
+    """The difference that spawned agents made, by role."""
     found: dict[str, list[float]] = {}
     for group in groups:
         for attempt in group.trusted:

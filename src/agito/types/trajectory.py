@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from agito.types.enums import Effort, Fault, FinishReason, Mode, TerminationReason, TokenSource
@@ -108,7 +108,7 @@ class Lineage:
     parent: AttemptId
     event: int
     snapshot: str
-    without: str = ""  # the agent whose report was withheld from its parent
+    without: str = ""  # the agent that was left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,17 +147,6 @@ class Trajectory:
         whose own path is longest count. One agent's are all of its tokens.
         """
         return self._longest(segment for segment in self.segments if segment.spawned_by is None)
-
-    def without(self, agent: str) -> Trajectory:
-        """The same without the turns of this agent and of those below it; events stay as they are."""
-        gone = {segment.id for segment in self.segments if segment.agent == agent}
-        while True:
-            calls = {at for turn in self.turns if turn.segment in gone for at in turn.calls}
-            below = {segment.id for segment in self.segments if segment.spawned_by in calls}
-            if below <= gone:
-                break
-            gone |= below
-        return replace(self, turns=tuple(turn for turn in self.turns if turn.segment not in gone))
 
     def _longest(self, segments: Iterable[Segment]) -> int:
         """Tokens on the path of these segments, which were sampled one after the other."""

@@ -43,14 +43,14 @@ from agito.types import (
 class TeamHarness:
     """Roles and bounds of one kind of team. Raises `ValueError` without a role, or with one twice."""
 
-    def __init__(self, rules: TeamRules, *, withheld: str = "") -> None:
+    def __init__(self, rules: TeamRules, *, absent: str = "") -> None:
         if not rules.roles or len(set(rules.roles)) < len(rules.roles):
             raise ValueError(f"roles={rules.roles}: name each role once, the one that begins first")
-        self.rules, self.roles, self.withheld = rules, rules.roles, withheld
+        self.rules, self.roles, self.absent = rules, rules.roles, absent
 
     def without(self, agent: str) -> TeamHarness:
-        """The same team, in which the parent of this agent reads that it failed, whatever it reports."""
-        return type(self)(self.rules, withheld=agent)
+        """The same team, in which this agent fails before it does anything."""
+        return type(self)(self.rules, absent=agent)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class TeamHarness:
             session=session,
             agents=agents,
             seed=seed,
-            withheld=self.withheld,
+            absent=self.absent,
         )
 
 
@@ -83,7 +83,7 @@ class Course:
     session: Session
     agents: Mapping[str, Agent]
     seed: int
-    withheld: str = ""  # the agent whose report its parent does not read
+    absent: str = ""  # the agent that fails before it does anything
     events: list[Event] = field(default_factory=list[Event])
     members: list[Member] = field(default_factory=list[Member])
     has_ended: bool = False  # the world's episode
@@ -103,12 +103,12 @@ class Course:
                 for member in self.members:
                     await member.capture.close()
                     await forking.close(member)
-        spoken = [member for member in self.members if member.turns]
-        turns = [turn for member in spoken for turn in member.turns]
+        turns = [turn for member in self.members for turn in member.turns]
         return Trajectory(
             attempt=attempt,
             task=self.task,
-            segments=tuple(member.segment() for member in spoken),
+            # One that opened a context and failed before its first turn has an empty one.
+            segments=tuple(member.segment() for member in self.members) if turns else (),
             turns=tuple(sorted(turns, key=lambda turn: turn.calls[0] if turn.calls else len(self.events))),
             events=tuple(self.events),
             end=end,
@@ -209,16 +209,15 @@ class Course:
         return list(range(first, first + len(events)))
 
     async def _merge(self, member: Member, call: Call) -> list[int]:
-        """Takes over what a child changed; of one whose report is withheld, nothing."""
+        """Takes over what a child changed."""
         child = forking.child_of(member, call)
         if isinstance(child, str):
             return self._answered(
                 await member.world.act([replace(call, problem=child)], self._left(member, 1))
             )
         assert child.fork is not None
-        fork = await forking.fork(member.world) if child.name == self.withheld else child.fork
         overwrite = call.arguments.get("overwrite") is True
-        event = await fork.merge(call, self._left(member, 1), overwrite=overwrite)
+        event = await child.fork.merge(call, self._left(member, 1), overwrite=overwrite)
         if event.fault is None:
             child.is_merged = True
             await child.fork.close()
@@ -301,7 +300,9 @@ class Course:
             brief=brief,
             spawned_by=index,
         )
-        if child.open():
+        if name == self.absent:
+            child.failure = own_calls.FAILED
+        elif child.open():
             self.members.append(child)
         else:
             child.failure = own_calls.TOO_LONG
@@ -359,20 +360,17 @@ class Course:
             own_calls.refusal(refused) if refused else own_calls.BETWEEN.join(map(self.handed_back, children))
         )
         text = own_calls.clipped(text, self.task.limits.observation_bytes)
-        fault = Fault.POLICY if refused else _fault_of(children, withheld=self.withheld)
+        fault = Fault.POLICY if refused else _fault_of(children)
         return Event(index=index, call=call, text=text, fault=fault, left=self._left(parent))
 
     def handed_back(self, child: Member) -> str:
         """All that a parent learns of a child."""
-        if child.name == self.withheld:
-            return own_calls.FAILED
         return child.failure if child.report is None else child.report
 
 
-def _fault_of(children: Sequence[Member], *, withheld: str) -> Fault | None:
-    """That of the first child that handed nothing back. A withheld report reads as a failure."""
-    silent = [child for child in children if child.report is None or child.name == withheld]
-    first = next((own_calls.FAILED if child.name == withheld else child.failure for child in silent), "")
+def _fault_of(children: Sequence[Member]) -> Fault | None:
+    """That of the first child that handed nothing back."""
+    first = next((child.failure for child in children if child.report is None), "")
     if not first:
         return None
     if first == own_calls.TOO_LONG:

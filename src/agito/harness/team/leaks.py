@@ -176,7 +176,7 @@ class _Record:
         turns, ids = self._turns[segment.id], segment.tokens.ids
         renderer = self._specs[segment.role].renderer
         if not turns:
-            return ["without a turn"]
+            return ["without a turn"] if ids else []
         found: list[str] = []
         if not any(ids[: turns[0].start] == opening for opening in self._openings(segment)):
             found.append("more than its brief" if segment.spawned_by is not None else "more than its task")

@@ -20,11 +20,10 @@ def by_replay(group: Group, *, running_mean: float) -> tuple[Sample, ...]:
     turn t, which draw t afresh; where there is none, the mean of the group's others, as in `leave_one_out`.
     With both next to t it is the credit of turn t alone (cf. VinePPO, arXiv:2410.01679).
 
-    The tokens of an agent whose report some forks withheld from its parent are compared with those: V is
-    their mean (a difference reward). Where there are prices, those forks pay for everything but this agent's
-    work, and those that it spawned: so V is the utility without it, and does not depend on what it said.
-    That is unbiased where it acts on others through its report alone, or the merge of its fork. Such forks
-    count for nothing else and are not trained on, since the policy would not have come there.
+    The tokens of an agent that some forks left out are compared with those: V is their mean (a difference
+    reward). It fails there before it does anything, and its budget returns. So V does not depend on what it
+    said, nor on what it did to the world or spent. Such forks count for nothing else and are not trained on,
+    since the policy would not have come there.
 
     A fork from s_t is trained on from turn t on, against the mean of all others that go on from s_t. Where n
     ways lead on from a state, each counts 1/n from there on, so that turns that were gone on from often do
@@ -56,12 +55,10 @@ def turn_credits(attempt: Attempt, group: Group) -> dict[int, float]:
 
 
 def agent_credits(attempt: Attempt, group: Group) -> dict[str, float]:
-    """By agent, the difference of the mean outcomes with and without its report, of those that forks
-    measure.
-    """
+    """By agent, the difference of the mean outcomes with it and without it, of those that forks measure."""
     found = _Replayed.of(attempt, group.forks, 0.0)
     return {
-        agent: found.with_report(agent) - mean(_utilities(forks)) for agent, forks in found.without.items()
+        agent: found.outcome_with(agent) - mean(_utilities(forks)) for agent, forks in found.without.items()
     }
 
 
@@ -95,15 +92,15 @@ class _Replayed:
     def advantage(self, turn: int) -> float:
         """Of a turn of the attempt itself."""
         if without := self.without.get(self._agent_of(turn)):
-            return self.with_report(self._agent_of(turn)) - mean(_utilities(without))
+            return self.outcome_with(self._agent_of(turn)) - mean(_utilities(without))
         before = max((point for point in self.forks if point <= turn), default=None)
         value = self.baseline if before is None else mean(_utilities(self.forks[before]))
         return self._outcome_behind(turn) - value
 
-    def with_report(self, agent: str) -> float:
-        """The mean outcome from where its parent has read its report on."""
+    def outcome_with(self, agent: str) -> float:
+        """The mean outcome from behind its work on."""
         (event,) = {fork.trajectory.lineage.event for fork in self.without[agent] if fork.trajectory.lineage}
-        return self._outcome_behind(_turn_at(self.attempt.trajectory, event) - 1)
+        return self._outcome_behind(_turn_at(self.attempt.trajectory, event))
 
     def _outcome_behind(self, turn: int) -> float:
         after = min((point for point in self.forks if point > turn), default=None)

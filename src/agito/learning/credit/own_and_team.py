@@ -40,11 +40,13 @@ def own_and_team(group: Group, *, running_mean: float = math.nan) -> tuple[Sampl
 
 
 def own_scores(attempt: Attempt) -> dict[tuple[str, str], float]:
-    """By role and agent, the share of its calls that were carried out: not refused for what the agent itself
-    wrote. 0 for an agent that made none.
+    """By role and agent that took a turn, the share of its calls that were carried out: not refused for what
+    the agent itself wrote. 0 for an agent that made none.
     """
-    trajectory = attempt.trajectory
-    agents = {segment.id: (segment.role, segment.agent) for segment in trajectory.segments}
+    trajectory, spoke = attempt.trajectory, {turn.segment for turn in attempt.trajectory.turns}
+    agents = {
+        segment.id: (segment.role, segment.agent) for segment in trajectory.segments if segment.id in spoke
+    }
     carried_out: dict[tuple[str, str], list[float]] = {agent: [] for agent in agents.values()}
     for turn in trajectory.turns:
         carried_out[agents[turn.segment]] += [
