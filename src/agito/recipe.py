@@ -374,6 +374,10 @@ class Recipe(Section):
         teacher = self.distill.teacher
         if teacher and (teacher not in self.policies or self.policies[teacher].learns):
             raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")
+        if bad := [name for name, each in self.policies.items() if each.imitates and not each.learns]:
+            raise ValueError(
+                f"policies.{bad[0]}.imitates: a policy that does not learn is frozen; set learns"
+            )
         if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
             raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if not self.sft.demos and not self.model.path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.cli.conftest import COIN, Agito, sets
+from tests.test_policies import pretrained
 from tests.trainer.rank import samples_of
 
 from agito.cli.dry_run import require_room
@@ -19,7 +20,7 @@ from agito.learning.trainer import LocalTrainer, TrainerConfig, save_state
 from agito.models import Decoder
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.lora import adapt
-from agito.recipe import Recipe
+from agito.recipe import Recipe, read
 from agito.training.planning.footprint import (
     Footprint,
     Part,
@@ -77,6 +78,22 @@ def test_what_will_not_fit_is_refused_with_the_numbers_and_the_knob() -> None:
     require_room(found, free=1 << 40, disk=1 << 40)
     require_room(found, free=1 << 20, disk=1 << 40, is_here=False)
     require_room(replace(found, parts=parts[:1]), free=3 << 30, disk=1 << 40)
+
+
+def test_other_policies_take_memory_of_their_own_and_those_that_learn_disk(tmp_path: Path) -> None:
+    model = pretrained(tmp_path / "model")
+    alone = footprint(read("team-fanout", (f"model.path={model}",)))
+    named = (f"model.path={model}", f"policies.worker.path={model}", "agents.worker.policy=worker")
+    frozen = footprint(read("team-fanout", named))
+    learning = footprint(read("team-fanout", (*named, "policies.worker.learns=true")))
+    assert alone.total < frozen.total < learning.total
+    assert alone.num_trained == frozen.num_trained == learning.num_trained / 2
+    assert alone.disk_bytes == frozen.disk_bytes == learning.disk_bytes / 2
+    names = [part.name for part in learning.parts if part.name.startswith("worker: ")]
+    assert len(names) == 4 and "worker: activations, about" not in names, names
+    assert {part.knob for part in learning.parts if "worker: adapter" in part.name} == {
+        "policies.worker.lora.rank"
+    }
 
 
 def test_each_knob_that_is_named_makes_its_part_smaller() -> None:

@@ -119,6 +119,10 @@ class PolicySection(Section):
 
     path: ModelPath = Field(description="A run, a checkpoint, a Hugging Face folder, or a hub id.")
     learns: bool = Field(default=False, description="By RL, from its own tokens, in step with `main`.")
+    imitates: bool = Field(
+        default=False,
+        description="By the cold start too, from what its own agents say in demonstrations; needs `learns`.",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of its weights.")
     adapter: Literal["lora", "none"] | None = Field(
         default=None,

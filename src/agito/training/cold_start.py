@@ -93,7 +93,7 @@ async def run_sft(
     or, where it ended early, those of the steps that were taken; penalised ones are not shown. Raises
     `BadRecipe` for too many demonstrations, or less than one batch.
     """
-    recipe, learner = run_context.recipe.sft, run_context.policies.main.learner
+    recipe, learners = run_context.recipe.sft, imitating(run_context)
     if recipe.messages:
         await conversations.run_sft(run_context, on_start, on_step, on_note)
         return ()
@@ -122,18 +122,32 @@ async def run_sft(
     on_start(num_steps)
     # a large model is learned far more slowly than demonstrations are made
     is_alone = not run_context.recipe.model.path
-    await learner.begin_phase("sft", num_steps, is_alone=is_alone)
+    for learner in learners.values():
+        await learner.begin_phase("sft", num_steps, is_alone=is_alone)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(demonstrate)
-        await _show(learner, epochs, buffer, stop, on_step, on_note, is_alone=is_alone)
+        await _show(learners, epochs, buffer, stop, on_step, on_note, is_alone=is_alone)
         if stop.total < num_steps:
             tasks.cancel_scope.cancel()
-    await learner.sync()
+    for learner in learners.values():
+        await learner.sync()
     return buffer.taken() if stop.total < num_steps else tuple(made)
 
 
+def imitating(run_context: RunContext) -> dict[str, Learner]:
+    """By policy: those that demonstrations are shown to, `main` first. Each learns from what its own agents
+    say in them.
+    """
+    policies, sections = run_context.policies, run_context.recipe.policies
+    return {
+        name: handle.learner
+        for name, handle in policies.learning.items()
+        if name == MAIN or sections[name].imitates
+    }
+
+
 async def _show(
-    learner: Learner,
+    learners: Mapping[str, Learner],
     epochs: Sequence[Sequence[Sequence[int]]],
     buffer: _DemoBuffer,
     stop: EarlyStop,
@@ -142,9 +156,10 @@ async def _show(
     *,
     is_alone: bool,
 ) -> None:
+    """What is reported, and what ends it early, is the loss of `main`."""
     step = 0
     for epoch, batches in enumerate(epochs):
-        if epoch == 1 and is_alone:
+        for learner in learners.values() if epoch == 1 and is_alone else ():
             await learner.join()
         for first in range(0, len(batches), _BATCHES_A_CALL):
             left = stop.total - step
@@ -152,13 +167,21 @@ async def _show(
                 break
             chosen = batches[first : first + min(_BATCHES_A_CALL, left)]
             samples = [await buffer.take(batch) for batch in chosen]
-            found = await learner.sft_step([batch for batch in samples if batch])
-            for stats in found:
+            found = {
+                name: await learner.sft_step([own for batch in samples if (own := _of(name, batch))])
+                for name, learner in learners.items()
+            }
+            for stats in found[MAIN]:
                 on_step(step, stats)
                 step += 1
-            if epoch == 0 and stop.add(found):
+            if epoch == 0 and stop.add(found[MAIN]):
                 on_note(stop.reason)
-                await learner.shorten_phase(stop.total)
+                for learner in learners.values():
+                    await learner.shorten_phase(stop.total)
+
+
+def _of(policy: str, samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.policy == policy]
 
 
 def _batches(run_context: RunContext, count: int) -> list[list[list[int]]]:
@@ -181,9 +204,7 @@ def practice(count: int, *, times: int, seed: int) -> list[list[int]]:
 
 
 class _DemoBuffer:
-    """Demonstrations by position. Void and penalised ones contribute no samples, nor do agents that another
-    policy plays.
-    """
+    """Demonstrations by position. Void and penalised ones contribute no samples."""
 
     def __init__(self, places: Mapping[int, int], *, max_tries: int) -> None:
         self._places, self._max_tries = places, max_tries  # places by group
@@ -200,7 +221,7 @@ class _DemoBuffer:
         found = demonstrations(attempt.trajectory) if attempt.is_trusted else ()
         place = self._places[key.group]
         self._attempts[place] = attempt
-        self._samples[place] = tuple(sample for sample in found if sample.policy == MAIN)
+        self._samples[place] = tuple(found)
         self._news.set()
 
     def complete(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from agito.models.config import DecoderConfig, LoraConfig
 from agito.models.families import read_config
 from agito.models.hub import folder_of
+from agito.models.lora import ADAPTER_CONFIG, adapter_base
+from agito.models.recipe_sections import PolicySection
 from agito.recipe import Recipe
+from agito.render.vocabulary import is_own
+from agito.runtime.policy_sources import find
 
 _FLOAT = 4
 _MUON_BELOW = 20_000_000  # trained parameters; see `trainer.optimizer`
@@ -35,12 +39,12 @@ class Part:
         return self.num * self.num_bytes
 
 
-_PHASES = ("", "learning", "sampling")
+_PHASES, _ACTIVATIONS = ("", "learning", "sampling"), "activations, about"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Of one policy."""
+    """Of a run."""
 
     num_params: int
     num_trained: int
@@ -60,28 +64,56 @@ class Footprint:
 
 
 def footprint(recipe: Recipe) -> Footprint:
-    """Of `main`. Raises as `read_config`."""
+    """Raises as `read_config` and `find`."""
+    found = _of_policy(recipe, learns=True)
+    python = Part(
+        name="Python and torch", num_bytes=_PROCESS, knob="compute.ranks", num=recipe.compute.ranks + 2
+    )
+    others = {name: _of_other(recipe, section) for name, section in recipe.policies.items()}
+    return replace(
+        found,
+        num_params=found.num_params + sum(each.num_params for each in others.values()),
+        num_trained=found.num_trained + sum(each.num_trained for each in others.values()),
+        parts=(
+            *found.parts,
+            *(
+                replace(
+                    part, name=f"{name}: {part.name}", knob=part.knob.replace("model.", f"policies.{name}.")
+                )
+                for name, each in others.items()
+                for part in each.parts
+                if part.name != _ACTIVATIONS  # policies learn one after the other
+            ),
+            python,
+        ),
+        checkpoint_bytes=found.checkpoint_bytes + sum(each.checkpoint_bytes for each in others.values()),
+    )
+
+
+def _of_other(recipe: Recipe, section: PolicySection) -> Footprint:
+    """As if it were `main`."""
+    source = find(Path(section.path))
+    adapter = section.adapter or ("none" if is_own(source) else "lora")
+    base = adapter_base(source) if (source / ADAPTER_CONFIG).is_file() else source
+    seen = {"path": str(base), "dtype": section.dtype, "adapter": adapter, "lora": section.lora}
+    model = recipe.model.model_copy(update=seen)
+    return _of_policy(recipe.model_copy(update={"model": model}), learns=section.learns)
+
+
+def _of_policy(recipe: Recipe, *, learns: bool) -> Footprint:
     section, config = recipe.model, read_shape(recipe)
     width = 2 if section.path and section.dtype == "bfloat16" else _FLOAT
     is_adapter = bool(section.path) and section.adapter == "lora"
     total = num_params(config)
     lora = LoraConfig(**section.lora.model_dump()) if is_adapter else None
-    trained = total if lora is None else num_adapter(config, lora)
-    moments = _FLOAT * (2 * trained - (_num_muon(recipe, config) if lora is None else 0))
+    trained = (total if lora is None else num_adapter(config, lora)) if learns else 0
+    moments = _FLOAT * (2 * trained - (_num_muon(recipe, config) if learns and lora is None else 0))
     saved = trained * (width if lora is None else _FLOAT)
+    learning = _learning(recipe, total * width, trained, moments, is_adapter=is_adapter) if learns else ()
     return Footprint(
         num_params=total + (0 if lora is None else trained),
         num_trained=trained,
-        parts=(
-            *_learning(recipe, total * width, trained, moments, is_adapter=is_adapter),
-            *_sampling(recipe, config, total * width, width),
-            Part(
-                name="Python and torch",
-                num_bytes=_PROCESS,
-                knob="compute.ranks",
-                num=recipe.compute.ranks + 2,
-            ),
-        ),
+        parts=(*learning, *_sampling(recipe, config, total * width, width)),
         checkpoint_bytes=2 * saved + moments,
         takes_turns=recipe.pipeline.mode != "decoupled",
     )
@@ -98,7 +130,7 @@ def _learning(
     num_shared = 1 if recipe.compute.on == "local" and recipe.compute.device == "cpu" else num
     is_narrow = bool(section.path) and section.dtype == "bfloat16"
     activations = Part(
-        name="activations, about",
+        name=_ACTIVATIONS,
         num_bytes=activation_bytes(read_shape(recipe), recipe, 2 if is_narrow else _FLOAT),
         knob="trainer.keep_activations=256, trainer.micro_tokens",
         num=num,
