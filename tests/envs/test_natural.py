@@ -26,7 +26,7 @@ from agito.types import Dialect, Fault, Target, Task
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 DECISIONS = ["chain", "probe", "tooldag", "ledger", "fanout"]
 REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic", "thinking-realistic"]
-WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", *REALISTIC, *DECISIONS]
+WORLDS = ["shell", "code", "desk", "research", "web-text", "parallel", "replan", *REALISTIC, *DECISIONS]
 CONTEXT = 1536
 
 

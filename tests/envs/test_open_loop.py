@@ -19,7 +19,7 @@ COUNT = {"shell": 200, "code": 200, "shell-realistic": 60, "code-realistic": 60}
 
 
 REALISTIC = ["shell-realistic", "code-realistic", "desk-realistic", "thinking-realistic"]
-MEMORY = ["decisions", "thinking", "research", "desk", "parallel"]
+MEMORY = ["decisions", "thinking", "research", "desk", "parallel", "replan"]
 ENVIRONMENTS = ["shell", "code", "web-text", *MEMORY, *REALISTIC]
 
 

@@ -17,6 +17,7 @@ _BUNDLED = {
     "research": "agito.envs.research:ResearchEnvironment",
     "code": "agito.envs.code:CodeEnvironment",
     "parallel": "agito.envs.parallel:ParallelEnvironment",
+    "replan": "agito.envs.replan:ReplanEnvironment",
     "web": "agito.envs.web:WebEnvironment",
     "web-text": "agito.envs.web:TextWebEnvironment",
     "shell-realistic": "agito.envs.shell:RealisticShellEnvironment",

@@ -54,7 +54,7 @@ class ScriptedAgent:
         return _ScriptedRow(self)
 
     def next_turn(self, request: SampleRequest) -> Sampled:
-        ids = self._rest or self._said()
+        ids = self._rest or self._begun(request.extend)
         stopped = FinishReason.END if len(ids) <= request.max_tokens else FinishReason.LENGTH
         ids, self._rest = ids[: request.max_tokens], ids[request.max_tokens :]
         if isinstance(self._renderer, ThinkingRenderer) and self._renderer.thought(ids).is_open:
@@ -65,6 +65,16 @@ class ScriptedAgent:
             stopped=stopped,
             versions=span(0, len(request.extend) + len(ids)),
         )
+
+    def _begun(self, shown: Sequence[int]) -> array[int]:
+        """Where the block was closed before the turn began, the call alone."""
+        renderer = self._renderer
+        closer = renderer.closer if isinstance(renderer, ThinkingRenderer) else array("i")
+        if closer and array("i", shown[-len(closer) :]) == closer:
+            said = self._said(thinks=False)
+            if said[: len(closer)] == closer:
+                return said[len(closer) :]
+        return self._said()
 
     def _said(self, *, thinks: bool = True) -> array[int]:
         call = self._call

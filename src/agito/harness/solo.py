@@ -94,6 +94,7 @@ class SoloHarness:
     ) -> TerminationReason:
         # The compact dialect tells calls apart by all of a task's tools; others are refused later.
         limits, offered, thought = task.limits, task.tools if spec.tools else session.tools, 0
+        new: Sequence[Event] | None = None
         if spec.tools is not None:
             task = replace(task, tools=session.tools)
         capture.extend(renderer.opening(task))
@@ -106,7 +107,9 @@ class SoloHarness:
             room = min(limits.turn_tokens, limits.tokens - len(capture))
             if room < 1:
                 return TerminationReason.TOKENS
-            sampled = await _sampled(capture, spec, renderer, offered, room=room, spent=thought)
+            thinking = spec.thinking and spec.thinking.after(new)
+            own = replace(spec, thinking=thinking)
+            sampled = await _sampled(capture, own, renderer, offered, room=room, spent=thought)
             if sampled is None:
                 return TerminationReason.TOKENS
             thought += sampled.num_thought

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from agito.config import Section
 from agito.learning.leaks import of_turns
-from agito.types import Effort, Mode, Thinking, Trajectory
+from agito.types import Effort, Mode, Thinking, ThinkingTurns, Trajectory
 
 
 class EffortSection(Section):
@@ -29,6 +29,12 @@ class EffortSection(Section):
     )
     attempt_tokens: int | None = Field(
         default=None, ge=0, description="Hard budget of think tokens, per attempt; left out: none."
+    )
+
+    turns: ThinkingTurns = Field(
+        default=ThinkingTurns.EVERY,
+        description="Turns in which a policy may think: `every` one, the `first`, or `after_faults`: the "
+        "first and those after a call that failed. In the others its block is closed at once.",
     )
 
     call_cost: float = Field(default=1.0, ge=0, description="Of a call, in think tokens.")
@@ -97,7 +103,12 @@ class EffortSection(Section):
 
     def thinking(self, effort: Effort) -> Thinking:
         """Within the recipe's budgets."""
-        return Thinking(effort=effort, turn_tokens=self.turn_tokens, attempt_tokens=self.attempt_tokens)
+        return Thinking(
+            effort=effort,
+            turn_tokens=self.turn_tokens,
+            attempt_tokens=self.attempt_tokens,
+            turns=self.turns,
+        )
 
     def cost(self, trajectory: Trajectory) -> float:
         """C = think tokens, leaked ones too, + call_cost · calls + turn_cost · turns."""

@@ -77,6 +77,18 @@ class Thoughtful(Protocol):
 
 
 @runtime_checkable
+class ThinksAhead(Thoughtful, Protocol):
+    """An environment with demonstrators that think only before their first call, for `effort.turns`.
+    Optional."""
+
+    def planner(
+        self, task: Task, target: Target, *, effort: Effort, again: bool, skill: float, seed: int
+    ) -> ScriptFactory:
+        """As `thinker`. `again`: thinks after a call that failed too."""
+        ...
+
+
+@runtime_checkable
 class ShowsDifficulty(Protocol):
     """An environment that says what its prompts tell of how hard a task is. Optional; without it, that is
     taken to be the task's family and level."""

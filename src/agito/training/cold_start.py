@@ -12,14 +12,14 @@ import anyio
 from agito.errors import BadRecipe
 from agito.harness import TeamHarness
 from agito.learning.credit import demonstrations
-from agito.protocols import MAIN, ScriptFactory, StepStats, TeamDemonstrated, Thoughtful
+from agito.protocols import MAIN, ScriptFactory, StepStats, TeamDemonstrated, ThinksAhead, Thoughtful
 from agito.runtime.roles import Learner
 from agito.runtime.run_context import RunContext
 from agito.scheduling.curriculum import draw
 from agito.scheduling.sync_scheduler import Quota
 from agito.training import conversations
 from agito.training.early_stop import EarlyStop
-from agito.types import Attempt, AttemptId, Sample, Target, Task
+from agito.types import Attempt, AttemptId, Sample, Target, Task, ThinkingTurns
 
 DEMO_BASE = 0
 _BATCHES_A_CALL = 10
@@ -55,8 +55,13 @@ def _alone(run_context: RunContext) -> Callable[[Task, Target, AttemptId], Scrip
             number, cell = divmod(attempt.group - DEMO_BASE, num_cells)
             asked = recipe.effort.in_turn(number, cell=cell)
             assert asked is not None
-            seed = recipe.seed << 32 | attempt.group
-            return environment.thinker(task, target, effort=asked.effort, skill=recipe.sft.skill, seed=seed)
+            seed, skill = recipe.seed << 32 | attempt.group, recipe.sft.skill
+            if isinstance(environment, ThinksAhead) and asked.turns is not ThinkingTurns.EVERY:
+                again = asked.turns is ThinkingTurns.AFTER_FAULTS
+                return environment.planner(
+                    task, target, effort=asked.effort, again=again, skill=skill, seed=seed
+                )
+            return environment.thinker(task, target, effort=asked.effort, skill=skill, seed=seed)
 
         return thinker
     return lambda task, target, attempt: environment.demonstrator(

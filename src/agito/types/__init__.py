@@ -18,6 +18,7 @@ from agito.types.enums import (
     Mode,
     Status,
     TerminationReason,
+    ThinkingTurns,
     TokenSource,
 )
 from agito.types.group import Group, Sample, has_variance, mean
@@ -54,6 +55,7 @@ __all__ = [
     "Task",
     "TerminationReason",
     "Thinking",
+    "ThinkingTurns",
     "TokenSource",
     "Tokens",
     "ToolSpec",

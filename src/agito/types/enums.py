@@ -44,6 +44,14 @@ class Mode(StrEnum):
     THINK = "think"
 
 
+class ThinkingTurns(StrEnum):
+    """The turns in which a policy may think; in the others its block is closed at once."""
+
+    EVERY = "every"
+    FIRST = "first"
+    AFTER_FAULTS = "after_faults"  # the first, and those after a call that failed
+
+
 class TokenSource(IntEnum):
     """Where a token came from; only `SAMPLED` and sampled `CONTROL` tokens are trained on."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from agito.types.enums import Effort, Mode
+from agito.types.enums import Effort, Mode, ThinkingTurns
+from agito.types.task import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class Thinking:
     effort: Effort
     turn_tokens: int | None = None  # None: no budget
     attempt_tokens: int | None = None
+    turns: ThinkingTurns = ThinkingTurns.EVERY
     mode: Mode | None = None  # of an attempt at `auto` whose choice is made for it, so that both are tried
 
     def __post_init__(self) -> None:
@@ -35,3 +38,11 @@ class Thinking:
             if budget is not None
         ]
         return max(min(budgets), 0) if budgets else None
+
+    def after(self, events: Sequence[Event] | None) -> Thinking:
+        """Of the turn that follows what came of the last one; None: of the first turn."""
+        if self.turns is ThinkingTurns.EVERY or events is None:
+            return self
+        if self.turns is ThinkingTurns.AFTER_FAULTS and any(event.fault is not None for event in events):
+            return self
+        return replace(self, turn_tokens=0)

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from agito.envs.decisions import chain, fanout, ledger, probe, tooldag
 from agito.envs.decisions.measured import MEASURES
-from agito.envs.decisions.scene import Family, Hand, Spent, act_again, demonstrator
+from agito.envs.decisions.scene import Family, Hand, demonstrator
 from agito.envs.decisions.scene_environment import SceneEnvironment
 from agito.protocols import Measure, ScriptFactory, TeamScript
-from agito.types import Target, Task, Trajectory
+from agito.types import Target, Task
 
 _FAMILIES: Mapping[str, Family] = {
     "chain": chain.FAMILY,
@@ -39,11 +39,6 @@ class DecisionsEnvironment(SceneEnvironment):
     splits = SPLITS
     chance_level = 0.03
     measured: tuple[Measure, ...] = MEASURES
-
-    def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
-        """The measures of this attempt by name, without those that it does not determine."""
-        calls = [(event.call.tool, event.call.arguments) for event in trajectory.events]
-        return act_again(self.case_of(target).scene(), calls).measures(Spent.of(trajectory))
 
     def team_demonstrator(
         self, task: Task, target: Target, *, role: str, skill: float, seed: int

@@ -10,10 +10,18 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import ClassVar
 
-from agito.envs.decisions.scene import Case, Family, act_again, demonstrator, negative_controls, solver
+from agito.envs.decisions.scene import (
+    Case,
+    Family,
+    Spent,
+    act_again,
+    demonstrator,
+    negative_controls,
+    solver,
+)
 from agito.envs.procedural import Place, ProceduralEnvironment
 from agito.protocols import Control, ScriptFactory
-from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Verdict
+from agito.types import AttemptId, EpisodeArtifacts, Status, Target, Task, Trajectory, Verdict
 from agito.worlds.world import World
 
 
@@ -64,6 +72,11 @@ class SceneEnvironment(ProceduralEnvironment):
             evidence=outcome.evidence,
             grade_seed=grade_seed,
         )
+
+    def measures(self, task: Task, target: Target, trajectory: Trajectory) -> Mapping[str, float]:
+        """The measures of this attempt by name, without those that it does not determine."""
+        calls = [(event.call.tool, event.call.arguments) for event in trajectory.events]
+        return act_again(self.case_of(target).scene(), calls).measures(Spent.of(trajectory))
 
     def solutions(self, task: Task, target: Target) -> Sequence[ScriptFactory]:
         return (solver(self.case_of(target)),)
