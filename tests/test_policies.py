@@ -238,6 +238,8 @@ def test_a_recipe_whose_policies_do_not_fit_together_is_refused() -> None:
         ("policies.main.path=x",): "give this one another name",
         ("distill.teacher=nobody",): "is not a frozen policy",
         ("policies.a/b.path=x",): "lower case letters",
+        ("policies.a.path=x", "policies.a.imitates=true"): "does not learn is frozen",
+        ("effort.turns=first", "harness.name=team"): "for the solo harness alone",
     }.items():
         with pytest.raises(BadRecipe, match=said):
             read("quickstart", overrides)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from tests.test_policies import PRETRAINED, pretrained
 from tests.test_resume import ROOT, agito, finish, kill
 
-from agito.errors import BadRecipe
 from agito.models import LoraConfig, adapt, load
 from agito.models.lora import load_adapter_into
-from agito.recipe import read
 
 STEPS = ("rl.steps=2", "rl.groups=2", "rl.group_size=2", "rl.checkpoint_every=1")
 TEAM = (
@@ -85,9 +82,3 @@ def test_a_role_without_imitation_begins_as_the_model_was_and_a_frozen_one_stays
     fixed = (f"policies.worker.path={done}", "policies.worker.learns=false", "policies.worker.imitates=false")
     other = finish(agito(frozen, *train(frozen, model, *fixed)), frozen)
     assert not (other / "policies").exists() and adapter(done).keys() == before.keys()
-
-
-def test_a_policy_that_imitates_and_does_not_learn_is_refused() -> None:
-    words = ("policies.worker.path=x", "policies.worker.imitates=true")
-    with pytest.raises(BadRecipe, match="does not learn is frozen"):
-        read("team-fanout", overrides=words)

@@ -37,6 +37,25 @@ def read(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model
     return build(model, load(path), overrides, source=str(path))
 
 
+def under(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, and of the defaults what was not."""
+    merged = dict(given)
+    for name, default in defaults.items():
+        found = merged.get(name)
+        if name not in merged:
+            merged[name] = default
+        elif isinstance(default, dict) and isinstance(found, dict | Section):
+            merged[name] = under(cast("dict[str, Any]", default), table(found))
+    return merged
+
+
+def table(section: Any) -> dict[str, Any]:
+    """What was given for a section, by name; nothing for what is no section."""
+    if isinstance(section, Section):
+        return section.model_dump(exclude_unset=True)
+    return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
+
+
 def load(path: Path) -> dict[str, Any]:
     """What the file says. Raises `NotFound`, and `BadRecipe` for what is not TOML."""
     if not path.is_file():

@@ -21,7 +21,7 @@ from agito.monitor import MonitorConfig
 from agito.plugins import PromptSet, absolute, label, path_from_root, shown
 from agito.protocols import MAIN
 from agito.sampling.vllm.config import VllmSection
-from agito.types import Dialect, Effort
+from agito.types import Dialect, Effort, ThinkingTurns
 
 # defaults of the natural dialect
 _IN_PROSE = {
@@ -308,16 +308,16 @@ class Recipe(Section):
         if not isinstance(given, dict):
             return given
         tree = cast("dict[str, Any]", given)
-        if _table(tree.get("model")).get("path"):
+        if config.table(tree.get("model")).get("path"):
             if any(PromptSet.parse(name) for name in _named(tree)):
-                tree = _under(_OF_PROMPTS, tree)
-            tree = tree | {"env": {"dialect": Dialect.NATURAL} | _table(tree.get("env"))}
-            tree = _under(PRETRAINED, tree)
-        if _table(tree.get("env")).get("dialect") != Dialect.NATURAL:
+                tree = config.under(_OF_PROMPTS, tree)
+            tree = tree | {"env": {"dialect": Dialect.NATURAL} | config.table(tree.get("env"))}
+            tree = config.under(PRETRAINED, tree)
+        if config.table(tree.get("env")).get("dialect") != Dialect.NATURAL:
             return tree
         for name, wider in _IN_PROSE.items():
             if isinstance(tree.get(name, {}), dict | Section):
-                tree = tree | {name: wider | _table(tree.get(name))}
+                tree = tree | {name: wider | config.table(tree.get(name))}
         return tree
 
     @model_validator(mode="after")
@@ -327,6 +327,10 @@ class Recipe(Section):
         if wrong := sorted(forked - {*spawned}):
             raise ValueError(f"agents.{wrong[0]}.world='fork': only agents that a team spawns have a parent")
         can_fork = self.harness.name in ("solo", "team") and not self.harness.command
+        if self.effort.turns is not ThinkingTurns.EVERY and (
+            self.harness.name != "solo" or self.harness.command
+        ):
+            raise ValueError(f"effort.turns={self.effort.turns}: for the solo harness alone")
         if self.rl.credit == "by_replay" and Effort.AUTO in self.effort.settings:
             raise ValueError("rl.credit='by_replay': not at effort auto; its attempts are compared by mode")
         if self.rl.credit == "by_replay" and (self.pipeline.mode != "on_policy" or not can_fork):
@@ -374,10 +378,6 @@ class Recipe(Section):
         teacher = self.distill.teacher
         if teacher and (teacher not in self.policies or self.policies[teacher].learns):
             raise ValueError(f"distill.teacher: {teacher!r} is not a frozen policy of [policies]")
-        if bad := [name for name, each in self.policies.items() if each.imitates and not each.learns]:
-            raise ValueError(
-                f"policies.{bad[0]}.imitates: a policy that does not learn is frozen; set learns"
-            )
         if bad := [name for name in self.policies if not _POLICY_NAME.fullmatch(name)]:
             raise ValueError(f"policies.{bad[0]}: a name has lower case letters, digits, - and _")
         if not self.sft.demos and not self.model.path:
@@ -391,25 +391,6 @@ class Recipe(Section):
                 "imitation"
             )
         return self
-
-
-def _under(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """What was given, and of the defaults what was not."""
-    merged = dict(given)
-    for name, default in defaults.items():
-        found = merged.get(name)
-        if name not in merged:
-            merged[name] = default
-        elif isinstance(default, dict) and isinstance(found, dict | Section):
-            merged[name] = _under(cast("dict[str, Any]", default), _table(found))
-    return merged
-
-
-def _table(section: Any) -> dict[str, Any]:
-    """What was given for a section, by name; nothing for what is no section."""
-    if isinstance(section, Section):
-        return section.model_dump(exclude_unset=True)
-    return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
 
 
 def bundled() -> tuple[str, ...]:
@@ -441,14 +422,14 @@ def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     path = find(name)
     tree, given = config.load(path), config.tree_of(overrides)
     was, now = _named(tree), _named(given)
-    if _table(given.get("model")).get("path") and not _table(tree.get("model")).get("path"):
+    if config.table(given.get("model")).get("path") and not config.table(tree.get("model")).get("path"):
         for name in _OF_ONE_MODEL:
             tree.pop(name, None)
-        tree["name"] = f"{tree.get('name', path.stem)}-{Path(_table(given['model'])['path']).name}"
+        tree["name"] = f"{tree.get('name', path.stem)}-{Path(config.table(given['model'])['path']).name}"
     if now and now != (was or (EnvSection().name,)):
         for dotted in _OF_ONE_ENVIRONMENT:
             section, _, key = dotted.partition(".")
-            if key in _table(tree.get(section)):
+            if key in config.table(tree.get(section)):
                 del tree[section][key]
         tree["name"] = f"{tree.get('name', path.stem)}-{label(*now)}"
     return config.build(Recipe, tree, overrides, source=f"recipe {name}")
@@ -456,9 +437,11 @@ def read(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def _named(tree: dict[str, Any]) -> tuple[str, ...]:
     """The environments that a recipe's table names."""
-    section = _table(tree.get("env"))
+    section = config.table(tree.get("env"))
     mix: Any = section.get("mix")
     names = (
-        [_table(each).get("name") for each in cast("list[Any]", mix)] if isinstance(mix, list | tuple) else []
+        [config.table(each).get("name") for each in cast("list[Any]", mix)]
+        if isinstance(mix, list | tuple)
+        else []
     )
     return tuple(absolute(str(each)) for each in names or [section.get("name")] if each is not None)

@@ -131,6 +131,12 @@ class PolicySection(Section):
     )
     lora: LoraSection = LoraSection()
 
+    @model_validator(mode="after")
+    def _learns_if_it_imitates(self) -> Self:
+        if self.imitates and not self.learns:
+            raise ValueError("imitates=true: a policy that does not learn is frozen; set learns")
+        return self
+
 
 class DistillSection(Section):
     """On-policy distillation (arXiv:2306.13649): a token's advantage grows by how much more probable a

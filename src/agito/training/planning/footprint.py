@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from agito.models.config import DecoderConfig, LoraConfig
-from agito.models.families import read_config
+from agito.models.families import read_config, read_json
 from agito.models.hub import folder_of
-from agito.models.lora import ADAPTER_CONFIG, adapter_base
 from agito.models.recipe_sections import PolicySection
 from agito.recipe import Recipe
 from agito.render.vocabulary import is_own
@@ -94,7 +93,8 @@ def _of_other(recipe: Recipe, section: PolicySection) -> Footprint:
     """As if it were `main`."""
     source = find(Path(section.path))
     adapter = section.adapter or ("none" if is_own(source) else "lora")
-    base = adapter_base(source) if (source / ADAPTER_CONFIG).is_file() else source
+    file = source / "adapter_config.json"
+    base = read_json(file).get("base_model_name_or_path") if file.is_file() else source
     seen = {"path": str(base), "dtype": section.dtype, "adapter": adapter, "lora": section.lora}
     model = recipe.model.model_copy(update=seen)
     return _of_policy(recipe.model_copy(update={"model": model}), learns=section.learns)
