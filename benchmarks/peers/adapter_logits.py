@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TEXT = "The parts val and lim run in a line: each needs the result of the one before it. Start val first."

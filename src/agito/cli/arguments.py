@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agito.types import Effort
 
 _ENVIRONMENTS = (
-    *("shell", "thinking", "decisions", "desk", "research", "code", "parallel", "web", "web-text"),
+    *("shell", "thinking", "decisions", "desk", "research", "code", "parallel", "replan", "web", "web-text"),
     *("shell-realistic", "desk-realistic", "code-realistic", "thinking-realistic"),
 )
 _EFFORTS = ("none", "low", "medium", "high", "auto")
