@@ -74,6 +74,18 @@ class Fragile(Few):
         return Verdict.scored(float(is_won), evidence="", grade_seed=grade_seed)
 
 
+class Failing(Remembering):
+    """Breaks off whoever is `bad`, after so many turns, until it is mended."""
+
+    num_turns = 0
+    is_broken = True
+
+    def said(self, name: str, turn: int) -> str:
+        if self.is_broken and name == "bad" and turn >= self.num_turns:
+            raise RuntimeError("no more of it")
+        return super().said(name, turn)
+
+
 async def forked(environment: Few, engines: Sequence[Engine]) -> Group:
     """One attempt for each engine, forked at every place."""
     specs = dict.fromkeys(TEAM.roles, AgentSpec(renderer=ByteRenderer(Dialect.NATURAL)))
@@ -87,6 +99,9 @@ async def forked(environment: Few, engines: Sequence[Engine]) -> Group:
         await runner_of(TEAM).run(plan, AttemptId(group=0, slot=slot), {"main": engine})
         for slot, engine in enumerate(engines)
     ]
+    for engine in engines:
+        if isinstance(engine, Failing):
+            engine.is_broken = False  # what failed has failed all the same
     group = Group(id=0, task=both[0], attempts=tuple(own))
     points = fork_points([group], ratio=1.0, seed=0)
     runner = ForkRunner(TEAM, points, runner_of)
@@ -130,24 +145,16 @@ async def test_an_agent_that_ruins_its_team_otherwise_than_by_its_report_is_blam
     assert measured == [{"worker-0.0": -1.0}, {"worker-0.0": 0.0}]
 
 
-class Failing(Remembering):
-    """Agents whose program has ended fail."""
-
-    def said(self, name: str, turn: int) -> str:
-        if turn >= len(self.programs[name]):
-            raise RuntimeError("no more of it")
-        return self.programs[name][turn]
-
-
 @pytest.mark.parametrize("turns", [0, 1])
 async def test_where_an_agent_failed_it_fails_in_forks_that_repeat_it(turns: int) -> None:
     engine = Failing(
         {
             "root": [spawn("bad | good", budget=4), OPENS, spawn("good"), SUBMITS],
-            "bad": [OPENS] * turns,
+            "bad": [OPENS, REPORTS],
             "good": [OPENS, REPORTS],
         }
     )
+    engine.num_turns = turns
     group = await forked(Few(), [engine])
     (own,) = group.attempts
     assert texts(own.trajectory, "spawn") == ["(it failed) | done", "done"]
